@@ -1,0 +1,51 @@
+"""clipfast: a test-time defence of CLIP (TTC, arXiv 2503.03613), fast and deployable."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .config import CounterattackConfig
+from .errors import GradientError, InputError, UncalibratedWarning
+
+if TYPE_CHECKING:
+    from .classifier import DefendedClassifier
+    from .prediction import Prediction, Stats
+
+
+__all__ = [
+    "CounterattackConfig",
+    "DefendedClassifier",
+    "GradientError",
+    "InputError",
+    "Prediction",
+    "Stats",
+    "UncalibratedWarning",
+    "__version__",
+]
+
+# What needs torch is imported when it is first asked for, so that the rest works without it.
+_NEEDS_TORCH = {
+    "DefendedClassifier": ".classifier",
+    "Prediction": ".prediction",
+    "Stats": ".prediction",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_NEEDS_TORCH[name], __name__)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "open_clip", "torchvision"):
+            raise
+        raise ImportError(
+            f"clipfast.{name} needs {error.name}, which is not installed: pip install 'clipfast[torch]'"
+        ) from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m clipfast`."""
+
+from .cli import main
+
+main()

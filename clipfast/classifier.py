@@ -1,0 +1,330 @@
+"""DefendedClassifier: an open_clip model with the test-time counterattack in front of its zero-shot head."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import noise as noises
+from .config import CounterattackConfig
+from .differentiable import DifferentiableDefence, Mode
+from .errors import GradientError, InputError, UncalibratedWarning
+from .models.bundled import load_bundled, load_bundled_twin
+from .models.checkpoint import load_image_tower
+from .models.fingerprint import fingerprint
+from .models.loading import load_open_clip
+from .models.tower import ImageTower
+from .prediction import Prediction, Stats, StatsRecorder
+from .preprocess import Preprocess
+from .reference import Counterattacked, counterattack_early_return
+from .validation import check_noise, check_pixels
+from .zero_shot import Template, Tokenizer, class_weights
+
+__all__ = ["DefendedClassifier"]
+
+NoisePolicy = Literal["fresh", "content"]
+
+DEFAULT_TEMPLATES: tuple[Template, ...] = ("This is a photo of a {}.",)
+
+# The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only.
+_PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
+
+_log = logging.getLogger(__name__)
+
+
+class DefendedClassifier(nn.Module):
+    """Zero-shot classification by an open_clip model, defended at inference by TTC (arXiv 2503.03613).
+
+    model: any open_clip model object. It is switched to eval mode and its parameters are frozen.
+    tokenizer: the model's. classnames, templates: see `clipfast.zero_shot.class_weights`.
+    drift_model: the model that measures drift where `model` is adversarially fine-tuned: the original.
+    implementation: "auto" or "reference", the eager PyTorch of `clipfast.reference`. precision: "fp32".
+    noise_policy: "fresh" draws new noise each call; "content" keys it by `noise_key` (secret; 16 to 64
+    bytes; drawn when None) and the image's bytes, so that an image always gets the same answer and an
+    attacker no free retries. One changed byte redraws.
+
+    Warns with UncalibratedWarning where config.tau_threshold was not calibrated for this model.
+    Raises InputError for bad class names, templates, options and configs.
+
+    A randomised defence that optimises at inference is not a certified one: see SECURITY.md.
+    """
+
+    class_weights: Tensor
+    logit_scale: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        classnames: Sequence[str],
+        *,
+        templates: Sequence[Template] = DEFAULT_TEMPLATES,
+        config: CounterattackConfig | None = None,
+        drift_model: nn.Module | None = None,
+        implementation: str = "auto",
+        precision: str = "fp32",
+        noise_policy: NoisePolicy = "fresh",
+        noise_key: bytes | None = None,
+        _published: bool = False,
+    ) -> None:
+        super().__init__()
+        if implementation not in ("auto", "reference"):
+            raise InputError(f"implementation must be 'auto' or 'reference', got {implementation!r}")
+        if precision != "fp32":
+            raise InputError(f"precision must be 'fp32', got {precision!r}")
+        if noise_policy not in get_args(NoisePolicy):
+            raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {noise_policy!r}")
+        if noise_key is not None and not 16 <= len(noise_key) <= 64:
+            raise InputError(f"noise_key must be 16 to 64 bytes, got {len(noise_key)}")
+        if isinstance(classnames, str):
+            raise InputError(f"expected a sequence of class names, got the string {classnames!r}")
+        if isinstance(templates, str):
+            raise InputError(f"expected a sequence of templates, got the string {templates!r}")
+        self.config = config if config is not None else CounterattackConfig()
+        self.classnames = tuple(classnames)
+        self.templates = tuple(templates)
+        self.noise_policy: NoisePolicy = noise_policy
+        self._noise_key = noise_key if noise_key is not None else secrets.token_bytes(32)
+        self.preprocess = Preprocess.from_open_clip(model)
+        model.eval().requires_grad_(False)
+        self.image_tower = ImageTower(model)
+        self.drift_tower = None
+        if drift_model is not None:
+            drift_model.eval().requires_grad_(False)
+            self.drift_tower = ImageTower(drift_model)
+            if self.drift_tower.image_size != self.image_tower.image_size:
+                raise InputError(
+                    f"expected a drift_model for images of {self.image_tower.image_size}, "
+                    f"got one for {self.drift_tower.image_size}"
+                )
+        weights = class_weights(model, tokenizer, self.classnames, self.templates)
+        self.register_buffer("class_weights", weights, persistent=False)
+        scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
+        self.register_buffer("logit_scale", scale, persistent=False)
+        self._stats = StatsRecorder()
+        self.calibrated = self._is_calibrated(model, drift_model, published=_published)
+        if not self.calibrated:
+            warnings.warn(
+                f"tau_threshold = {self.config.tau_threshold:g} was not calibrated for this model; "
+                "thresholds do not carry over between models. Results say calibrated=False.",
+                UncalibratedWarning,
+                stacklevel=2,
+            )
+
+    @classmethod
+    def from_open_clip(
+        cls,
+        model_name: str,
+        pretrained: str | Path | None,
+        classnames: Sequence[str],
+        *,
+        device: str | torch.device = "cpu",
+        cache_dir: str | Path | None = None,
+        **options: Any,
+    ) -> DefendedClassifier:
+        """A classifier over a model of open_clip's registry.
+
+        model_name: a registry name, or "hf-hub:org/repo" with pretrained=None. pretrained: a registry
+        tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code is refused), or
+        None for random weights. options: keyword arguments of the class. Raises InputError for unknown
+        names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
+        """
+        model, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
+        published = (model_name.replace("/", "-"), pretrained) in _PUBLISHED_MODELS
+        return cls(model, tokenizer, classnames, _published=published, **options)
+
+    @classmethod
+    def from_finetuned(
+        cls,
+        model_name: str,
+        pretrained: str | Path | None,
+        checkpoint: str | os.PathLike[str],
+        classnames: Sequence[str],
+        *,
+        device: str | torch.device = "cpu",
+        cache_dir: str | Path | None = None,
+        **options: Any,
+    ) -> DefendedClassifier:
+        """A classifier over an adversarially fine-tuned image tower (TeCoA, PMG-AFT, FARE, AdvFLYP).
+
+        model_name, pretrained: the original model, which measures drift and gives the text tower.
+        checkpoint: the fine-tuned image tower, a dict with `vision_encoder_state_dict` or a plain state
+        dict. The rest as for `from_open_clip`. Raises InputError where keys or shapes do not fit.
+        """
+        original, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
+        tuned = copy.deepcopy(original)
+        load_image_tower(tuned.visual, checkpoint)  # pyright: ignore[reportArgumentType]
+        published = (model_name.replace("/", "-"), pretrained) in _PUBLISHED_MODELS
+        return cls(tuned, tokenizer, classnames, drift_model=original, _published=published, **options)
+
+    @classmethod
+    def bundled(
+        cls,
+        classnames: Sequence[str] | None = None,
+        *,
+        finetuned: bool = False,
+        device: str | torch.device = "cpu",
+        config: CounterattackConfig | None = None,
+        **options: Any,
+    ) -> DefendedClassifier:
+        """The tiny CLIP that comes with clipfast, with its own class names and calibrated threshold.
+
+        finetuned: its adversarially fine-tuned twin instead, with drift measured by the original. The
+        model shows the mechanism on drawn shapes; it is no evidence about real CLIP.
+        """
+        original = load_bundled(device)
+        model = load_bundled_twin(original) if finetuned else original.model
+        return cls(
+            model,
+            original.tokenizer,
+            original.classnames if classnames is None else classnames,
+            config=original.config if config is None else config,
+            drift_model=original.model if finetuned else None,
+            **options,
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pixels that the model takes."""
+        return self.image_tower.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.class_weights.device
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Defended logits: float32 [N, C], of pixels [N, 3, H, W], uint8 or float in [0, 1].
+
+        Raises InputError for bad pixels and GradientError for pixels that require grad.
+        """
+        return self.predict(pixels).logits
+
+    def predict(
+        self,
+        pixels: Tensor,
+        *,
+        noise: Tensor | None = None,
+        seed: int | None = None,
+        with_delta: bool = False,
+    ) -> Prediction:
+        """Classifies pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+
+        noise: the caller's own start, float [N, 3, H, W] within eps (U(-eps, eps) as published). seed: makes
+        the call reproducible; image i's noise then depends on the seed and i alone. with_delta: keep the
+        counter-perturbation. Raises InputError for bad pixels or noise, for both noise and seed, and
+        for a drift that is not finite; GradientError for pixels that require grad.
+        """
+        if isinstance(pixels, Tensor) and pixels.requires_grad and torch.is_grad_enabled():
+            raise GradientError(
+                "a defended classifier has no honest gradient to its pixels; attack it through "
+                "differentiable('bpda') or differentiable('unrolled'), or detach the pixels"
+            )
+        with torch.inference_mode(False), torch.no_grad():
+            x = check_pixels(pixels, self.image_size).to(self.device)
+            start = self._start(x, noise, seed)
+            if len(x) == 0:
+                return self._empty(x, with_delta)
+            result = self._counterattack(x, start)
+            prediction = Prediction(
+                logits=self._head(result.embedding),
+                undefended_logits=self._head(result.clean_embedding),
+                embedding=result.embedding,
+                drift=result.drift,
+                countered=result.countered,
+                delta=result.delta if with_delta else None,
+                classnames=self.classnames,
+                calibrated=self.calibrated,
+            )
+        self._stats.add(prediction)
+        return prediction
+
+    def undefended(self, pixels: Tensor) -> Tensor:
+        """Plain CLIP's logits: float32 [N, C]. Differentiable, for attackers of the undefended model."""
+        x = check_pixels(pixels, self.image_size).to(self.device)
+        return self._head(self.image_tower(x))
+
+    def differentiable(self, mode: Mode) -> DifferentiableDefence:
+        """The defence as an eager module with gradients, for attackers: see `DifferentiableDefence`."""
+        return DifferentiableDefence(
+            mode,
+            config=self.config,
+            image_tower=self.image_tower,
+            drift_tower=self.drift_tower,
+            head=self._head,
+            draw_noise=lambda x: self._start(x, None, secrets.randbits(64)),
+        )
+
+    def stats(self) -> Stats:
+        """Images, countered, changed and the drift histogram since the start or `reset_stats`."""
+        return self._stats.read()
+
+    def reset_stats(self) -> None:
+        """Sets the counts of `stats` back to zero."""
+        self._stats.reset()
+
+    def _counterattack(self, x: Tensor, start: Tensor) -> Counterattacked:
+        result = counterattack_early_return(
+            self.image_tower, x, start, self.config, drift_encode=self.drift_tower
+        )
+        broken = ~result.drift.isfinite() | (result.embedding.norm(dim=1) == 0)
+        if broken.any():
+            rows = broken.nonzero().flatten().tolist()
+            raise InputError(
+                f"expected a finite drift, got {result.drift[broken][:4].tolist()} for images {rows[:4]}: "
+                "the model gives no usable embedding for them"
+            )
+        unknown = result.clean_embedding.isnan().any(dim=1)
+        if unknown.any():  # a separate drift encoder leaves f(x) out where an image passes
+            result.clean_embedding[unknown] = self.image_tower(x[unknown])
+        return result
+
+    def _start(self, x: Tensor, noise: Tensor | None, seed: int | None) -> Tensor:
+        if noise is not None:
+            if seed is not None:
+                raise InputError("expected noise or seed, got both")
+            return check_noise(noise, x, self.config)
+        if seed is None and self.noise_policy == "content":
+            seeds = noises.content_seeds(x.detach().cpu().numpy(), self._noise_key)
+            images = np.zeros(len(x), np.uint32)
+        else:
+            key = secrets.randbits(64) if seed is None else seed
+            if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < 2**64:
+                raise InputError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
+            seeds = np.full(len(x), key, np.uint64)
+            images = np.arange(len(x), dtype=np.uint32)
+        draw = noises.linf_noise if self.config.norm == "linf" else noises.l2_noise
+        return torch.from_numpy(draw(seeds, images, (3, *self.image_size), self.config.eps)).to(x.device)
+
+    def _head(self, embedding: Tensor) -> Tensor:
+        return self.logit_scale * F.normalize(embedding, dim=1) @ self.class_weights
+
+    def _empty(self, x: Tensor, with_delta: bool) -> Prediction:
+        logits = x.new_zeros(0, len(self.classnames))
+        return Prediction(
+            logits=logits,
+            undefended_logits=logits.clone(),
+            embedding=x.new_zeros(0, self.class_weights.shape[0]),
+            drift=x.new_zeros(0),
+            countered=torch.zeros(0, dtype=torch.bool, device=x.device),
+            delta=x.clone() if with_delta else None,
+            classnames=self.classnames,
+            calibrated=self.calibrated,
+        )
+
+    def _is_calibrated(self, model: nn.Module, drift_model: nn.Module | None, *, published: bool) -> bool:
+        if self.config.calibrated_for is not None:
+            measured_by: Any = model if drift_model is None else drift_model
+            return self.config.calibrated_for == fingerprint(measured_by.visual)
+        return published and self.config.tau_threshold == CounterattackConfig.tau_threshold

@@ -1,0 +1,240 @@
+"""The command line: `clipfast classify` and `clipfast demo`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__
+from .errors import InputError, UncalibratedWarning
+from .preprocess import image_files
+
+if TYPE_CHECKING:
+    from .classifier import DefendedClassifier
+    from .prediction import Prediction
+
+app = typer.Typer(
+    name="clipfast",
+    help="CLIP, defended at inference against adversarial perturbations (TTC).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+_err = Console(stderr=True)
+_out = Console()
+
+
+class Precision(StrEnum):
+    """Number formats of the large products."""
+
+    fp32 = "fp32"
+
+
+def main() -> None:
+    """Runs the command line; problems with the input end it with a message and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        _err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except ImportError as error:
+        _err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"clipfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+
+
+@app.command()
+def classify(
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)
+    ],
+    classnames: Annotated[
+        str | None,
+        typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="File with one prompt template a line, each with {}.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    precision: Annotated[Precision, typer.Option()] = Precision.fp32,
+    seed: Annotated[int | None, typer.Option(help="Makes the answers reproducible.")] = None,
+    topk: Annotated[int, typer.Option(min=1, help="How many classes to list for each image.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
+    ] = False,
+) -> None:
+    """Classify image files, defended. Exit code 1 if a file could not be read; the rest go on."""
+    files = list(image_files(images))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UncalibratedWarning)
+        classifier = _classifier(model, pretrained, classnames, templates, config, device, precision)
+    for warning in caught:
+        _err.print(f"[yellow]warning:[/] {_plain(str(warning.message))}", highlight=False, soft_wrap=True)
+    table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
+    failed = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=len(files) < 16) as progress:
+        task = progress.add_task("classifying", total=len(files))
+        for good, pixels, bad in _batches(classifier, files, batch_size):
+            for error in bad:
+                progress.console.print(
+                    f"[red]skipped[/] {_plain(str(error))}", highlight=False, soft_wrap=True
+                )
+            failed += len(bad)
+            if good:
+                prediction = classifier.predict(pixels, seed=seed)
+                for row in _rows(good, prediction, topk):
+                    print(json.dumps(row)) if as_json else _add(table, row)
+            progress.advance(task, len(good) + len(bad))
+    if not as_json:
+        _out.print(table)
+        stats = classifier.stats()
+        _out.print(f"{stats.images} images, {stats.countered} countered, {stats.changed} answers changed")
+    if failed:
+        _err.print(f"{failed} of {len(files)} files could not be read", style="red")
+        raise typer.Exit(1)
+
+
+def _classifier(
+    model: str | None,
+    pretrained: str | None,
+    classnames: str | None,
+    templates: Path | None,
+    config: Path | None,
+    device: str,
+    precision: Precision,
+) -> DefendedClassifier:
+    from .classifier import DefendedClassifier
+
+    options: dict[str, Any] = {"device": device, "precision": precision.value}
+    if templates is not None:
+        options["templates"] = _lines(templates)
+    if config is not None:
+        from .config import CounterattackConfig
+
+        options["config"] = CounterattackConfig.from_json(_read(config))
+    names = None
+    if classnames is not None:
+        path = Path(classnames)
+        names = _lines(path) if path.is_file() else [name.strip() for name in classnames.split(",")]
+    if model is None:
+        if pretrained is not None:
+            raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
+        return DefendedClassifier.bundled(names, **options)
+    if names is None:
+        raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")
+    return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in _read(path).splitlines() if line.strip()]
+
+
+def _batches(
+    classifier: DefendedClassifier, files: list[Path], size: int
+) -> Iterator[tuple[list[Path], Any, list[InputError]]]:
+    """(readable files, their pixels, the errors of the others), up to `size` files at a time."""
+    import numpy as np
+    import torch
+
+    rest = iter(files)
+    while chunk := list(islice(rest, size)):
+        good: list[Path] = []
+        arrays: list[Any] = []
+        bad: list[InputError] = []
+        for path in chunk:
+            try:
+                arrays.append(classifier.preprocess(path))
+                good.append(path)
+            except InputError as error:
+                bad.append(error)
+        yield good, torch.from_numpy(np.stack(arrays)) if arrays else None, bad
+
+
+def _rows(files: list[Path], prediction: Prediction, topk: int) -> Iterator[dict[str, Any]]:
+    drift, countered = prediction.drift.tolist(), prediction.countered.tolist()
+    changed, best = prediction.changed.tolist(), prediction.topk(topk)
+    undefended = prediction.undefended_logits.argmax(dim=1).tolist()
+    for i, path in enumerate(files):
+        yield {
+            "image": str(path),
+            "class": best[i][0][0],
+            "probability": best[i][0][1],
+            "topk": [{"class": name, "probability": probability} for name, probability in best[i]],
+            "drift": drift[i],
+            "countered": countered[i],
+            "changed": changed[i],
+            "undefended_class": prediction.classnames[undefended[i]],
+            "calibrated": prediction.calibrated,
+        }
+
+
+def _add(table: Table, row: dict[str, Any]) -> None:
+    changed = f"yes, from {row['undefended_class']}" if row["changed"] else "no"
+    table.add_row(
+        _plain(row["image"]),
+        "\n".join(_plain(entry["class"]) for entry in row["topk"]),
+        "\n".join(f"{entry['probability']:.3f}" for entry in row["topk"]),
+        f"{row['drift']:.4f}",
+        "yes" if row["countered"] else "no",
+        _plain(changed),
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the page.")] = Path("demo-out"),
+    images: Annotated[int, typer.Option(min=8, help="How many pictures to draw.")] = 64,
+    seed: Annotated[int, typer.Option(help="Other seeds draw other pictures.")] = 0,
+) -> None:
+    """Draw pictures, attack them, and classify them with and without the defence (bundled model)."""
+    from .demo import run
+
+    run(out, images=images, seed=seed, console=_out)

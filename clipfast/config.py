@@ -1,0 +1,102 @@
+"""The settings of the counterattack, in pixel units: images are in [0, 1], so one grey level is 1/255."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .errors import InputError
+
+__all__ = ["CounterattackConfig", "Norm", "PassThrough"]
+
+Norm = Literal["linf", "l2"]
+PassThrough = Literal["noise", "clean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterattackConfig:
+    """Settings of the test-time counterattack (TTC, arXiv 2503.03613, section 3; its defaults).
+
+    eps: budget of the counter-perturbation, in [0, 1] pixel units (l-inf: per pixel; l2: per image).
+    step_size: length of one ascent step, in the same units.
+    steps: number of ascent steps, at least 1.
+    beta: how steeply the weights exp(beta k) of the steps k = 0..steps rise.
+    tau_threshold: images whose drift is strictly below it are countered; 0 passes every image.
+    norm: "linf" or "l2".
+    pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published,
+        or "clean", x itself, so that its answer is exactly undefended CLIP's.
+    calibrated_for: the weights (`clipfast.models.fingerprint`) for which tau_threshold was calibrated,
+        or None. Thresholds do not carry over from one model to another.
+
+    Raises InputError for values outside these ranges.
+    """
+
+    eps: float = 4 / 255
+    step_size: float = 1 / 255
+    steps: int = 2
+    beta: float = 2.0
+    tau_threshold: float = 0.2
+    norm: Norm = "linf"
+    pass_through: PassThrough = "noise"
+    calibrated_for: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "step_size", "beta", "tau_threshold"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name} must be a number, got {value!r}")
+            if not math.isfinite(value):
+                raise InputError(f"{name} must be finite, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise InputError(f"steps must be an integer of at least 1, got {self.steps!r}")
+        if self.norm not in get_args(Norm):
+            raise InputError(f"norm must be one of {get_args(Norm)}, got {self.norm!r}")
+        if self.pass_through not in get_args(PassThrough):
+            raise InputError(
+                f"pass_through must be one of {get_args(PassThrough)}, got {self.pass_through!r}"
+            )
+        if not isinstance(self.calibrated_for, (str, type(None))):
+            raise InputError(f"calibrated_for must be a string or None, got {self.calibrated_for!r}")
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if value <= 0:
+                raise InputError(f"{name} must be positive, got {value!r}")
+            if self.norm == "linf" and value > 1:
+                raise InputError(
+                    f"{name} is in [0, 1] pixel units and must be at most 1, got {value!r}; "
+                    f"did you mean {value:g}/255?"
+                )
+        if self.tau_threshold < 0:
+            raise InputError(f"tau_threshold must not be negative, got {self.tau_threshold!r}")
+
+    @classmethod
+    def published(cls) -> CounterattackConfig:
+        """The settings of the paper's main tables (l-inf; ViT-B/32)."""
+        return cls()
+
+    @classmethod
+    def serving(cls) -> CounterattackConfig:
+        """As published, but images that pass the gate are answered exactly as undefended CLIP does."""
+        return cls(pass_through="clean")
+
+    def to_json(self) -> str:
+        """The settings as a JSON object; `from_json` gives an equal config back."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> CounterattackConfig:
+        """Reads what `to_json` wrote. Raises InputError for anything else."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"expected a counterattack config as JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"expected a JSON object of settings, got {type(values).__name__}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"unknown settings {unknown}; known: {sorted(known)}")
+        return cls(**values)

@@ -1,0 +1,86 @@
+"""The defence with gradients, for attackers: how a test-time defence is honestly attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .config import CounterattackConfig
+from .errors import InputError
+from .models.tower import ImageTower
+from .reference import Counterattacked, counterattack, counterattack_early_return
+from .validation import check_noise, check_pixels
+
+__all__ = ["DifferentiableDefence", "Mode"]
+
+Mode = Literal["bpda", "unrolled"]
+
+
+class DifferentiableDefence(nn.Module):
+    """Defended logits as a differentiable function of the pixels, in eager PyTorch.
+
+    mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): the counterattack is
+    computed and then held constant, so the gradient is that of f at x + delta. "unrolled": the gradient runs
+    through the steps too, each sign smoothed to tanh(g / (smoothing * mean |g|)); needs double backward.
+    Each call draws fresh noise unless given some: average calls for EOT. Made by
+    `DefendedClassifier.differentiable`. Raises InputError for another mode.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        config: CounterattackConfig,
+        image_tower: ImageTower,
+        drift_tower: ImageTower | None,
+        head: Callable[[Tensor], Tensor],
+        draw_noise: Callable[[Tensor], Tensor],
+        smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if mode not in get_args(Mode):
+            raise InputError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
+        self.mode: Mode = mode
+        self.config = config
+        self.image_tower = image_tower
+        self.drift_tower = drift_tower
+        self.smoothing = smoothing
+        self._head = head
+        self._draw_noise = draw_noise
+
+    def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1]; noise as in `predict`."""
+        x, start = self._inputs(pixels, noise)
+        if self.mode == "unrolled":
+            return self._head(self._unrolled(x, start).embedding)
+        constant = counterattack_early_return(
+            self.image_tower, x.detach(), start, self.config, drift_encode=self.drift_tower
+        )
+        return self._head(self.image_tower(x + constant.delta))
+
+    def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Drift tau [N] with its gradient, so that an attack may push an image over the gate."""
+        x, start = self._inputs(pixels, noise)
+        tower = self.image_tower if self.drift_tower is None else self.drift_tower
+        clean = tower(x)
+        noisy = tower(x + start.clamp(min=-x, max=1 - x))
+        return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
+
+    def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = check_pixels(pixels, self.image_tower.image_size)
+        return x, self._draw_noise(x) if noise is None else check_noise(noise, x, self.config)
+
+    def _unrolled(self, x: Tensor, start: Tensor) -> Counterattacked:
+        def smooth_sign(gradient: Tensor) -> Tensor:
+            scale = gradient.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+            return torch.tanh(gradient / (self.smoothing * scale + torch.finfo(gradient.dtype).tiny))
+
+        # The fused attention kernels have no double backward on every device.
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return counterattack(
+                self.image_tower, x, start, self.config,
+                drift_encode=self.drift_tower, sign=smooth_sign, create_graph=True,
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pictures, attacks and baselines: what a defence is measured with."""

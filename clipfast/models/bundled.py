@@ -1,0 +1,46 @@
+"""The tiny CLIP that comes with clipfast (bundled/MODEL_CARD.md) and its adversarially fine-tuned twin."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import nn
+
+from ..config import CounterattackConfig
+from .checkpoint import load_image_tower
+from .tokenizer import WordTokenizer
+
+__all__ = ["BUNDLED_DIR", "BundledModel", "load_bundled", "load_bundled_twin"]
+
+BUNDLED_DIR = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """The bundled model and what belongs to it."""
+
+    model: nn.Module
+    tokenizer: WordTokenizer
+    classnames: tuple[str, ...]
+    config: CounterattackConfig  # with the threshold calibrated for this model
+
+
+def load_bundled(device: str | torch.device = "cpu") -> BundledModel:
+    """The bundled model in eval mode, float32 (stored as float16)."""
+    labels = json.loads((BUNDLED_DIR / "labels.json").read_text())
+    model = open_clip.create_model(f"local-dir:{BUNDLED_DIR}", device=device, require_pretrained=True)
+    tokenizer = WordTokenizer(labels["words"], context_length=labels["context_length"])
+    config = CounterattackConfig.from_json((BUNDLED_DIR / "counterattack.json").read_text())
+    return BundledModel(model.eval(), tokenizer, tuple(labels["classnames"]), config)
+
+
+def load_bundled_twin(original: BundledModel) -> nn.Module:
+    """A copy of the bundled model with its image tower adversarially fine-tuned (TeCoA's checkpoint form)."""
+    model = copy.deepcopy(original.model)
+    load_image_tower(model.visual, BUNDLED_DIR / "tecoa.pt")  # pyright: ignore[reportArgumentType]
+    return model

@@ -1,0 +1,121 @@
+"""Weights from files: safetensors, or torch files read with `weights_only=True`; never pickled code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import open_clip.transformer
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+__all__ = ["load_clip", "load_image_tower", "read_checkpoint"]
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_NESTED = ("vision_encoder_state_dict", "state_dict")
+_PREFIXES = ("module.", "model.", "visual.")
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dict that a checkpoint file holds. Raises InputError for a file that is missing or broken, or
+    that holds more than plain tensors and containers (which is refused, not run)."""
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise InputError(f"expected a checkpoint ending in one of {_SUFFIXES}, got {path.name!r}")
+    if not path.is_file():
+        raise InputError(f"no such checkpoint: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, because it holds more than tensors and could run code when loaded "
+            f"(or is damaged). Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: expected a dict of tensors, got {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Loads a whole CLIP into an open_clip model, in place. Raises InputError where keys or shapes differ,
+    and where an `open_clip_config.json` beside the file disagrees about QuickGELU."""
+    _check_activation(model, Path(path))
+    read_checkpoint(path)
+    try:
+        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path} does not fit the model: {_shortened(str(error))}") from error
+
+
+def load_image_tower(visual: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Loads an adversarially fine-tuned image tower, in place: a dict with `vision_encoder_state_dict` as
+    TeCoA and PMG-AFT publish, or a plain state dict as FARE does. Raises InputError where keys or
+    shapes differ; the tower is then unchanged."""
+    state: dict[str, Any] = read_checkpoint(path)
+    for nested in _NESTED:
+        if isinstance(state.get(nested), dict):
+            state = state[nested]
+            break
+    wanted = visual.state_dict()
+    state = _without_prefixes(state)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    missing, foreign = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    shapes = [
+        f"{name} (expected {tuple(wanted[name].shape)}, got {tuple(tensors[name].shape)})"
+        for name in sorted(set(wanted) & set(tensors))
+        if wanted[name].shape != tensors[name].shape
+    ]
+    if missing or foreign or shapes:
+        raise InputError(
+            f"{path} does not fit the image tower: "
+            + "; ".join(
+                f"{len(names)} {label}: {_some(names)}"
+                for label, names in (("missing", missing), ("foreign", foreign), ("of another shape", shapes))
+                if names
+            )
+        )
+    visual.load_state_dict(tensors)
+
+
+def _without_prefixes(state: dict[str, Any]) -> dict[str, Any]:
+    """Strips the wrappers' prefixes that every key carries."""
+    while prefix := next((p for p in _PREFIXES if state and all(k.startswith(p) for k in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _check_activation(model: nn.Module, path: Path) -> None:
+    config = path.parent / "open_clip_config.json"
+    if not config.is_file():
+        return
+    expected = bool(json.loads(config.read_text())["model_cfg"].get("quick_gelu", False))
+    built = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+    if expected != built:
+        raise InputError(
+            f"{path} was trained with {'QuickGELU' if expected else 'GELU'} (says {config.name} beside it), "
+            f"but the model was built with {'QuickGELU' if built else 'GELU'}; "
+            f"{'add' if expected else 'drop'} the ending '-quickgelu' in the model's name"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _shortened(message: str) -> str:
+    message = " ".join(message.split())
+    return message if len(message) <= 600 else message[:600] + " ..."

@@ -1,0 +1,84 @@
+"""open_clip models by name, with the mistakes that would silently ruin accuracy turned into errors."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+
+from ..errors import InputError
+from .checkpoint import load_clip
+
+__all__ = ["load_open_clip"]
+
+
+def load_open_clip(
+    model_name: str,
+    pretrained: str | Path | None,
+    *,
+    device: str | torch.device = "cpu",
+    cache_dir: str | Path | None = None,
+) -> tuple[nn.Module, Any]:
+    """An open_clip model in eval mode, and its tokenizer.
+
+    model_name: a name of open_clip's registry, or "hf-hub:org/repo" (pretrained must then be None).
+    pretrained: a tag of the registry, a local .safetensors/.pt/.pth/.bin file, or None for random weights.
+    Raises InputError for an unknown name or tag, for weights that do not fit or cannot be fetched, and
+    for QuickGELU weights in a GELU model or the other way round.
+    """
+    cache = str(cache_dir) if cache_dir else None
+    if model_name.startswith(("hf-hub:", "local-dir:")):
+        if pretrained is not None:
+            raise InputError(
+                f"{model_name!r} brings its own weights: expected pretrained=None, got {pretrained!r}"
+            )
+        weights: str | None = None
+        needs_weights = True
+    else:
+        name = model_name.replace("/", "-")
+        if name not in open_clip.list_models():
+            raise InputError(f"unknown model {model_name!r}{_near(name, open_clip.list_models())}")
+        weights = None if pretrained is None or _is_file(pretrained) else str(pretrained)
+        if weights is not None:
+            _check_tag(name, weights)
+        needs_weights = weights is not None
+    try:
+        model = open_clip.create_model(
+            model_name, weights, device=device, cache_dir=cache, require_pretrained=needs_weights
+        )
+        tokenizer = open_clip.get_tokenizer(model_name, cache_dir=cache)
+    except Exception as error:  # open_clip and the hub raise many kinds, none of their own
+        raise InputError(f"could not load {model_name!r} with weights {pretrained!r}: {error}") from error
+    if pretrained is not None and weights is None:
+        load_clip(model, pretrained)
+    return model.eval(), tokenizer
+
+
+def _is_file(pretrained: str | Path) -> bool:
+    return isinstance(pretrained, Path) or Path(pretrained).suffix != "" or Path(pretrained).is_file()
+
+
+def _check_tag(name: str, tag: str) -> None:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    settings = open_clip.get_pretrained_cfg(name, tag)
+    if not settings:
+        raise InputError(
+            f"{name!r} has no weights {tag!r}{_near(tag, tags)}; it has: {', '.join(tags) or 'none'}"
+        )
+    trained = bool(settings.get("quick_gelu", False))
+    built = bool((open_clip.get_model_config(name) or {}).get("quick_gelu", False))
+    if trained != built:
+        other = f"{name}-quickgelu" if trained else name.removesuffix("-quickgelu")
+        raise InputError(
+            f"weights {tag!r} were trained with {'QuickGELU' if trained else 'GELU'}, but {name!r} is "
+            f"built with {'QuickGELU' if built else 'GELU'}; that silently costs accuracy: use {other!r}"
+        )
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

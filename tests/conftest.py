@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import warnings
+
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning
+from clipfast.evaluation.shapes import draw
+from clipfast.models.tokenizer import WordTokenizer
+
+WORDS = ("a", "photo", "of", "this", "is", "cat", "dog", "red", "panda", "picture")
+CLASSNAMES = ("cat", "dog", "red panda")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def make_tiny_clip(seed: int = 0, *, sensitive: bool = False) -> nn.Module:
+    """A random ViT CLIP of 32 px. `sensitive`: it sees no patch's mean, and drifts under noise."""
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(
+        embed_dim=24,
+        vision_cfg=open_clip.CLIPVisionCfg(layers=2, width=64, head_width=32, patch_size=8, image_size=32),
+        text_cfg=open_clip.CLIPTextCfg(
+            context_length=10, vocab_size=len(WORDS) + 2, width=32, heads=2, layers=1
+        ),
+    )
+    with torch.no_grad():
+        if sensitive:
+            weight = model.visual.conv1.weight
+            weight.sub_(weight.mean(dim=(2, 3), keepdim=True)).mul_(8)
+    open_clip.model.set_model_preprocess_cfg(
+        model, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
+    return model.eval()
+
+
+@pytest.fixture
+def tokenizer() -> WordTokenizer:
+    return WordTokenizer(WORDS, context_length=10)
+
+
+@pytest.fixture
+def tiny_clip() -> nn.Module:
+    return make_tiny_clip(sensitive=True)
+
+
+def make_classifier(model: nn.Module, tokenizer: WordTokenizer, **options) -> DefendedClassifier:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        return DefendedClassifier(model, tokenizer, CLASSNAMES, **options)
+
+
+@pytest.fixture
+def classifier(tiny_clip: nn.Module, tokenizer: WordTokenizer) -> DefendedClassifier:
+    return make_classifier(tiny_clip, tokenizer)
+
+
+def split_threshold(drift: torch.Tensor) -> float:
+    """A threshold between two images' drifts, so that the gate splits the batch."""
+    ordered = drift.sort().values
+    middle = len(ordered) // 2
+    return ((ordered[middle - 1] + ordered[middle]) / 2).item()
+
+
+def pixels(n: int, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(draw(n, seed=seed, size=size).pixels)
+
+
+def linf_draw(x: torch.Tensor, config: CounterattackConfig, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(x.shape, dtype=x.dtype).uniform_(-config.eps, config.eps, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def bundled() -> DefendedClassifier:
+    return DefendedClassifier.bundled()
+
+
+@pytest.fixture(scope="session")
+def twin() -> DefendedClassifier:
+    return DefendedClassifier.bundled(finetuned=True)

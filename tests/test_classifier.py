@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import CLASSNAMES, linf_draw, make_classifier, make_tiny_clip, pixels, split_threshold
+
+from clipfast import CounterattackConfig, DefendedClassifier, GradientError, InputError, UncalibratedWarning
+from clipfast.models.fingerprint import fingerprint
+from clipfast.reference import counterattack
+
+
+def gated(model, tokenizer, x, noise, **options):
+    """A classifier whose gate splits the batch x under this noise."""
+    drift = make_classifier(model, tokenizer).predict(x, noise=noise).drift
+    config = CounterattackConfig(tau_threshold=split_threshold(drift), **options)
+    return make_classifier(model, tokenizer, config=config)
+
+
+@pytest.fixture
+def x():
+    return pixels(8)
+
+
+@pytest.fixture
+def noise(x):
+    return linf_draw(x.float(), CounterattackConfig())
+
+
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+def test_predict_is_the_reference_with_the_zero_shot_head(tiny_clip, tokenizer, x, noise, pass_through):
+    classifier = gated(tiny_clip, tokenizer, x, noise, pass_through=pass_through)
+    prediction = classifier.predict(x, noise=noise, with_delta=True)
+    assert 0 < prediction.countered.sum() < len(x)
+
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+
+    def encode(p):
+        return tiny_clip.encode_image((p - mean) / std)
+
+    expected = counterattack(encode, x.float() / 255, noise, classifier.config)
+    torch.testing.assert_close(prediction.drift, expected.drift, rtol=1e-5, atol=0)
+    assert torch.equal(prediction.countered, expected.countered)
+    flipped = ((prediction.delta - expected.delta).abs() > 1e-5).flatten(1).double().mean(dim=1)
+    assert flipped.max() <= 1e-3
+    templates = ["This is a photo of a {}."]
+    weights = open_clip.build_zero_shot_classifier(tiny_clip, tokenizer, CLASSNAMES, templates)
+    scale = tiny_clip.logit_scale.exp()
+    for embedding, logits in [
+        (expected.embedding, prediction.logits),
+        (expected.clean_embedding, prediction.undefended_logits),
+    ]:
+        head = scale * torch.nn.functional.normalize(embedding, dim=1) @ weights
+        torch.testing.assert_close(logits, head, atol=5e-3, rtol=0)
+    torch.testing.assert_close(prediction.undefended_logits, classifier.undefended(x), atol=1e-4, rtol=0)
+
+
+def test_passing_clean_is_exactly_undefended_clip(tiny_clip, tokenizer, x, noise):
+    classifier = gated(tiny_clip, tokenizer, x, noise, pass_through="clean")
+    prediction = classifier.predict(x, noise=noise, with_delta=True)
+    passed = ~prediction.countered
+    assert torch.equal(prediction.logits[passed], prediction.undefended_logits[passed])
+    assert prediction.delta[passed].abs().max() == 0
+    assert prediction.delta[~passed].abs().amax(dim=(1, 2, 3)).min() > 0
+
+
+def test_same_noise_gives_the_same_bits(tiny_clip, tokenizer, x, noise):
+    classifier = gated(tiny_clip, tokenizer, x, noise)
+    first, second = (classifier.predict(x, noise=noise, with_delta=True) for _ in range(2))
+    for field in ("logits", "undefended_logits", "embedding", "drift", "countered", "delta"):
+        assert torch.equal(getattr(first, field), getattr(second, field)), field
+
+
+def test_batch_of_eight_against_eight_of_one(tiny_clip, tokenizer, x, noise):
+    classifier = gated(tiny_clip, tokenizer, x, noise)
+    together = classifier.predict(x, noise=noise)
+    alone = [classifier.predict(x[i : i + 1], noise=noise[i : i + 1]) for i in range(8)]
+    assert torch.equal(together.countered, torch.cat([p.countered for p in alone]))
+    passed = ~together.countered
+    embedding = torch.cat([p.embedding for p in alone])
+    difference = (embedding - together.embedding).norm(dim=1) / together.embedding.norm(dim=1)
+    assert difference[passed].max() < 1e-5
+
+
+def test_seed_fixes_an_images_noise_whatever_stands_beside_it(classifier, x):
+    together = classifier.predict(x, seed=7, with_delta=True)
+    assert torch.equal(together.delta, classifier.predict(x, seed=7, with_delta=True).delta)
+    first_three = classifier.predict(x[:3], seed=7)
+    torch.testing.assert_close(first_three.drift, together.drift[:3], rtol=1e-4, atol=0)
+    assert not torch.equal(classifier.predict(x, seed=8).drift, together.drift)
+    assert not torch.equal(classifier.predict(x).drift, classifier.predict(x).drift)
+
+
+def test_float_and_uint8_pixels_agree(classifier, x, noise):
+    floats = classifier.predict(x.float() / 255, noise=noise)
+    assert torch.equal(floats.logits, classifier.predict(x, noise=noise).logits)
+    doubles = classifier.predict(x.double() / 255, noise=noise)
+    torch.testing.assert_close(doubles.drift, floats.drift, rtol=1e-4, atol=0)
+
+
+def test_noise_by_content(tiny_clip, tokenizer, x):
+    options = {"noise_policy": "content", "noise_key": b"0123456789abcdef"}
+    classifier = make_classifier(tiny_clip, tokenizer, **options)
+    drift = classifier.predict(x).drift
+    assert torch.equal(classifier.predict(x).drift, drift)
+    torch.testing.assert_close(classifier.predict(x.flip(0)).drift.flip(0), drift, rtol=1e-4, atol=0)
+    torch.testing.assert_close(classifier.predict(x.float() / 255).drift, drift, rtol=1e-4, atol=0)
+    changed = x.clone()
+    changed[0, 0, 0, 0] ^= 1
+    after = classifier.predict(changed).drift
+    assert (after[0] - drift[0]).abs() > 1e-3 * drift[0]
+    other = make_classifier(
+        tiny_clip, tokenizer, noise_policy="content", noise_key=b"another key, same length"
+    )
+    assert ((other.predict(x).drift - drift).abs() > 1e-3 * drift).all()
+    seeded = classifier.predict(x, seed=1).drift
+    assert torch.equal(seeded, classifier.predict(x, seed=1).drift)
+
+
+def test_l2_runs_end_to_end(tiny_clip, tokenizer, x):
+    config = CounterattackConfig(norm="l2", eps=1.0, step_size=0.5, tau_threshold=1e9)
+    prediction = make_classifier(tiny_clip, tokenizer, config=config).predict(x, seed=3, with_delta=True)
+    lengths = prediction.delta.flatten(1).norm(dim=1)
+    assert lengths.max() <= 1.0 + 1e-6
+    assert lengths.min() > 0.3
+
+
+def test_prediction_reads_as_documented(classifier, x):
+    prediction = classifier.predict(x, seed=1)
+    assert len(prediction) == 8
+    assert prediction.delta is None
+    assert prediction.classnames == CLASSNAMES
+    torch.testing.assert_close(prediction.probabilities.sum(dim=1), torch.ones(8))
+    assert torch.equal(
+        prediction.changed, prediction.logits.argmax(1) != prediction.undefended_logits.argmax(1)
+    )
+    best = prediction.topk(2)
+    assert [len(row) for row in best] == [2] * 8
+    for row, label in zip(best, prediction.labels.tolist(), strict=True):
+        assert row[0][0] == CLASSNAMES[label]
+        assert row[0][1] >= row[1][1]
+    assert len(prediction.topk(99)[0]) == 3
+    assert classifier(x).shape == (8, 3)
+
+
+def test_empty_batch(classifier):
+    prediction = classifier.predict(torch.zeros(0, 3, 32, 32), with_delta=True)
+    assert prediction.logits.shape == (0, 3)
+    assert prediction.delta.shape == (0, 3, 32, 32)
+    assert prediction.topk() == []
+    assert classifier(torch.zeros(0, 3, 32, 32, dtype=torch.uint8)).shape == (0, 3)
+    assert classifier.undefended(torch.zeros(0, 3, 32, 32)).shape == (0, 3)
+    assert classifier.stats().images == 0
+
+
+def test_stats_count_every_image_once(tiny_clip, tokenizer, x, noise):
+    classifier = gated(tiny_clip, tokenizer, x, noise)
+    prediction = classifier.predict(x, noise=noise)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: classifier.predict(x, noise=noise), range(3)))
+    stats = classifier.stats()
+    assert stats.images == 32
+    assert stats.countered == 4 * int(prediction.countered.sum())
+    assert stats.changed == 4 * int(prediction.changed.sum())
+    expected, _ = np.histogram(prediction.drift.numpy(), stats.drift_edges)
+    np.testing.assert_array_equal(stats.drift_histogram, 4 * expected)
+    classifier.reset_stats()
+    assert classifier.stats().images == 0
+    assert classifier.stats().drift_histogram.sum() == 0
+
+
+def test_gradients_are_refused_never_hidden(classifier, x):
+    leaf = (x.float() / 255).requires_grad_()
+    for call in (classifier, classifier.predict):
+        with pytest.raises(GradientError, match=r"differentiable\('bpda'\) or differentiable\('unrolled'\)"):
+            call(leaf)
+    with torch.no_grad():
+        classifier(leaf)
+    classifier(leaf.detach())
+    assert classifier.undefended(leaf).requires_grad
+    for parameter in classifier.parameters():
+        assert not parameter.requires_grad
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_works_under_grad_modes(classifier, x, noise, mode):
+    expected = classifier.predict(x, noise=noise).logits
+    with mode():
+        assert torch.equal(classifier.predict(x.clone(), noise=noise.clone()).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"]
+)
+def test_copies_answer_alike_and_count_for_themselves(classifier, x, noise, how):
+    twin = how(classifier)
+    assert torch.equal(twin.predict(x, noise=noise).logits, classifier.predict(x, noise=noise).logits)
+    assert (twin.stats().images, classifier.stats().images) == (8, 8)
+
+
+def test_differentiable_bpda_is_the_gradient_with_the_counterattack_held(tiny_clip, tokenizer, x, noise):
+    classifier = gated(tiny_clip, tokenizer, x, noise)
+    leaf = (x.float() / 255).requires_grad_()
+    attackable = classifier.differentiable("bpda")
+    logits = attackable(leaf, noise)
+    prediction = classifier.predict(x, noise=noise, with_delta=True)
+    torch.testing.assert_close(logits.detach(), prediction.logits, atol=1e-4, rtol=0)
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
+    moved = (x.float() / 255 + prediction.delta).clamp(0, 1).requires_grad_()
+    (expected,) = torch.autograd.grad(classifier.undefended(moved)[:, 0].sum(), moved)
+    torch.testing.assert_close(gradient, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
+def test_differentiable_unrolled_differs_and_reaches_the_pixels(tiny_clip, tokenizer, x, noise):
+    classifier = gated(tiny_clip, tokenizer, x, noise)
+    leaf = (x.float() / 255).requires_grad_()
+    gradients = {}
+    for mode in ("bpda", "unrolled"):
+        logits = classifier.differentiable(mode)(leaf, noise)
+        (gradients[mode],) = torch.autograd.grad(logits[:, 0].sum(), leaf)
+        assert gradients[mode].isfinite().all()
+    countered = classifier.predict(x, noise=noise).countered
+    difference = (gradients["unrolled"] - gradients["bpda"]).abs().amax(dim=(1, 2, 3))
+    assert (difference[countered] > 0.05 * gradients["bpda"].abs().amax()).any()
+
+
+def test_differentiable_drift_is_the_gate_with_a_gradient(classifier, x, noise):
+    leaf = (x.float() / 255).requires_grad_()
+    drift = classifier.differentiable("bpda").drift(leaf, noise)
+    torch.testing.assert_close(drift.detach(), classifier.predict(x, noise=noise).drift, rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(drift.sum(), leaf)
+    assert (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
+    with pytest.raises(InputError, match="mode must be one of"):
+        classifier.differentiable("autograd")
+
+
+def test_fresh_noise_each_call_of_the_attackers_module(classifier, x):
+    attackable = classifier.differentiable("bpda")
+    p = x.float() / 255
+    assert not torch.equal(attackable(p), attackable(p))
+
+
+def test_drift_model_measures_drift(tiny_clip, tokenizer, x, noise):
+    other = make_tiny_clip(seed=5, sensitive=True)
+    alone = make_classifier(other, tokenizer).predict(x, noise=noise)
+    config = CounterattackConfig(tau_threshold=split_threshold(alone.drift))
+    for pass_through in ("noise", "clean"):
+        tuned = make_classifier(
+            tiny_clip,
+            tokenizer,
+            drift_model=other,
+            config=dataclasses.replace(config, pass_through=pass_through),
+        )
+        prediction = tuned.predict(x, noise=noise)
+        torch.testing.assert_close(prediction.drift, alone.drift, rtol=1e-5, atol=0)
+        torch.testing.assert_close(prediction.undefended_logits, tuned.undefended(x), atol=1e-4, rtol=0)
+
+
+def test_threshold_is_calibrated_only_for_its_model(tiny_clip, tokenizer, x):
+    with pytest.warns(UncalibratedWarning, match="0.2 was not calibrated"):
+        plain = DefendedClassifier(tiny_clip, tokenizer, CLASSNAMES)
+    assert not plain.predict(x, seed=0).calibrated
+    config = CounterattackConfig(tau_threshold=0.1, calibrated_for=fingerprint(tiny_clip.visual))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrated = DefendedClassifier(tiny_clip, tokenizer, CLASSNAMES, config=config)
+        tuned = DefendedClassifier(
+            make_tiny_clip(seed=3), tokenizer, CLASSNAMES, config=config, drift_model=tiny_clip
+        )
+    assert calibrated.predict(x, seed=0).calibrated
+    assert tuned.calibrated  # the gate is measured by the model that it was calibrated for
+    with pytest.warns(UncalibratedWarning):
+        DefendedClassifier(make_tiny_clip(seed=3), tokenizer, CLASSNAMES, config=config)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda x: x[0], r"got \[3, 32, 32\]: one image needs a batch axis"),
+        (lambda x: x[0, 0], r"expected pixels \[N, 3, 32, 32\], got \[32, 32\]"),
+        (lambda x: x.permute(0, 2, 3, 1), "channels come first"),
+        (lambda x: x[:, :1], r"got \[8, 1, 32, 32\]"),
+        (lambda x: x[:, :, :16], r"got \[8, 3, 16, 32\]: clipfast.preprocess resizes"),
+        (lambda x: x.int(), "got torch.int32"),
+        (lambda x: x.numpy(), "got ndarray"),
+        (lambda x: x.float(), r"looks like a float image in \[0, 255\]"),
+        (lambda x: (x.float() / 255 - 0.45) / 0.27, "already normalised by mean and std"),
+        (lambda x: x.float() * 100 - 5000, "no image that clipfast knows"),
+        (lambda x: torch.where(x.float() > 250, torch.nan, x.float() / 255), "NaN or infinity in image"),
+        (lambda x: x.float() / 255 + torch.inf, "NaN or infinity in image 0"),
+    ],
+)
+def test_bad_pixels_are_named(classifier, x, change, named):
+    x[0, 0, 0, 0] = 255
+    bad = change(x)
+    for call in (classifier, classifier.predict, classifier.undefended, classifier.differentiable("bpda")):
+        with pytest.raises(InputError, match=named):
+            call(bad)
+    assert classifier.stats().images == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda n: n[:4], r"shape \[8, 3, 32, 32\], got \[4, 3, 32, 32\]"),
+        (lambda n: n * 1.01, "within eps = 0.0156863"),
+        (lambda n: n * torch.nan, "got nan"),
+        (lambda n: n.int(), "got torch.int32"),
+        (lambda n: n.numpy(), "got ndarray"),
+    ],
+)
+def test_bad_noise_is_named(classifier, x, change, named):
+    noise = torch.full(x.shape, 4 / 255)
+    with pytest.raises(InputError, match=named):
+        classifier.predict(x, noise=change(noise))
+
+
+def test_bad_options_are_named(tiny_clip, tokenizer, classifier, x):
+    cases = [
+        ({"implementation": "triton"}, "implementation must be"),
+        ({"precision": "int4"}, "precision must be 'fp32'"),
+        ({"noise_policy": "never"}, "noise_policy must be one of"),
+        ({"noise_key": b"short"}, "16 to 64 bytes, got 5"),
+        ({"templates": "a {}."}, "expected a sequence of templates"),
+        ({"drift_model": resized_clip()}, "drift_model for images of"),
+    ]
+    for options, named in cases:
+        with pytest.raises(InputError, match=named):
+            make_classifier(tiny_clip, tokenizer, **options)
+    with pytest.raises(InputError, match="got the string 'cat'"):
+        DefendedClassifier(tiny_clip, tokenizer, "cat")
+    for seed in (-1, 2**64, 1.5, True):
+        with pytest.raises(InputError, match="seed must be an integer"):
+            classifier.predict(x, seed=seed)
+    with pytest.raises(InputError, match="got both"):
+        classifier.predict(x, seed=1, noise=torch.zeros(x.shape))
+
+
+def resized_clip():
+    model = make_tiny_clip()
+    model.visual.image_size = (64, 64)
+    return model
+
+
+@pytest.mark.parametrize("broken", ["nan", "zero"])
+def test_a_broken_drift_never_passes_as_an_answer(tiny_clip, tokenizer, x, broken):
+    classifier = make_classifier(tiny_clip, tokenizer)
+    with torch.no_grad():
+        tiny_clip.visual.proj.fill_(torch.nan if broken == "nan" else 0.0)
+    with pytest.raises(InputError, match="expected a finite drift"):
+        classifier.predict(x, seed=0)
+    assert classifier.stats().images == 0

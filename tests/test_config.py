@@ -1,0 +1,82 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from clipfast import CounterattackConfig, InputError
+
+
+def test_defaults_are_the_published_settings():
+    config = CounterattackConfig.published()
+    assert config == CounterattackConfig()
+    assert (config.eps, config.step_size, config.steps) == (4 / 255, 1 / 255, 2)
+    assert (config.beta, config.tau_threshold, config.norm, config.pass_through) == (
+        2.0,
+        0.2,
+        "linf",
+        "noise",
+    )
+
+
+def test_serving_differs_in_pass_through_only():
+    serving = CounterattackConfig.serving()
+    assert serving.pass_through == "clean"
+    assert dataclasses.replace(serving, pass_through="noise") == CounterattackConfig.published()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"eps": 0}, "eps must be positive"),
+        ({"eps": 4}, "4/255"),
+        ({"eps": math.nan}, "eps must be finite"),
+        ({"eps": "4/255"}, "eps must be a number"),
+        ({"step_size": -1 / 255}, "step_size must be positive"),
+        ({"step_size": 1.5}, "at most 1"),
+        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"steps": 2.0}, "steps must be an integer"),
+        ({"steps": True}, "steps must be an integer"),
+        ({"beta": math.inf}, "beta must be finite"),
+        ({"tau_threshold": -0.1}, "tau_threshold must not be negative"),
+        ({"tau_threshold": math.nan}, "tau_threshold must be finite"),
+        ({"norm": "l1"}, "norm must be one of"),
+        ({"pass_through": "none"}, "pass_through must be one of"),
+        ({"calibrated_for": 3}, "calibrated_for must be"),
+    ],
+)
+def test_impossible_settings_are_named(values, named):
+    with pytest.raises(InputError, match=named):
+        CounterattackConfig(**values)
+
+
+def test_l2_budget_may_exceed_one():
+    assert CounterattackConfig(norm="l2", eps=2.0, step_size=1.5).eps == 2.0
+
+
+def test_frozen_and_keyword_only():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CounterattackConfig().eps = 1.0
+    with pytest.raises(TypeError):
+        CounterattackConfig(4 / 255)
+
+
+def test_json_round_trip_is_exact():
+    config = CounterattackConfig(
+        eps=3 / 255, steps=7, norm="l2", pass_through="clean", tau_threshold=0.1, calibrated_for="ab"
+    )
+    assert CounterattackConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "as JSON"),
+        ("[]", "JSON object"),
+        (json.dumps({"epsilon": 0.1}), "unknown settings .'epsilon'"),
+        (json.dumps({"eps": None}), "eps must be a number"),
+    ],
+)
+def test_foreign_json_is_named(text, named):
+    with pytest.raises(InputError, match=named):
+        CounterattackConfig.from_json(text)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from clipfast import InputError
+from clipfast.preprocess import MAX_IMAGE_PIXELS, Preprocess, image_files, open_image
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray((smooth + rng.integers(-20, 20, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, form, **options)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)], ids=["square", "wide"])
+@pytest.mark.parametrize(
+    "shape", [(100, 60), (37, 121), (32, 32), (20, 13), (33, 32), (641, 480)], ids=lambda s: f"{s[0]}x{s[1]}"
+)
+def test_equals_open_clip_to_the_bit(resize_mode, interpolation, size, shape):
+    image = photo(*shape)
+    transform = open_clip.image_transform(
+        size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1),
+        resize_mode=resize_mode, interpolation=interpolation, fill_color=7,
+    )  # fmt: skip
+    ours = Preprocess(size=size, interpolation=interpolation, resize_mode=resize_mode, fill_color=7)
+    expected = transform(image)
+    got = torch.from_numpy(ours(image)).float() / 255
+    assert torch.equal(got, expected)
+
+
+def test_settings_come_from_the_model(tiny_clip):
+    tiny_clip.visual.preprocess_cfg = {
+        "size": (32, 48), "interpolation": "bilinear", "resize_mode": "squash", "fill_color": 3,
+    }  # fmt: skip
+    expected = Preprocess(size=(32, 48), interpolation="bilinear", resize_mode="squash", fill_color=3)
+    assert Preprocess.from_open_clip(tiny_clip) == expected
+
+
+def test_every_exif_orientation_is_turned_upright():
+    upright = np.asarray(photo(40, 30))
+    # EXIF orientation: how the stored picture came from the upright one (EXIF 2.3, tag 0x0112).
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(Image.fromarray(np.ascontiguousarray(pixels)), exif=exif)
+        np.testing.assert_array_equal(np.asarray(open_image(data)), upright, err_msg=str(orientation))
+
+
+def test_transparency_shows_white():
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[:2, :, 3] = 255
+    rgba[2, :, 3] = 128
+    flat = np.asarray(open_image(encoded(Image.fromarray(rgba))))
+    assert (flat[:2] == (200, 0, 0)).all()
+    assert (flat[3] == 255).all()
+    assert abs(int(flat[2, 0, 1]) - 127) <= 1
+    for mode in ("LA", "La", "PA", "RGBa"):
+        image = Image.fromarray(rgba)
+        image = image.convert("LA").convert(mode) if mode == "La" else image.convert(mode)
+        assert (np.asarray(open_image(image))[3] == 255).all(), mode
+
+
+def test_palette_with_transparent_index_shows_white():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30] + [0] * 750)
+    image.putpixel((0, 0), 0)
+    flat = np.asarray(open_image(encoded(image, transparency=0)))
+    assert tuple(flat[0, 0]) == (255, 255, 255)
+    assert tuple(flat[1, 1]) == (10, 200, 30)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_colour_modes_give_the_colour(mode):
+    source = Image.new("RGB", (8, 8), (250, 250, 250))
+    if mode == "LAB":
+        image = Image.new("LAB", (8, 8), (251, 128, 128))
+    else:
+        image = source.convert(mode, palette=Image.Palette.ADAPTIVE)
+    result = open_image(image)
+    assert result.mode == "RGB"
+    assert np.abs(np.asarray(result).astype(int) - 250).max() <= 6
+
+
+def test_deep_greys_are_scaled_not_clipped():
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    expected = np.array([0, 1, 128, 255])
+    sixteen = open_image(encoded(Image.fromarray(values)))
+    np.testing.assert_array_equal(np.asarray(sixteen)[0, :, 0], expected)
+    wide = Image.fromarray(values.astype(np.int32))
+    np.testing.assert_array_equal(np.asarray(open_image(wide))[0, :, 0], expected)
+    floats = Image.fromarray((values / 65535).astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(open_image(floats))[0, :, 0], expected)
+    with pytest.raises(InputError, match=r"F pixels from 0 to 1, .*255"):
+        open_image(Image.fromarray(np.full((2, 2), 255, np.float32)))
+
+
+def test_arrays():
+    colour = np.asarray(photo(8, 6))
+    np.testing.assert_array_equal(np.asarray(open_image(colour)), colour)
+    np.testing.assert_array_equal(np.asarray(open_image(colour.astype(np.float64) / 255)), colour)
+    np.testing.assert_array_equal(np.asarray(open_image(colour[..., :1]))[..., 2], colour[..., 0])
+    for bad, named in [
+        (np.zeros((2, 2, 5), np.uint8), r"\(2, 2, 5\)"),
+        (np.zeros((0, 2, 3), np.uint8), r"\(0, 2, 3\)"),
+        (np.zeros((2, 2, 3), np.int64), "int64"),
+        (np.full((2, 2, 3), 1.5), "from 1.5 to 1.5"),
+        (np.full((2, 2, 3), np.nan), "nan"),
+    ]:
+        with pytest.raises(InputError, match=named):
+            open_image(bad)
+
+
+def bomb() -> bytes:
+    side = int(MAX_IMAGE_PIXELS**0.5) + 1
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pieces = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"", "zero bytes"),
+        (b"no image at all", "not an image"),
+        (encoded(photo(64, 64))[:700], "broken or truncated"),
+        (encoded(photo(64, 64), "JPEG")[:900], "broken or truncated"),
+        (bomb(), "decompression bomb"),
+    ],
+    ids=["empty", "text", "png", "jpeg", "bomb"],
+)
+def test_broken_files_are_named(tmp_path, data, named):
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=named) as error:
+        open_image(path)
+    assert "picture.png" in str(error.value)
+
+
+def test_missing_files_and_foreign_types_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*gone.png"):
+        open_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="got int"):
+        open_image(3)
+
+
+def test_image_files_lists_folders_in_order(tmp_path):
+    for name in ("b.png", "a.jpg", "sub/c.webp", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    listed = [p.relative_to(tmp_path).as_posix() for p in image_files([tmp_path])]
+    assert listed == ["a.jpg", "b.png", "sub/c.webp"]
+    assert list(image_files([tmp_path / "notes.txt"])) == [tmp_path / "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="found none"):
+        list(image_files([tmp_path / "empty"]))
+    with pytest.raises(InputError, match="no such file"):
+        list(image_files([tmp_path / "gone"]))
+
+
+def test_batch_stacks_and_may_be_empty():
+    ours = Preprocess(size=(16, 16))
+    assert ours.batch([]).shape == (0, 3, 16, 16)
+    images = [photo(20, 30), photo(16, 16, 1)]
+    batch = ours.batch(images)
+    assert batch.dtype == np.uint8
+    for image, row in zip(images, batch, strict=True):
+        np.testing.assert_array_equal(row, ours(image))
+
+
+@pytest.mark.parametrize(
+    "values", [{"size": (0, 3)}, {"interpolation": "nearest"}, {"resize_mode": "crop"}], ids=str
+)
+def test_unknown_settings_are_errors(values):
+    with pytest.raises(InputError, match=next(iter(values))):
+        Preprocess(**values)

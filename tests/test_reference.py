@@ -1,0 +1,234 @@
+"""The reference against a second derivation that shares no code with it: numpy, central differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from clipfast import CounterattackConfig
+from clipfast.reference import counterattack, counterattack_early_return
+
+N, SHAPE, D = 6, (3, 4, 4), 5
+SCHEDULES = [counterattack, counterattack_early_return]
+
+
+class TinyTower:
+    """f(x) = tanh(W (x - 0.4)) + b in float64, for torch and for numpy; counts the images it encodes."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.weight = rng.normal(size=(D, int(np.prod(SHAPE)))) * 0.5
+        self.bias = rng.normal(size=D)
+        self.encoded = 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.encoded += len(x)
+        return torch.tanh((x.flatten(1) - 0.4) @ torch.from_numpy(self.weight).T) + torch.from_numpy(
+            self.bias
+        )
+
+    def numpy(self, x: np.ndarray) -> np.ndarray:
+        return np.tanh((x.ravel() - 0.4) @ self.weight.T) + self.bias
+
+
+@pytest.fixture
+def tower() -> TinyTower:
+    return TinyTower()
+
+
+def example(config: CounterattackConfig, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0, 1, (N, *SHAPE))
+    x[0] = rng.choice([0.0, 1.0], SHAPE)  # an image at the bounds, where every clamp bites
+    noise = rng.uniform(-1, 1, (N, *SHAPE))
+    if config.norm == "linf":
+        return x, noise * config.eps
+    lengths = np.sqrt((noise**2).sum(axis=(1, 2, 3), keepdims=True))
+    return x, noise / lengths * config.eps * rng.uniform(0.2, 1, (N, 1, 1, 1))
+
+
+def second_derivation(tower, x, noise, config, drift_tower=None):
+    """One image at a time, gradients by central differences, weights written out."""
+    deltas, drifts = [], []
+    for image, start in zip(x, noise, strict=True):
+
+        def into_bounds(d, image=image):
+            return np.minimum(np.maximum(image + d, 0), 1) - image
+
+        def distance(d, image=image):
+            return ((tower.numpy(image + d) - tower.numpy(image)) ** 2).sum()
+
+        d0 = into_bounds(start)
+        measured = drift_tower or tower
+        base = measured.numpy(image)
+        moved = measured.numpy(image + d0) - base
+        drifts.append(np.sqrt((moved**2).sum()) / np.sqrt((base**2).sum()))
+        if not drifts[-1] < config.tau_threshold:
+            deltas.append(d0 if config.pass_through == "noise" else np.zeros_like(d0))
+            continue
+        path = [d0]
+        for _ in range(config.steps):
+            d, h = path[-1], 1e-6
+            gradient = np.zeros_like(d)
+            for index in np.ndindex(*SHAPE):
+                probe = np.zeros_like(d)
+                probe[index] = h
+                gradient[index] = (distance(d + probe) - distance(d - probe)) / (2 * h)
+            if config.norm == "linf":
+                d = np.clip(d + config.step_size * np.sign(gradient), -config.eps, config.eps)
+            else:
+                d = d + config.step_size * gradient / (np.sqrt((gradient**2).sum()) + 1e-10)
+                length = np.sqrt((d**2).sum())
+                d = d * min(1.0, config.eps / length)
+            path.append(into_bounds(d))
+        raw = [np.exp(config.beta * k) for k in range(config.steps + 1)]
+        deltas.append(sum(w / sum(raw) * d for w, d in zip(raw, path, strict=True)))
+    return np.stack(deltas), np.array(drifts)
+
+
+def median_drift(tower, x, noise, config) -> float:
+    drifts = np.sort(second_derivation(tower, x, noise, config)[1])
+    return float((drifts[N // 2 - 1] + drifts[N // 2]) / 2)
+
+
+def settings(**values) -> CounterattackConfig:
+    base = {"eps": 16 / 255, "step_size": 5 / 255, "beta": 1.3, "tau_threshold": 1e9}
+    return CounterattackConfig(**{**base, **values})
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("gate", ["none", "some", "all"])
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+@pytest.mark.parametrize(("norm", "steps"), [("linf", 1), ("linf", 2), ("linf", 5), ("l2", 2), ("l2", 4)])
+def test_agrees_with_the_second_derivation(tower, schedule, gate, pass_through, norm, steps):
+    budget = {"eps": 0.4, "step_size": 0.15} if norm == "l2" else {}
+    config = settings(norm=norm, steps=steps, pass_through=pass_through, **budget)
+    x, noise = example(config)
+    threshold = {"none": 0.0, "some": median_drift(tower, x, noise, config), "all": 1e9}[gate]
+    config = settings(norm=norm, steps=steps, pass_through=pass_through, tau_threshold=threshold, **budget)
+    delta, drift = second_derivation(tower, x, noise, config)
+    result = schedule(tower, torch.from_numpy(x), torch.from_numpy(noise), config)
+    np.testing.assert_allclose(result.drift.numpy(), drift, rtol=1e-9)
+    np.testing.assert_array_equal(result.countered.numpy(), drift < threshold)
+    np.testing.assert_allclose(result.delta.numpy(), delta, atol=1e-7)
+    clean = np.stack([tower.numpy(image) for image in x])
+    embedding = np.stack([tower.numpy(image) for image in x + delta])
+    np.testing.assert_allclose(result.clean_embedding.numpy(), clean, atol=1e-12)
+    np.testing.assert_allclose(result.embedding.numpy(), embedding, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+def test_drift_may_be_measured_by_another_tower(tower, schedule, pass_through):
+    other = TinyTower(seed=9)
+    config = settings(pass_through=pass_through)
+    x, noise = example(config)
+    config = settings(pass_through=pass_through, tau_threshold=median_drift(other, x, noise, config))
+    delta, drift = second_derivation(tower, x, noise, config, drift_tower=other)
+    result = schedule(tower, torch.from_numpy(x), torch.from_numpy(noise), config, drift_encode=other)
+    np.testing.assert_allclose(result.drift.numpy(), drift, rtol=1e-9)
+    np.testing.assert_allclose(result.delta.numpy(), delta, atol=1e-7)
+    embedding = np.stack([tower.numpy(image) for image in x + delta])
+    np.testing.assert_allclose(result.embedding.numpy(), embedding, atol=1e-6)
+    known = ~result.clean_embedding.isnan().any(dim=1)
+    assert known[result.countered].all()
+    clean = np.stack([tower.numpy(image) for image in x])
+    np.testing.assert_allclose(result.clean_embedding[known].numpy(), clean[known.numpy()], atol=1e-12)
+
+
+def test_weights_are_the_hand_computed_ones(tower):
+    # With one large step from a known start, delta = w0 d0 + w1 d1 where d1 is at the budget's corners.
+    config = settings(steps=1, beta=2.0, step_size=1.0)
+    x = np.full((1, *SHAPE), 0.5)
+    noise = np.full_like(x, 3 / 255)
+    delta = counterattack(tower, torch.from_numpy(x), torch.from_numpy(noise), config).delta.numpy()
+    w0, w1 = 0.11920292202211755, 0.8807970779778823  # 1 / (1 + e^2), e^2 / (1 + e^2)
+    np.testing.assert_allclose(np.abs(delta - w0 * 3 / 255), w1 * 16 / 255, atol=1e-12)
+    three = settings(steps=2, beta=1.0, step_size=1.0)
+    total = counterattack(tower, torch.from_numpy(x), torch.from_numpy(noise), three).delta.numpy()
+    v0, v1, v2 = 0.09003057317038046, 0.24472847105479767, 0.6652409557748219  # softmax of 0, 1, 2
+    corners = (total - v0 * 3 / 255) / (16 / 255)
+    allowed = np.array([v1 + v2, v1 - v2, v2 - v1, -v1 - v2])
+    assert np.abs(corners[..., None] - allowed).min(axis=-1).max() < 1e-12
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_budgets_and_bounds_hold(tower, schedule, norm, dtype):
+    config = settings(norm=norm, steps=6, eps=0.3 if norm == "l2" else 16 / 255, step_size=0.2)
+    x, noise = (torch.from_numpy(a).to(dtype) for a in example(config))
+    delta = schedule(lambda p: tower(p.double()).to(dtype), x, noise, config).delta
+    size = delta.abs().amax() if norm == "linf" else delta.flatten(1).norm(dim=1).amax()
+    assert size <= config.eps + 1e-6
+    assert size > 0.5 * config.eps
+    moved = x + delta
+    assert moved.min() >= -1e-6
+    assert moved.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_gate_is_strict(tower, schedule):
+    config = settings()
+    x, noise = map(torch.from_numpy, example(config))
+    drift = schedule(tower, x, noise, config).drift
+    at_third = settings(tau_threshold=drift[3].item())
+    assert schedule(tower, x, noise, at_third).countered.tolist() == (drift < drift[3]).tolist()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_off(tower, schedule, mode):
+    config = settings()
+    x, noise = map(torch.from_numpy, example(config))
+    expected = schedule(tower, x, noise, config)
+    with mode():
+        result = schedule(tower, x.clone(), noise.clone(), config)
+    for name, value in result._asdict().items():
+        assert torch.equal(value, getattr(expected, name)), name
+        assert not value.requires_grad, name
+
+
+@pytest.mark.parametrize(
+    ("threshold", "published", "early"),
+    # Forward passes an image: f(x), f(x + d0), f(x + d1), f(x + delta) against 2 for those that pass.
+    [(0.0, 4 * N, 2 * N), (1e9, 4 * N, 4 * N)],
+)
+def test_forward_passes_are_those_of_the_cost_model(tower, threshold, published, early):
+    config = settings(tau_threshold=threshold)
+    x, noise = map(torch.from_numpy, example(config))
+    for schedule, passes in zip(SCHEDULES, (published, early), strict=True):
+        tower.encoded = 0
+        schedule(tower, x, noise, config)
+        assert tower.encoded == passes
+
+
+def test_inputs_are_left_alone(tower):
+    config = settings()
+    x, noise = map(torch.from_numpy, example(config))
+    kept = x.clone(), noise.clone()
+    for schedule in SCHEDULES:
+        schedule(tower, x, noise, config)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(noise, kept[1])
+
+
+def test_unrolled_gradient_matches_finite_differences(tower):
+    # With a smooth sign the whole counterattack is differentiable; check one pixel against differences.
+    config = settings(steps=2)
+    x, noise = map(torch.from_numpy, example(config, seed=3))
+    x = x[1:2].clamp(0.2, 0.8)
+    noise = noise[1:2]
+
+    def value(p):
+        result = counterattack(tower, p, noise, config, sign=lambda g: torch.tanh(20 * g), create_graph=True)
+        return result.embedding.sum()
+
+    leaf = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(value(leaf), leaf)[0]
+    for index in [(0, 0, 1, 2), (0, 2, 3, 0)]:
+        step = torch.zeros_like(x)
+        step[index] = 1e-5
+        slope = (value(x + step) - value(x - step)).item() / 2e-5
+        assert gradient[index].item() == pytest.approx(slope, rel=1e-4, abs=1e-6)

@@ -1,0 +1,1 @@
+"""How the bundled model is made: training, its fine-tuned twin, calibration and the report."""
