@@ -49,6 +49,9 @@ CLASSNAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS
 UNSEEN_PAIRS = tuple((shape, (3 * shape + 1) % len(COLOURS)) for shape in range(len(SHAPES)))
 
 _ANGLES = 2048
+
+# Distances between fill and ground colour, Euclidean in RGB.
+_LEAST_CONTRAST, _FAINT_CONTRAST, _FAINT_SHARE = 0.16, 0.40, 0.35
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 
 
@@ -123,15 +126,16 @@ def _jitter(rng: np.random.Generator, rgb: NDArray[np.float32]) -> NDArray[np.fl
 def _grounds(
     rng: np.random.Generator, fill: NDArray[np.float32], kind: NDArray[np.int64], size: int
 ) -> NDArray[np.float32]:
-    """Two ground colours a picture, blended by a ramp or a pattern; half the pictures have low contrast."""
+    """Two ground colours a picture, blended by a ramp or a pattern; some are close to the fill's colour."""
     n = len(fill)
     candidates = rng.uniform(0, 1, (n, 24, 3)).astype(np.float32)
-    faint = rng.random(n) < 0.5
+    faint = rng.random(n) < _FAINT_SHARE
     offsets = rng.standard_normal((n, 24, 3), dtype=np.float32)
-    offsets *= rng.uniform(0.10, 0.35, (n, 24, 1)) / np.linalg.norm(offsets, axis=2, keepdims=True)
+    lengths = rng.uniform(_LEAST_CONTRAST, _FAINT_CONTRAST, (n, 24, 1)).astype(np.float32)
+    offsets *= lengths / np.linalg.norm(offsets, axis=2, keepdims=True)
     candidates[faint] = (fill[:, None] + offsets)[faint].clip(0, 1)
     # A stable sort on "too close to the fill" brings the first two acceptable candidates to the front.
-    too_close = np.linalg.norm(candidates - fill[:, None], axis=2) < 0.09
+    too_close = np.linalg.norm(candidates - fill[:, None], axis=2) < 0.9 * _LEAST_CONTRAST
     order = np.argsort(too_close, axis=1, kind="stable")
     first = candidates[np.arange(n), order[:, 0]]
     second = candidates[np.arange(n), order[:, 1]]

@@ -30,17 +30,17 @@ class BundledModel:
     config: CounterattackConfig  # with the threshold calibrated for this model
 
 
-def load_bundled(device: str | torch.device = "cpu") -> BundledModel:
-    """The bundled model in eval mode, float32 (stored as float16)."""
-    labels = json.loads((BUNDLED_DIR / "labels.json").read_text())
-    model = open_clip.create_model(f"local-dir:{BUNDLED_DIR}", device=device, require_pretrained=True)
+def load_bundled(device: str | torch.device = "cpu", *, folder: Path = BUNDLED_DIR) -> BundledModel:
+    """The model in `folder` in eval mode, float32 (stored as float16)."""
+    labels = json.loads((folder / "labels.json").read_text())
+    model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
     tokenizer = WordTokenizer(labels["words"], context_length=labels["context_length"])
-    config = CounterattackConfig.from_json((BUNDLED_DIR / "counterattack.json").read_text())
+    config = CounterattackConfig.from_json((folder / "counterattack.json").read_text())
     return BundledModel(model.eval(), tokenizer, tuple(labels["classnames"]), config)
 
 
-def load_bundled_twin(original: BundledModel) -> nn.Module:
+def load_bundled_twin(original: BundledModel, *, folder: Path = BUNDLED_DIR) -> nn.Module:
     """A copy of the bundled model with its image tower adversarially fine-tuned (TeCoA's checkpoint form)."""
     model = copy.deepcopy(original.model)
-    load_image_tower(model.visual, BUNDLED_DIR / "tecoa.pt")  # pyright: ignore[reportArgumentType]
+    load_image_tower(model.visual, folder / "tecoa.pt")  # pyright: ignore[reportArgumentType]
     return model

@@ -20,7 +20,7 @@ from . import recipe
 
 def finetune(run: Path, out: Path, device: torch.device) -> None:
     """Cross-entropy on PGD examples, text tower fixed; writes out/tecoa.pt, keeping run/finetune.pt."""
-    original = load_bundled(device)
+    original = load_bundled(device, folder=out)
     model = original.model
     weights = class_weights(model, original.tokenizer, CLASSNAMES, (recipe.TRAINING_TEMPLATES[0],))
     scale = model.logit_scale.exp().detach()

@@ -82,9 +82,10 @@ def loss_of(model: nn.Module, tokenizer: WordTokenizer, step: int, device: torch
     templates = rng.choice(recipe.TRAINING_TEMPLATES, len(names))
     tokens = tokenizer([template.format(name) for template, name in zip(templates, names, strict=True)])
     with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        texts = model.encode_text(tokens.to(device), normalize=True)
-        images = model.encode_image(normalised(pictures.pixels, model, device), normalize=True)
-    logits = model.logit_scale.exp().clamp(max=100) * images.float() @ texts.float().T
+        texts = model.encode_text(tokens.to(device)).float()
+        images = model.encode_image(normalised(pictures.pixels, model, device)).float()
+    similarity = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    logits = model.logit_scale.exp().clamp(max=100) * similarity
     pair, shape, colour = logits.split([len(SEEN), len(SHAPES), len(COLOURS)], dim=1)
     index = {pair: i for i, pair in enumerate(SEEN)}
     pairs = zip(pictures.shapes.tolist(), pictures.colours.tolist(), strict=True)
