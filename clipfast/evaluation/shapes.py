@@ -178,7 +178,7 @@ def _coverage(rng: np.random.Generator, shapes: NDArray[np.int64], size: int) ->
     dy = (axis[None, :, None] - column(centre[1])) / column(radius / stretch)
     x = dx * column(np.cos(turn)) + dy * column(np.sin(turn))
     y = dy * column(np.cos(turn)) - dx * column(np.sin(turn))
-    index = (np.arctan2(y, x) * np.float32(_ANGLES / (2 * np.pi))).astype(np.int32) % _ANGLES
+    index = np.floor(np.arctan2(y, x) * np.float32(_ANGLES / (2 * np.pi))).astype(np.int32) % _ANGLES
     outline, slant = (table[shapes[:, None, None], index] for table in (_OUTLINES, _SLANTS))
     inside = (outline - np.hypot(x, y)) * slant
     hole = _HOLES[shapes]

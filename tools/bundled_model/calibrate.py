@@ -14,7 +14,7 @@ from clipfast.models.fingerprint import fingerprint
 from . import recipe
 
 
-def calibrate(run: Path, out: Path, device: torch.device) -> None:
+def calibrate(_run: Path, out: Path, device: torch.device) -> None:
     """Writes out/counterattack.json, marked as calibrated for the model in `out`."""
     config = CounterattackConfig(tau_threshold=1e9)
     (out / "counterattack.json").write_text(config.to_json())
@@ -49,5 +49,7 @@ def calibrate(run: Path, out: Path, device: torch.device) -> None:
         accuracy = torch.where(tau < threshold, scores["countered"], scores["passed"]).mean()
         if accuracy >= least:
             chosen = threshold
-    config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}"), calibrated_for=fingerprint(original.model.visual))
+    config = CounterattackConfig(
+        tau_threshold=float(f"{chosen:.3g}"), calibrated_for=fingerprint(original.model.visual)
+    )
     (out / "counterattack.json").write_text(config.to_json() + "\n")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from clipfast import DefendedClassifier, InputError
+from clipfast.evaluation.attacks import pgd
+from clipfast.evaluation.shapes import CLASSNAMES, draw
+from clipfast.models.bundled import BUNDLED_DIR
+
+STREAM = 200  # of the tests' own, apart from training, report and demo
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    drawn = draw(200, seed=(STREAM, 0))
+    return torch.from_numpy(drawn.pixels), torch.from_numpy(drawn.labels)
+
+
+def accuracy(logits, labels):
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_is_calibrated_and_small(bundled, twin):
+    assert bundled.calibrated
+    assert twin.calibrated
+    assert bundled.classnames == CLASSNAMES
+    assert bundled.image_size == (96, 96)
+    assert sum(file.stat().st_size for file in BUNDLED_DIR.glob("*.safetensors")) <= 8 * 2**20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DefendedClassifier.bundled()
+
+
+def test_classifies_fresh_pictures_and_falls_to_pgd(bundled, twin, pictures):
+    pixels, labels = pictures
+    x = pixels.float() / 255
+    # Bounds three standard errors from the promises: at least 90 % clean, at most 50 % left at 2/255.
+    assert accuracy(bundled.undefended(pixels), labels) > 0.90 - 3 * (0.09 / 200) ** 0.5
+    attack = {"eps": 2 / 255, "step_size": 1 / 255, "steps": 10}
+    attacked = pgd(bundled.undefended, x[:100], labels[:100], **attack)
+    left = accuracy(bundled.undefended(attacked), labels[:100])
+    assert left < 0.50 + 3 * 0.05
+    assert accuracy(twin.undefended(attacked), labels[:100]) > left
+
+
+def test_report_belongs_to_the_weights(bundled):
+    report = json.loads((BUNDLED_DIR / "report.json").read_text())
+    assert report["config"] == json.loads(bundled.config.to_json())
+    undefended = report["accuracy"]["undefended"]
+    assert undefended["clean"]["all"]["mean"] >= 0.90
+    assert undefended["pgd10_2"]["all"]["mean"] <= 0.50
+    assert report["pictures"] >= 1000
+    for scores in report["accuracy"].values():
+        assert set(scores) == {"clean", "pgd10_1", "pgd10_2", "pgd10_4", "adaptive_2"}
+    card = (BUNDLED_DIR / "MODEL_CARD.md").read_text()
+    assert "no evidence about real CLIP" in card
+    assert f"{100 * report['accuracy']['TTC']['adaptive_2']['all']['mean']:.1f}" in card
+
+
+def test_other_class_names_from_its_vocabulary():
+    classifier = DefendedClassifier.bundled(["red circle", "blue star"])
+    drawn = draw(60, seed=(STREAM, 1), kinds={"plain": 1.0})
+    chosen = [i for i, label in enumerate(drawn.labels) if CLASSNAMES[label] in classifier.classnames]
+    assert classifier.undefended(torch.from_numpy(drawn.pixels[chosen])).shape == (len(chosen), 2)
+    with pytest.raises(InputError, match=r"knows .* words only; not among them: cat"):
+        DefendedClassifier.bundled(["red circle", "cat"])
