@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .config import CounterattackConfig
-from .errors import GradientError, InputError, UncalibratedWarning
+from .errors import GradientError, InputError, UncalibratedWarning, names_extra
 
 if TYPE_CHECKING:
     from .classifier import DefendedClassifier
@@ -39,11 +39,7 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(_NEEDS_TORCH[name], __name__)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "open_clip", "torchvision"):
-            raise
-        raise ImportError(
-            f"clipfast.{name} needs {error.name}, which is not installed: pip install 'clipfast[torch]'"
-        ) from error
+        raise names_extra(f"clipfast.{name}", error) from error
     return getattr(module, name)
 
 

@@ -263,7 +263,7 @@ class DefendedClassifier(nn.Module):
             image_tower=self.image_tower,
             drift_tower=self.drift_tower,
             head=self._head,
-            draw_noise=lambda x: self._start(x, None, secrets.randbits(64)),
+            draw_noise=lambda x: self._start(x, None, int(torch.randint(2**62, ()))),
         )
 
     def stats(self) -> Stats:

@@ -25,7 +25,7 @@ class DifferentiableDefence(nn.Module):
     mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): the counterattack is
     computed and then held constant, so the gradient is that of f at x + delta. "unrolled": the gradient runs
     through the steps too, each sign smoothed to tanh(g / (smoothing * mean |g|)); needs double backward.
-    Each call draws fresh noise unless given some: average calls for EOT. Made by
+    Each call draws noise from torch's generator unless given some: average calls for EOT. Made by
     `DefendedClassifier.differentiable`. Raises InputError for another mode.
     """
 

@@ -1,6 +1,8 @@
 """What clipfast raises and warns with."""
 
-__all__ = ["GradientError", "InputError", "UncalibratedWarning"]
+__all__ = ["GradientError", "InputError", "UncalibratedWarning", "names_extra"]
+
+_NEEDED_BY_TORCH_EXTRA = ("torch", "torchvision", "open_clip", "safetensors")
 
 
 class InputError(ValueError):
@@ -13,3 +15,12 @@ class GradientError(RuntimeError):
 
 class UncalibratedWarning(UserWarning):
     """The drift threshold was not calibrated for the model that it is used with."""
+
+
+def names_extra(what: str, error: ModuleNotFoundError) -> ImportError:
+    """The error to raise instead where a package of an extra is missing: it names the extra."""
+    if error.name not in _NEEDED_BY_TORCH_EXTRA:
+        return error
+    return ImportError(
+        f"{what} needs {error.name}, which is not installed: pip install 'clipfast[torch]'", name=error.name
+    )

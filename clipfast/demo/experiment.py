@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,15 @@ from torch import Tensor
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
-from ..evaluation.attacks import pgd
-from ..evaluation.baselines import blur
+from ..evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, interleaved
 from ..evaluation.shapes import CLASSNAMES, KINDS, draw
+from ..evaluation.systems import blurred, countered, undefended
 from ..prediction import Prediction
 
-__all__ = ["ADAPTIVE_SAMPLES", "ATTACK_EPS", "ATTACK_STEPS", "DemoResult", "Row", "experiment"]
+__all__ = ["ATTACK_EPS", "DemoResult", "Row", "experiment"]
 
 ATTACK_EPS = 2 / 255
-ATTACK_STEP_SIZE = 1 / 255
-ATTACK_STEPS = 10
-ADAPTIVE_SAMPLES = 4
+_CHUNK = 64
 
 # The report of the bundled model uses other streams, so these pictures are fresh.
 _STREAM = 100
@@ -53,7 +50,6 @@ class DemoResult:
 
     rows: list[Row]
     labels: Tensor
-    kinds: NDArray[np.int64]
     clean_pixels: Tensor
     attacked_pixels: Tensor
     clean: Prediction
@@ -73,52 +69,39 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
     ]
     clean = _write_and_read(out / "clean", names, pictures.pixels, classifier)
     x = clean.float() / 255
-
-    def attack(system: Callable[[Tensor], Tensor], stream: int, samples: int = 1) -> Tensor:
-        generator = torch.Generator().manual_seed(seed * 16 + stream)
-        return pgd(
-            system, x, labels, eps=ATTACK_EPS, step_size=ATTACK_STEP_SIZE, steps=ATTACK_STEPS,
-            samples=samples, generator=generator, progress=lambda: progress.advance(task),
-        )  # fmt: skip
-
-    def blurred(pixels: Tensor) -> Tensor:
-        return classifier.undefended(blur(pixels).clamp(0, 1))
-
-    def defended(pixels: Tensor) -> Tensor:
-        return classifier.predict(pixels, seed=seed).logits
-
+    systems = [
+        undefended(classifier),
+        blurred(classifier),
+        undefended(twin, "fine-tuned twin"),
+        countered(classifier, "TTC (clipfast)", seed=seed),
+    ]
+    budget = Budget(ATTACK_EPS, chunk=_CHUNK)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("attacking", total=4 * ATTACK_STEPS)
-        # Rounding to 8 bits keeps the budget, because clean pixels and eps are whole grey levels.
-        transfer = np.rint(attack(classifier.undefended, 0).numpy() * 255).astype(np.uint8)
-        attacked = _write_and_read(out / "attacked", names, transfer, classifier)
-        against_blur = attack(blurred, 1)
-        against_twin = attack(twin.undefended, 2)
-        against_defence = attack(classifier.differentiable("bpda"), 3, ADAPTIVE_SAMPLES)
-
-    systems: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
-        "undefended": (classifier.undefended, attacked),
-        "3x3 blur": (blurred, against_blur),
-        "fine-tuned twin": (twin.undefended, against_twin),
-        "TTC (clipfast)": (defended, against_defence),
-    }
-    a = attacked.float() / 255
-    runs = [lambda f=system, p=p: f(p) for system, _ in systems.values() for p in (x, a)]
-    with torch.no_grad():
-        seconds = _interleaved(runs)
-        undefended = seconds[:2]
-        rows = [
-            Row(
-                name,
-                *(_accuracy(system(p), labels) for p in (x, a, adaptive)),
-                *(seconds[2 * i + j] / undefended[j] for j in range(2)),
+        task = progress.add_task("attacking", total=len(systems) * math.ceil(images / _CHUNK) * PGD_STEPS)
+        against = [
+            attack_in_chunks(
+                system, x, labels, budget, seed=seed * 16 + i, progress=lambda: progress.advance(task)
             )
-            for i, (name, (system, adaptive)) in enumerate(systems.items())
+            for i, system in enumerate(systems)
         ]
+    # Rounding to 8 bits keeps the budget, because clean pixels and eps are whole grey levels.
+    transfer = np.rint(against[0].numpy() * 255).astype(np.uint8)
+    attacked = _write_and_read(out / "attacked", names, transfer, classifier)
+    against[0] = attacked.float() / 255
+    both = x, against[0]
+    with torch.no_grad():
+        seconds = interleaved([partial(system.logits, p) for system in systems for p in both])
+    rows = [
+        Row(
+            system.name,
+            *(float(correct(system, p, labels).mean()) for p in (*both, adaptive)),
+            *(seconds[2 * i + j] / seconds[j] for j in range(2)),
+        )
+        for i, (system, adaptive) in enumerate(zip(systems, against, strict=True))
+    ]
     return DemoResult(
         rows=rows,
         labels=labels,
-        kinds=pictures.kinds,
         clean_pixels=clean,
         attacked_pixels=attacked,
         clean=classifier.predict(clean, seed=seed, with_delta=True),
@@ -139,19 +122,3 @@ def _write_and_read(
     except OSError as error:
         raise InputError(f"cannot write pictures to {folder}: {error.strerror or error}") from error
     return torch.from_numpy(classifier.preprocess.batch(files))
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return (logits.argmax(dim=1) == labels).double().mean().item()
-
-
-def _interleaved(runs: list[Callable[[], object]], repeats: int = 3) -> list[float]:
-    """Median seconds of each run, the runs taking turns so that a noisy machine bears on all alike."""
-    samples: list[list[float]] = [[] for _ in runs]
-    for repeat in range(repeats + 1):
-        for times, go in zip(samples, runs, strict=True):
-            start = time.perf_counter()
-            go()
-            if repeat:  # the first round warms up
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in samples]

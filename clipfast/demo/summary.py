@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from .experiment import ADAPTIVE_SAMPLES, ATTACK_EPS, ATTACK_STEPS, DemoResult
+from ..evaluation.measure import PGD_STEPS
+from ..evaluation.systems import EOT_SAMPLES
+from .experiment import ATTACK_EPS, DemoResult
 
 __all__ = ["COLUMNS", "results_table", "table_rows", "verdict"]
 
@@ -26,11 +28,11 @@ def table_rows(result: DemoResult) -> list[tuple[str, ...]]:
 def caption(result: DemoResult) -> str:
     """What was measured, in one paragraph."""
     n = len(result.labels)
-    budget = f"l-inf, {ATTACK_EPS * 255:.0f}/255, {ATTACK_STEPS} steps"
+    budget = f"l-inf, {ATTACK_EPS * 255:.0f}/255, {PGD_STEPS} steps"
     return (
         f"Accuracy on {n} freshly drawn pictures (standard error up to {50 / n**0.5:.0f} points). "
         f"PGD-10: {budget}, on the undefended model, saved as 8-bit PNG. Adaptive: the same budget against "
-        f"the system itself (TTC: BPDA, {ADAPTIVE_SAMPLES} noise samples a step), so an upper bound. "
+        f"the system itself (TTC: BPDA, {EOT_SAMPLES} noise samples a step), so an upper bound. "
         "Cost: time over the undefended model's."
     )
 
@@ -48,7 +50,7 @@ def verdict(result: DemoResult) -> list[str]:
     undefended, _, twin, ttc = result.rows
     attacked, clean = (p.countered.double().mean().item() for p in (result.attacked, result.clean))
     return [
-        f"1. {ATTACK_STEPS} steps of at most {ATTACK_EPS * 255:.0f} grey levels take the undefended model "
+        f"1. {PGD_STEPS} steps of at most {ATTACK_EPS * 255:.0f} grey levels take the undefended model "
         f"from {undefended.clean:.0%} to {undefended.attacked:.0%}.",
         f"2. The counterattack takes it to {ttc.attacked:.0%} on those pictures and {ttc.clean:.0%} on clean "
         f"ones; the gate countered {attacked:.0%} of the attacked and {clean:.0%} of the clean pictures.",

@@ -14,6 +14,7 @@ COLUMNS = {
     "pgd10_2": "PGD-10, 2/255",
     "pgd10_4": "PGD-10, 4/255",
     "adaptive_2": "adaptive, 2/255",
+    "worst_2": "worst case, 2/255",
 }
 
 
@@ -35,6 +36,26 @@ def accuracy_table(report: dict[str, Any], group: str = "all") -> str:
         for system, scores in report["accuracy"].items()
     ]
     return table(["", *COLUMNS.values()], rows)
+
+
+def readme_table(report: dict[str, Any]) -> str:
+    """The table on the README's first screen."""
+    labels = {
+        "undefended": "undefended CLIP",
+        "3x3 blur": "3x3 blur",
+        "twin": "fine-tuned twin (TeCoA)",
+        "TTC": "**clipfast (TTC)**",
+    }
+    rows = [
+        [
+            label,
+            *(percent(report["accuracy"][name][column]["all"]) for column in ("clean", "pgd10_2", "worst_2")),
+            *(f"{report['cost'][name][kind]:.1f}x" for kind in ("clean", "attacked")),
+        ]
+        for name, label in labels.items()
+    ]
+    head = ["bundled model", "clean", "PGD-10", "adaptive, worst case", "cost, clean", "cost, attacked"]
+    return table(head, rows)
 
 
 def model_card(report: dict[str, Any], model: nn.Module) -> str:
@@ -59,6 +80,13 @@ def model_card(report: dict[str, Any], model: nn.Module) -> str:
         else "**The gate does not separate here**: attacked pictures do not drift less than clean ones. "
         "The gate then decides cost and clean accuracy, not who is countered."
     )
+    cost = table(
+        ["time over the undefended model's", "clean", "attacked, 2/255"],
+        [
+            [name, f"{over['clean']:.1f}x", f"{over['attacked']:.1f}x"]
+            for name, over in report["cost"].items()
+        ],
+    )
     kinds = "\n\n".join(f"### {kind}\n\n{accuracy_table(report, kind)}" for kind in KINDS)
     return f"""# The bundled model
 
@@ -74,9 +102,11 @@ Zero-shot over 120 classes, in percent with binomial standard errors, on {report
 each kind. PGD-10: l-inf, step 1/255, random start, true labels, float32, made on the undefended model. Adaptive:
 the same 10 steps against the system itself, at 2/255; for the randomised ones with gradients averaged over 4 draws,
 for TTC with the counterattack held constant (BPDA). Ten steps without restarts: an **upper bound** on what an
-adaptive attacker leaves. TTC: eps 4/255, 2 steps of 1/255, beta 2, threshold {report["config"]["tau_threshold"]:g}.
+adaptive attacker leaves. Worst case: right on the clean picture, under PGD-10 and under the adaptive attack. TTC: eps 4/255, 2 steps of 1/255, beta 2, threshold {report["config"]["tau_threshold"]:g}.
 
 {accuracy_table(report)}
+
+{cost}
 
 Shape-colour pairs never trained on: {percent(report["unseen_pairs_clean"])} clean. Template never trained on:
 {percent(report["unseen_template_clean"])} clean.

@@ -1,0 +1,86 @@
+"""Clean, transfer and adaptive accuracy of several systems on the same pictures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .attacks import pgd
+from .systems import System
+
+__all__ = ["PGD_STEPS", "PGD_STEP_SIZE", "Budget", "attack_in_chunks", "correct", "interleaved", "share"]
+
+PGD_STEPS = 10
+PGD_STEP_SIZE = 1 / 255
+
+
+@dataclass(frozen=True)
+class Budget:
+    """l-inf budget in [0, 1] pixel units, and how many images are attacked at a time."""
+
+    eps: float
+    chunk: int = 100
+
+
+def attack_in_chunks(
+    system: System,
+    pixels: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    progress: Callable[[], object] | None = None,
+) -> Tensor:
+    """PGD-10 with true labels against a system itself: adversarial pixels, float32 [N, 3, H, W].
+
+    progress: called after each of the ceil(N / chunk) * PGD_STEPS steps.
+    """
+    return torch.cat(
+        [
+            pgd(
+                system.attackable,
+                pixels[i : i + budget.chunk],
+                labels[i : i + budget.chunk],
+                eps=budget.eps,
+                step_size=PGD_STEP_SIZE,
+                steps=PGD_STEPS,
+                samples=system.samples,
+                generator=torch.Generator().manual_seed(seed + i),
+                progress=progress,
+            )
+            for i in range(0, len(pixels), budget.chunk)
+        ]
+    )
+
+
+@torch.no_grad()
+def correct(system: System, pixels: Tensor, labels: Tensor, *, chunk: int = 100) -> NDArray[np.bool_]:
+    """Which images a system gets right: bool [N]."""
+    parts = [system.logits(pixels[i : i + chunk]).argmax(dim=1).cpu() for i in range(0, len(pixels), chunk)]
+    return (torch.cat(parts) == labels).numpy()
+
+
+def share(right: NDArray[np.bool_]) -> dict[str, float]:
+    """The mean of N flags with its binomial standard error, sqrt(p (1 - p) / N)."""
+    mean = float(right.mean())
+    return {"mean": mean, "standard_error": math.sqrt(mean * (1 - mean) / len(right)), "n": len(right)}
+
+
+def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int = 3) -> list[float]:
+    """Median seconds of each run; they take turns, so that a noisy machine bears on all alike."""
+    samples: list[list[float]] = [[] for _ in runs]
+    for repeat in range(repeats + 1):
+        for times, go in zip(samples, runs, strict=True):
+            start = time.perf_counter()
+            go()
+            if repeat:  # the first round warms up
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in samples]
