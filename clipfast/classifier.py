@@ -248,11 +248,15 @@ class DefendedClassifier(nn.Module):
                 calibrated=self.calibrated,
             )
         self._stats.add(prediction)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("countered %d of %d images", int(prediction.countered.sum()), len(x))
         return prediction
 
     def undefended(self, pixels: Tensor) -> Tensor:
         """Plain CLIP's logits: float32 [N, C]. Differentiable, for attackers of the undefended model."""
         x = check_pixels(pixels, self.image_size).to(self.device)
+        if len(x) == 0:
+            return x.new_zeros(0, len(self.classnames))
         return self._head(self.image_tower(x))
 
     def differentiable(self, mode: Mode) -> DifferentiableDefence:

@@ -48,13 +48,14 @@ def counterattack(
     replace the sign by something smooth. Works under `no_grad` and `inference_mode`.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        x, d0 = _start(pixels, noise)
+        x, d0 = pixels, _into_bounds(noise, pixels)
         with torch.set_grad_enabled(create_graph):
             clean = encode(x)
         d = d0 if d0.requires_grad else d0.detach().requires_grad_()
         noisy = encode(x + d)
         with torch.set_grad_enabled(create_graph):
-            tau = _drift(noisy, clean, x, d0, drift_encode)
+            measured = (noisy, clean) if drift_encode is None else (drift_encode(x + d0), drift_encode(x))
+            tau = _drift(*measured)
         gradient = _gradient(noisy, clean, d, create_graph)
         delta = _ascend(encode, x, d, gradient, clean, config, sign, create_graph)
         countered = tau < config.tau_threshold
@@ -78,39 +79,32 @@ def counterattack_early_return(
     Takes what `counterattack` takes. With a separate drift encoder f(x) is computed only where it is needed:
     `clean_embedding` is NaN for an image that passes with pass_through="noise".
     """
+    clean_passes = config.pass_through == "clean"
     with torch.inference_mode(False), torch.no_grad():
-        x, d = _start(pixels, noise)
-        passed = x if config.pass_through == "clean" else x + d
-        delta = torch.zeros_like(d) if config.pass_through == "clean" else d.clone()
+        x, d = pixels, _into_bounds(noise, pixels)
         gradient = None
-        if drift_encode is not None:
-            tau = _drift(d, d, x, d, drift_encode)
-            countered = tau < config.tau_threshold
-            rows, rest = countered.nonzero().flatten(), (~countered).nonzero().flatten()
-            passing = encode(passed[rest]) if len(rest) else None
-            clean_rows = encode(x[rows]) if len(rows) else None
-            known = passing if passing is not None else clean_rows
-            assert known is not None, "an empty batch has no drift"
-            clean = known.new_full((len(x), known.shape[1]), torch.nan)
-            embedding = clean.clone()
-            if passing is not None:
-                embedding[rest] = passing
-                if config.pass_through == "clean":
-                    clean[rest] = passing
-            if clean_rows is not None:
-                clean[rows] = clean_rows
-        else:
+        if drift_encode is None:
             clean = encode(x)
             with torch.enable_grad():
                 leaf = d.detach().requires_grad_()
                 noisy = encode(x + leaf)
-                tau = _drift(noisy.detach(), clean, x, d, None)
+                tau = _drift(noisy.detach(), clean)
                 countered = tau < config.tau_threshold
                 rows = countered.nonzero().flatten()
                 # The probe's graph serves the first step where most rows need it; else they run again.
                 if 2 * len(rows) >= len(x):
                     gradient = _gradient(noisy, clean, leaf)[rows]
-            embedding = clean.clone() if config.pass_through == "clean" else noisy.detach()
+            embedding = clean.clone() if clean_passes else noisy.detach()
+        else:
+            tau = _drift(drift_encode(x + d), drift_encode(x))
+            countered = tau < config.tau_threshold
+            rows = countered.nonzero().flatten()
+            # One pass gives f(x) where an image is countered and the answer where it is not.
+            embedding = encode(x if clean_passes else x + d * ~countered[:, None, None, None])
+            clean = embedding.clone()
+            if not clean_passes:
+                clean[~countered] = torch.nan
+        delta = torch.zeros_like(d) if clean_passes else d.clone()
         if len(rows):
             with torch.enable_grad():
                 x, leaf, clean_rows = x[rows], d[rows].requires_grad_(), clean[rows]
@@ -122,16 +116,8 @@ def counterattack_early_return(
     return Counterattacked(embedding, clean, tau, countered, delta)
 
 
-def _start(pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Normal (not inference-mode) tensors x and d0, with x + d0 in [0, 1]."""
-    x = pixels.clone() if pixels.is_inference() else pixels
-    return x, noise.clamp(min=-x, max=1 - x)
-
-
-def _drift(noisy: Tensor, clean: Tensor, x: Tensor, d0: Tensor, drift_encode: Encoder | None) -> Tensor:
-    """tau = ||f(x + d0) - f(x)|| / ||f(x)||, in the drift encoder where there is one: [N]."""
-    if drift_encode is not None:
-        noisy, clean = drift_encode(x + d0), drift_encode(x)
+def _drift(noisy: Tensor, clean: Tensor) -> Tensor:
+    """tau = ||f(x + d0) - f(x)|| / ||f(x)||: [N]."""
     return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
 
 
@@ -172,4 +158,9 @@ def _step(
         length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
         d = d + config.step_size * gradient / (length + 1e-10)
         d = d.renorm(p=2, dim=0, maxnorm=config.eps)
+    return _into_bounds(d, x)
+
+
+def _into_bounds(d: Tensor, x: Tensor) -> Tensor:
+    """The nearest d with x + d in [0, 1]."""
     return d.clamp(min=-x, max=1 - x)

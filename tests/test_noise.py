@@ -71,6 +71,8 @@ def test_l2_is_a_normal_direction_of_uniform_length():
     assert lengths.max() <= EPS * (1 + 1e-6)
     assert lengths.mean() == pytest.approx(EPS / 2, rel=0.1)
     assert lengths.std() == pytest.approx(EPS / math.sqrt(12), rel=0.1)
+    word = int(philox(words(0, 7, 1, 0), words(0, 0))[0][0])  # stream 1 gives the length
+    assert lengths[7] == pytest.approx(EPS * (word >> 8) * 2.0**-24, rel=1e-5)
     directions = values / lengths[:, None] * math.sqrt(values.shape[1])
     assert abs((directions**4).mean() - 3) < 0.15  # a normal's kurtosis, less what the sphere takes
     assert abs(directions.mean()) < 0.03
