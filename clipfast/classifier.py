@@ -9,7 +9,7 @@ import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
@@ -41,6 +41,17 @@ DEFAULT_TEMPLATES: tuple[Template, ...] = ("This is a photo of a {}.",)
 _PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
 
 _log = logging.getLogger(__name__)
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of DefendedClassifier that its constructors pass on."""
+
+    templates: Sequence[Template]
+    config: CounterattackConfig | None
+    implementation: str
+    precision: str
+    noise_policy: NoisePolicy
+    noise_key: bytes | None
 
 
 class DefendedClassifier(nn.Module):
@@ -131,7 +142,7 @@ class DefendedClassifier(nn.Module):
         *,
         device: str | torch.device = "cpu",
         cache_dir: str | Path | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> DefendedClassifier:
         """A classifier over a model of open_clip's registry.
 
@@ -154,7 +165,7 @@ class DefendedClassifier(nn.Module):
         *,
         device: str | torch.device = "cpu",
         cache_dir: str | Path | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> DefendedClassifier:
         """A classifier over an adversarially fine-tuned image tower (TeCoA, PMG-AFT, FARE, AdvFLYP).
 
@@ -175,8 +186,7 @@ class DefendedClassifier(nn.Module):
         *,
         finetuned: bool = False,
         device: str | torch.device = "cpu",
-        config: CounterattackConfig | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> DefendedClassifier:
         """The tiny CLIP that comes with clipfast, with its own class names and calibrated threshold.
 
@@ -184,12 +194,13 @@ class DefendedClassifier(nn.Module):
         model shows the mechanism on drawn shapes; it is no evidence about real CLIP.
         """
         original = load_bundled(device)
+        if options.get("config") is None:
+            options["config"] = original.config
         model = load_bundled_twin(original) if finetuned else original.model
         return cls(
             model,
             original.tokenizer,
             original.classnames if classnames is None else classnames,
-            config=original.config if config is None else config,
             drift_model=original.model if finetuned else None,
             **options,
         )

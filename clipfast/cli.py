@@ -149,7 +149,7 @@ def _classifier(
 ) -> DefendedClassifier:
     from .classifier import DefendedClassifier
 
-    options: dict[str, Any] = {"device": device, "precision": precision.value}
+    options: dict[str, Any] = {"device": _checked_device(device), "precision": precision.value}
     if templates is not None:
         options["templates"] = _lines(templates)
     if config is not None:
@@ -167,6 +167,17 @@ def _classifier(
     if names is None:
         raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")
     return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
+
+
+def _checked_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise InputError(f"no device {name!r} here; there is: {', '.join(['cpu', *cuda])}") from error
+    return name
 
 
 def _read(path: Path) -> str:

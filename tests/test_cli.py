@@ -101,6 +101,8 @@ def test_class_names_templates_and_config_from_files(run, folder, tmp_path):
         (["{}", "--templates", "gone.txt"], "cannot read gone.txt"),
         (["{}", "--config", "gone.json"], "cannot read gone.json"),
         (["{}", "--seed", "-1"], "seed must be an integer"),
+        (["{}", "--device", "cuda:99"], "no device 'cuda:99' here; there is: cpu"),
+        (["{}", "--device", "toaster"], "no device 'toaster' here"),
     ],
 )
 def test_mistakes_end_with_a_message_and_code_2(run, folder, arguments, named):

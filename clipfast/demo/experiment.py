@@ -34,7 +34,10 @@ _STREAM = 100
 
 @dataclass(frozen=True)
 class Row:
-    """One system's accuracy, in [0, 1], and its cost over undefended CLIP on clean and attacked pictures."""
+    """One system's accuracy, in [0, 1], and its cost over undefended CLIP on clean and attacked pictures.
+
+    adaptive: the share that survives both the transfer attack and the one against the system itself.
+    """
 
     system: str
     clean: float
@@ -91,14 +94,13 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
     both = x, against[0]
     with torch.no_grad():
         seconds = interleaved([partial(system.logits, p) for system in systems for p in both])
-    rows = [
-        Row(
-            system.name,
-            *(float(correct(system, p, labels).mean()) for p in (*both, adaptive)),
-            *(seconds[2 * i + j] / seconds[j] for j in range(2)),
-        )
-        for i, (system, adaptive) in enumerate(zip(systems, against, strict=True))
-    ]
+    rows = []
+    for i, (system, adapted) in enumerate(zip(systems, against, strict=True)):
+        right, right_attacked, right_adapted = (correct(system, p, labels) for p in (*both, adapted))
+        accuracies = [
+            float(flags.mean()) for flags in (right, right_attacked, right_attacked & right_adapted)
+        ]
+        rows.append(Row(system.name, *accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2))))
     return DemoResult(
         rows=rows,
         labels=labels,
@@ -116,6 +118,8 @@ def _write_and_read(
     """Pixels as they are after a trip through PNG files: uint8 [N, 3, H, W]."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("[0-9][0-9][0-9]-*.png"):  # an earlier demo's pictures
+            stale.unlink()
         files = [folder / f"{name.replace(' ', '-')}.png" for name in names]
         for file, image in zip(files, pixels, strict=True):
             Image.fromarray(image.transpose(1, 2, 0)).save(file)
