@@ -35,7 +35,10 @@ def load_bundled(device: str | torch.device = "cpu", *, folder: Path = BUNDLED_D
     labels = json.loads((folder / "labels.json").read_text())
     model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
     tokenizer = WordTokenizer(labels["words"], context_length=labels["context_length"])
-    config = CounterattackConfig.from_json((folder / "counterattack.json").read_text())
+    settings = folder / "counterattack.json"  # not there yet while the model is being made
+    config = (
+        CounterattackConfig.from_json(settings.read_text()) if settings.exists() else CounterattackConfig()
+    )
     return BundledModel(model.eval(), tokenizer, tuple(labels["classnames"]), config)
 
 

@@ -16,9 +16,17 @@ from . import recipe
 
 def calibrate(_run: Path, out: Path, device: torch.device) -> None:
     """Writes out/counterattack.json, marked as calibrated for the model in `out`."""
-    config = CounterattackConfig(tau_threshold=1e9)
-    (out / "counterattack.json").write_text(config.to_json())
     original = load_bundled(device, folder=out)
+    mark = fingerprint(original.model.visual)
+    everything, nothing = (
+        DefendedClassifier(
+            original.model,
+            original.tokenizer,
+            original.classnames,
+            config=CounterattackConfig(tau_threshold=threshold, calibrated_for=mark),
+        )
+        for threshold in (1e9, 0.0)
+    )
     pictures = draw(
         recipe.CALIBRATION_PICTURES,
         seed=recipe.SEED_CALIBRATE,
@@ -26,10 +34,6 @@ def calibrate(_run: Path, out: Path, device: torch.device) -> None:
         size=recipe.IMAGE_SIZE,
     )
     labels = torch.from_numpy(pictures.labels)
-    everything = DefendedClassifier(original.model, original.tokenizer, original.classnames, config=config)
-    nothing = DefendedClassifier(
-        original.model, original.tokenizer, original.classnames, config=CounterattackConfig(tau_threshold=0.0)
-    )
     correct: dict[str, list[torch.Tensor]] = {"countered": [], "passed": [], "undefended": []}
     drift = []
     for i in range(0, len(labels), 100):
@@ -49,7 +53,5 @@ def calibrate(_run: Path, out: Path, device: torch.device) -> None:
         accuracy = torch.where(tau < threshold, scores["countered"], scores["passed"]).mean()
         if accuracy >= least:
             chosen = threshold
-    config = CounterattackConfig(
-        tau_threshold=float(f"{chosen:.3g}"), calibrated_for=fingerprint(original.model.visual)
-    )
+    config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}"), calibrated_for=mark)
     (out / "counterattack.json").write_text(config.to_json() + "\n")
