@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import operator
 import os
 import secrets
 import warnings
@@ -43,6 +45,16 @@ _PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
 _log = logging.getLogger(__name__)
 
 
+def _checked(name: str, value: object, end: int) -> int:
+    """An integer (of any integer type but bool) from 0 up to but not including `end`."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)  # pyright: ignore[reportArgumentType]
+            if 0 <= number < end:
+                return number
+    raise InputError(f"{name} must be an integer from 0 to {end - 1}, got {value!r}")
+
+
 class Options(TypedDict, total=False):
     """Keyword arguments of DefendedClassifier that its constructors pass on."""
 
@@ -63,7 +75,8 @@ class DefendedClassifier(nn.Module):
     implementation: "auto" or "reference", the eager PyTorch of `clipfast.reference`. precision: "fp32".
     noise_policy: "fresh" draws new noise each call; "content" keys it by `noise_key` (secret; 16 to 64
     bytes; drawn when None) and the image's bytes, so that an image always gets the same answer and an
-    attacker no free retries. One changed byte redraws.
+    attacker no free retries (the same to rounding: batches of other sizes round otherwise). One changed
+    byte redraws.
 
     Warns with UncalibratedWarning where config.tau_threshold was not calibrated for this model.
     Raises InputError for bad class names, templates, options and configs.
@@ -102,17 +115,20 @@ class DefendedClassifier(nn.Module):
             raise InputError(f"expected a sequence of class names, got the string {classnames!r}")
         if isinstance(templates, str):
             raise InputError(f"expected a sequence of templates, got the string {templates!r}")
+        if noise_key is not None and not isinstance(noise_key, bytes):
+            raise InputError(f"noise_key must be bytes, got {type(noise_key).__name__}")
+        dtypes = {p.dtype for m in (model, drift_model) if m is not None for p in m.parameters()}
+        if dtypes != {torch.float32}:
+            raise InputError(f"expected a float32 model, got parameters of {sorted(map(str, dtypes))}")
         self.config = config if config is not None else CounterattackConfig()
         self.classnames = tuple(classnames)
         self.templates = tuple(templates)
         self.noise_policy: NoisePolicy = noise_policy
         self._noise_key = noise_key if noise_key is not None else secrets.token_bytes(32)
         self.preprocess = Preprocess.from_open_clip(model)
-        model.eval().requires_grad_(False)
         self.image_tower = ImageTower(model)
         self.drift_tower = None
         if drift_model is not None:
-            drift_model.eval().requires_grad_(False)
             self.drift_tower = ImageTower(drift_model)
             if self.drift_tower.image_size != self.image_tower.image_size:
                 raise InputError(
@@ -120,7 +136,8 @@ class DefendedClassifier(nn.Module):
                     f"got one for {self.drift_tower.image_size}"
                 )
         weights = class_weights(model, tokenizer, self.classnames, self.templates)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.eval().requires_grad_(False)
+        self.register_buffer("class_weights", weights.clone(), persistent=False)
         scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
         self.register_buffer("logit_scale", scale, persistent=False)
         self._stats = StatsRecorder()
@@ -215,6 +232,10 @@ class DefendedClassifier(nn.Module):
         """Where the model lives."""
         return self.class_weights.device
 
+    def train(self, mode: bool = True) -> DefendedClassifier:  # noqa: ARG002
+        """Stays in eval mode, whatever mode a surrounding module is put into."""
+        return super().train(False)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Defended logits: float32 [N, C], of pixels [N, 3, H, W], uint8 or float in [0, 1].
 
@@ -228,23 +249,27 @@ class DefendedClassifier(nn.Module):
         *,
         noise: Tensor | None = None,
         seed: int | None = None,
+        first_image: int = 0,
         with_delta: bool = False,
     ) -> Prediction:
         """Classifies pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
 
         noise: the caller's own start, float [N, 3, H, W] within eps (U(-eps, eps) as published). seed: makes
-        the call reproducible; image i's noise then depends on the seed and i alone. with_delta: keep the
-        counter-perturbation. Raises InputError for bad pixels or noise, for both noise and seed, and
-        for a drift that is not finite; GradientError for pixels that require grad.
+        the call reproducible; image i's noise then depends on the seed and first_image + i alone, so a long
+        list may be cut into batches of any size. with_delta: keep the counter-perturbation. Raises
+        InputError for bad pixels or noise, for both noise and seed, and for a drift that is not finite;
+        GradientError for pixels that require grad, unless gradients are switched off (`no_grad`).
         """
         if isinstance(pixels, Tensor) and pixels.requires_grad and torch.is_grad_enabled():
             raise GradientError(
                 "a defended classifier has no honest gradient to its pixels; attack it through "
                 "differentiable('bpda') or differentiable('unrolled'), or detach the pixels"
             )
-        with torch.inference_mode(False), torch.no_grad():
+        # The defence lives off differences that an autocast forward pass would round away.
+        full = torch.autocast(self.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), full:
             x = check_pixels(pixels, self.image_size).to(self.device)
-            start = self._start(x, noise, seed)
+            start = self._start(x, noise, seed, first_image)
             if len(x) == 0:
                 return self._empty(x, with_delta)
             result = self._counterattack(x, start)
@@ -293,19 +318,22 @@ class DefendedClassifier(nn.Module):
         result = counterattack_early_return(
             self.image_tower, x, start, self.config, drift_encode=self.drift_tower
         )
-        broken = ~result.drift.isfinite() | (result.embedding.norm(dim=1) == 0)
-        if broken.any():
-            rows = broken.nonzero().flatten().tolist()
+        if self.drift_tower is not None and self.config.pass_through == "noise":
+            passed = ~result.countered  # their f(x) was not needed until now
+            if passed.any():
+                result.clean_embedding[passed] = self.image_tower(x[passed])
+        lengths = torch.stack([e.norm(dim=1) for e in (result.embedding, result.clean_embedding)])
+        # NaN compares false, and would else pass as "not below the threshold".
+        usable = result.drift.isfinite() & ((lengths > 0) & lengths.isfinite()).all(dim=0)
+        if not usable.all():
+            rows = (~usable).nonzero().flatten().tolist()
             raise InputError(
-                f"expected a finite drift, got {result.drift[broken][:4].tolist()} for images {rows[:4]}: "
-                "the model gives no usable embedding for them"
+                f"expected a finite drift and embeddings, got drift {result.drift[rows[:4]].tolist()} for "
+                f"images {rows[:4]}: the model gives no usable embedding for them"
             )
-        unknown = result.clean_embedding.isnan().any(dim=1)
-        if unknown.any():  # a separate drift encoder leaves f(x) out where an image passes
-            result.clean_embedding[unknown] = self.image_tower(x[unknown])
         return result
 
-    def _start(self, x: Tensor, noise: Tensor | None, seed: int | None) -> Tensor:
+    def _start(self, x: Tensor, noise: Tensor | None, seed: int | None, first_image: int = 0) -> Tensor:
         if noise is not None:
             if seed is not None:
                 raise InputError("expected noise or seed, got both")
@@ -314,11 +342,10 @@ class DefendedClassifier(nn.Module):
             seeds = noises.content_seeds(x.detach().cpu().numpy(), self._noise_key)
             images = np.zeros(len(x), np.uint32)
         else:
-            key = secrets.randbits(64) if seed is None else seed
-            if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < 2**64:
-                raise InputError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
+            key = secrets.randbits(64) if seed is None else _checked("seed", seed, 2**64)
+            first = _checked("first_image", first_image, 2**32 - len(x))
             seeds = np.full(len(x), key, np.uint64)
-            images = np.arange(len(x), dtype=np.uint32)
+            images = np.arange(first, first + len(x), dtype=np.uint32)
         draw = noises.linf_noise if self.config.norm == "linf" else noises.l2_noise
         return torch.from_numpy(draw(seeds, images, (3, *self.image_size), self.config.eps)).to(x.device)
 
@@ -341,5 +368,7 @@ class DefendedClassifier(nn.Module):
     def _is_calibrated(self, model: nn.Module, drift_model: nn.Module | None, *, published: bool) -> bool:
         if self.config.calibrated_for is not None:
             measured_by: Any = model if drift_model is None else drift_model
-            return self.config.calibrated_for == fingerprint(measured_by.visual)
-        return published and self.config.tau_threshold == CounterattackConfig.tau_threshold
+            return self.config.is_calibrated(fingerprint(measured_by.visual))
+        measured_with = ("tau_threshold", "eps", "norm")
+        default = CounterattackConfig.published()
+        return published and all(getattr(self.config, n) == getattr(default, n) for n in measured_with)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -53,12 +54,8 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    _err.print(f"[bold red]error:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    _err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(2)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _version(value: bool) -> None:
@@ -98,7 +95,9 @@ def classify(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")
+    ] = "auto",
     precision: Annotated[Precision, typer.Option()] = Precision.fp32,
     seed: Annotated[int | None, typer.Option(help="Makes the answers reproducible.")] = None,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to list for each image.")] = 1,
@@ -107,25 +106,35 @@ def classify(
     ] = False,
 ) -> None:
     """Classify image files, defended. Exit code 1 if a file could not be read; the rest go on."""
-    files = list(image_files(images))
+    files: list[Path] = []
+    failed = 0
+    for path in images:
+        try:
+            files.extend(image_files([path]))
+        except InputError as error:
+            failed += 1
+            _err.print(f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    if not files:
+        raise typer.Exit(1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UncalibratedWarning)
         classifier = _classifier(model, pretrained, classnames, templates, config, device, precision)
     for warning in caught:
-        _err.print(f"[yellow]warning:[/] {_plain(str(warning.message))}", highlight=False, soft_wrap=True)
+        _err.print(f"[yellow]warning:[/] {escape(str(warning.message))}", highlight=False, soft_wrap=True)
     table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
-    failed = 0
+    done = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_err, transient=True, disable=len(files) < 16) as progress:
         task = progress.add_task("classifying", total=len(files))
         for good, pixels, bad in _batches(classifier, files, batch_size):
             for error in bad:
                 progress.console.print(
-                    f"[red]skipped[/] {_plain(str(error))}", highlight=False, soft_wrap=True
+                    f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True
                 )
             failed += len(bad)
             if good:
-                prediction = classifier.predict(pixels, seed=seed)
+                prediction = classifier.predict(pixels, seed=seed, first_image=done)
+                done += len(good)
                 for row in _rows(good, prediction, topk):
                     print(json.dumps(row)) if as_json else _add(table, row)
             progress.advance(task, len(good) + len(bad))
@@ -134,7 +143,7 @@ def classify(
         stats = classifier.stats()
         _out.print(f"{stats.images} images, {stats.countered} countered, {stats.changed} answers changed")
     if failed:
-        _err.print(f"{failed} of {len(files)} files could not be read", style="red")
+        _err.print(f"{failed} of {done + failed} inputs could not be read", style="red")
         raise typer.Exit(1)
 
 
@@ -158,20 +167,35 @@ def _classifier(
         options["config"] = CounterattackConfig.from_json(_read(config))
     names = None
     if classnames is not None:
-        path = Path(classnames)
-        names = _lines(path) if path.is_file() else [name.strip() for name in classnames.split(",")]
+        names = _names(classnames)
     if model is None:
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
         return DefendedClassifier.bundled(names, **options)
+    if pretrained is None and not model.startswith(("hf-hub:", "local-dir:")):
+        raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
     if names is None:
         raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")
     return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
 
 
+def _names(value: str) -> list[str]:
+    """Class names from a file with one a line, or from a,b,c."""
+    try:
+        if Path(value).is_file():
+            return _lines(Path(value))
+    except OSError:  # a list longer than a file's name may be
+        pass
+    if "," not in value and (Path(value).suffix or "/" in value):
+        raise InputError(f"expected class names a,b,c or a file with one a line; there is no file {value}")
+    return [name.strip() for name in value.split(",")]
+
+
 def _checked_device(name: str) -> str:
     import torch
 
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -233,12 +257,12 @@ def _rows(files: list[Path], prediction: Prediction, topk: int) -> Iterator[dict
 def _add(table: Table, row: dict[str, Any]) -> None:
     changed = f"yes, from {row['undefended_class']}" if row["changed"] else "no"
     table.add_row(
-        _plain(row["image"]),
-        "\n".join(_plain(entry["class"]) for entry in row["topk"]),
+        escape(row["image"]),
+        "\n".join(escape(entry["class"]) for entry in row["topk"]),
         "\n".join(f"{entry['probability']:.3f}" for entry in row["topk"]),
         f"{row['drift']:.4f}",
         "yes" if row["countered"] else "no",
-        _plain(changed),
+        escape(changed),
     )
 
 
@@ -246,7 +270,7 @@ def _add(table: Table, row: dict[str, Any]) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the page.")] = Path("demo-out"),
     images: Annotated[int, typer.Option(min=8, help="How many pictures to draw.")] = 64,
-    seed: Annotated[int, typer.Option(help="Other seeds draw other pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds draw other pictures.")] = 0,
 ) -> None:
     """Draw pictures, attack them, and classify them with and without the defence (bundled model)."""
     from .demo import run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ class CounterattackConfig:
     norm: "linf" or "l2".
     pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published,
         or "clean", x itself, so that its answer is exactly undefended CLIP's.
-    calibrated_for: the weights (`clipfast.models.fingerprint`) for which tau_threshold was calibrated,
-        or None. Thresholds do not carry over from one model to another.
+    calibrated_for: set by `calibrated`; None for a threshold that was not calibrated. A threshold does not
+        carry over to another model, nor to another eps or norm of the noise that drift is measured with.
 
     Raises InputError for values outside these ranges.
     """
@@ -82,6 +83,21 @@ class CounterattackConfig:
     def serving(cls) -> CounterattackConfig:
         """As published, but images that pass the gate are answered exactly as undefended CLIP does."""
         return cls(pass_through="clean")
+
+    def calibrated(self, weights: str) -> CounterattackConfig:
+        """The same settings, marked as calibrated for a model.
+
+        weights: the fingerprint of the image tower that measures drift (`clipfast.models.fingerprint`).
+        """
+        return dataclasses.replace(self, calibrated_for=self._mark(weights))
+
+    def is_calibrated(self, weights: str) -> bool:
+        """Whether tau_threshold was calibrated for these weights, this eps and this norm."""
+        return self.calibrated_for == self._mark(weights)
+
+    def _mark(self, weights: str) -> str:
+        what = f"{weights} {self.norm} {self.eps!r} {self.tau_threshold!r}"
+        return hashlib.sha256(what.encode()).hexdigest()
 
     def to_json(self) -> str:
         """The settings as a JSON object; `from_json` gives an equal config back."""

@@ -70,7 +70,7 @@ class DifferentiableDefence(nn.Module):
         return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
 
     def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = check_pixels(pixels, self.image_tower.image_size)
+        x = check_pixels(pixels, self.image_tower.image_size).to(self.image_tower.mean.device)
         return x, self._draw_noise(x) if noise is None else check_noise(noise, x, self.config)
 
     def _unrolled(self, x: Tensor, start: Tensor) -> Counterattacked:

@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .errors import InputError
+
 __all__ = ["Prediction", "Stats", "StatsRecorder"]
 
-DRIFT_BINS = np.append(np.linspace(0, 1, 51), np.inf)
+# Drift differs between models by orders of magnitude, so the bins are logarithmic.
+DRIFT_BINS = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 41), [np.inf]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The defended classifier's answer for N images and C classes, detached, on the pixels' device."""
+    """The defended classifier's answer for N images and C classes, detached, on the model's device."""
 
     logits: Tensor  # float32 [N, C], defended
     undefended_logits: Tensor  # float32 [N, C], plain CLIP's
@@ -47,7 +50,12 @@ class Prediction:
         return self.labels != self.undefended_logits.argmax(dim=1)
 
     def topk(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """For each image its k (or all C) most probable classes, (name, probability), best first."""
+        """For each image its k (or all C) most probable classes, (name, probability), best first.
+
+        Raises InputError for k below 1.
+        """
+        if k < 1:
+            raise InputError(f"k must be at least 1, got {k}")
         best = self.probabilities.topk(min(k, len(self.classnames)), dim=1)
         return [
             [(self.classnames[index], value) for index, value in zip(indices, values, strict=True)]
@@ -62,8 +70,8 @@ class Stats:
     images: int
     countered: int
     changed: int
-    drift_histogram: NDArray[np.int64]  # int64 [51], counts between drift_edges
-    drift_edges: NDArray[np.float64] = field(default_factory=DRIFT_BINS.copy)  # [52], the last is infinite
+    drift_histogram: NDArray[np.int64]  # int64 [42], counts between drift_edges
+    drift_edges: NDArray[np.float64] = field(default_factory=DRIFT_BINS.copy)  # [43], from 0 to infinity
 
 
 class StatsRecorder:
@@ -93,9 +101,6 @@ class StatsRecorder:
             images, countered, changed = self._counts.tolist()
             histogram = self._histogram.copy()
         return Stats(images=images, countered=countered, changed=changed, drift_histogram=histogram)
-
-    def __deepcopy__(self, memo: object) -> StatsRecorder:
-        return StatsRecorder()
 
     def __reduce__(self) -> tuple[type[StatsRecorder], tuple[()]]:
         return StatsRecorder, ()

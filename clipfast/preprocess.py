@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from .errors import InputError
+from .errors import InputError, out_of_range
 
 __all__ = ["MAX_IMAGE_PIXELS", "ImageSource", "Preprocess", "image_files", "open_image"]
 
@@ -28,6 +26,12 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
 # A file that claims more than this is taken for a decompression bomb (Pillow's own warning level).
 MAX_IMAGE_PIXELS = 89_478_485
+
+# Pillow's decoders that need no other program and are met in the wild.
+_FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000",
+    "PPM", "TGA", "ICO", "PCX", "SGI",
+)  # fmt: skip
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -92,13 +96,18 @@ class Preprocess:
         ratios = image.height / height, image.width / width
         longest = self.resize_mode == "longest"
         ratio = max(ratios) if longest else min(ratios)
-        new = round(image.width / ratio), round(image.height / ratio)
+        new = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
         # open_clip resizes to a non-square "shortest" target by bicubic, whatever the setting.
         resized = _resized(image, *new, resample if longest else Image.Resampling.BICUBIC)
         return _crop_or_pad(resized, height, width, self.fill_color if longest else 0)
 
 
 def _resized(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
+    if width * height > MAX_IMAGE_PIXELS:
+        raise InputError(
+            f"expected an image that can be resized, got {image.width} x {image.height}: "
+            f"too long and narrow, it would become {width} x {height}"
+        )
     return image if image.size == (width, height) else image.resize((width, height), resample)
 
 
@@ -120,7 +129,8 @@ def image_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """
     for path in map(Path, paths):
         if path.is_dir():
-            suffixes = Image.registered_extensions()
+            formats = _formats()
+            suffixes = {end for end, name in Image.registered_extensions().items() if name in formats}
             found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in suffixes)
             if not found:
                 raise InputError(f"expected image files in the folder {path}, found none")
@@ -137,10 +147,10 @@ def open_image(source: ImageSource) -> Image.Image:
     Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8 or float in [0, 1]. Raises InputError for a
     file that is missing, empty, truncated, no image, or larger than MAX_IMAGE_PIXELS once decoded.
     """
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source, "the given image")
     if isinstance(source, np.ndarray):
-        return _upright_rgb(_from_array(source), "the given array")
+        return _decoded(_from_array(source), "the given array")
+    if isinstance(source, Image.Image):
+        return _decoded(source, "the given image")
     if isinstance(source, bytes):
         name, data = "the given bytes", source
     elif isinstance(source, (str, os.PathLike)):
@@ -154,20 +164,36 @@ def open_image(source: ImageSource) -> Image.Image:
     if not data:
         raise InputError(f"{name}: expected an image, got zero bytes")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height}")
-            image.load()
-            return _upright_rgb(image, name)
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not an image that Pillow {Image.__version__} can read") from error
+        raise InputError(f"{name}: not an image that clipfast reads ({', '.join(_formats())})") from error
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{name}: expected at most {MAX_IMAGE_PIXELS} pixels, got more ({error}): a decompression bomb?"
-        ) from error
+        raise _too_large(name) from error
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
+        raise InputError(f"{name}: broken or truncated image: {error}") from error
+    with image:
+        return _decoded(image, name)
+
+
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _too_large(name: str) -> InputError:
+    return InputError(f"{name}: expected at most {MAX_IMAGE_PIXELS} pixels, got more: a decompression bomb?")
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise _too_large(name)
+    try:
+        image.load()
+        return _upright_rgb(image, name)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
         raise InputError(f"{name}: broken or truncated image: {error}") from error
 
 
@@ -177,10 +203,11 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise InputError(f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {array.shape}")
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise InputError(
-                f"expected float pixels in [0, 1], got values from {array.min():g} to {array.max():g}"
-            )
+        if not np.isfinite(array).all():
+            raise InputError("expected finite pixels, got NaN or infinity")
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 1:
+            raise InputError(out_of_range(low, high))
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise InputError(f"expected uint8 or float pixels, got {array.dtype}")

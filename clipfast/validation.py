@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .config import CounterattackConfig
-from .errors import InputError
+from .errors import InputError, out_of_range
 
 __all__ = ["check_noise", "check_pixels"]
 
@@ -46,15 +46,7 @@ def _check_range(pixels: Tensor) -> None:
     if not pixels.isfinite().all():
         image = (~pixels.isfinite()).flatten(1).any(1).nonzero()[0].item()
         raise InputError(f"expected finite pixels, got NaN or infinity in image {image}")
-    if low >= 0 and high <= 255:
-        guess = "a float image in [0, 255]: divide by 255, or pass uint8"
-    elif low < 0 and max(-low, high) < 4:
-        guess = "an image already normalised by mean and std: clipfast does that itself, pass plain pixels"
-    else:
-        guess = "no image that clipfast knows"
-    raise InputError(
-        f"expected pixels in [0, 1], got values from {low:g} to {high:g}; this looks like {guess}"
-    )
+    raise InputError(out_of_range(low, high))
 
 
 def check_noise(noise: Tensor, pixels: Tensor, config: CounterattackConfig) -> Tensor:

@@ -18,6 +18,8 @@ __all__ = ["Template", "Tokenizer", "class_weights"]
 Template = str | Callable[[str], str]
 Tokenizer = Callable[[Any], Tensor]
 
+_MOST_KEPT = 8
+
 _log = logging.getLogger(__name__)
 _cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, Tensor]] = weakref.WeakKeyDictionary()
 
@@ -27,14 +29,14 @@ def class_weights(
 ) -> Tensor:
     """The zero-shot classifier of an open_clip model: float32 [D, C], columns of unit length.
 
-    Each class is the normalised mean over its templates of normalised text embeddings. Kept for as
-    long as the model lives and its weights do not change. Raises InputError for class names that are
-    none, empty or repeated, and for a template without "{}".
+    Each class is the normalised mean over its templates of normalised text embeddings. The last few are
+    kept for as long as the model lives and its weights do not change; do not write into them. Raises
+    InputError for class names that are none, empty or repeated, and for a template without "{}".
     """
     classnames, templates = tuple(classnames), tuple(templates)
     _check(classnames, templates)
     device = next(model.parameters()).device
-    # A weight that is loaded or stepped in place raises its version, so stale entries are never hit.
+    # A weight that is loaded or stepped in place raises its version (one changed through .data does not).
     version = sum(parameter._version for parameter in model.parameters())
     key = (tokenizer, classnames, templates, device, version)
     kept = _cache.setdefault(model, {})
@@ -48,6 +50,8 @@ def class_weights(
             )
         finally:
             model.train(training)
+        if len(kept) >= _MOST_KEPT:
+            kept.pop(next(iter(kept)))
         kept[key] = weights.float()
     return kept[key]
 
@@ -66,7 +70,7 @@ def _check(classnames: tuple[str, ...], templates: tuple[Template, ...]) -> None
         if isinstance(template, str):
             try:
                 holds = template.format("\0").count("\0") >= 1
-            except (IndexError, KeyError, ValueError):
+            except (IndexError, KeyError, ValueError, AttributeError, TypeError):
                 holds = False
             if not holds:
                 raise InputError(f"expected a template with {{}} where the class name goes, got {template!r}")

@@ -94,10 +94,26 @@ def test_batch_of_eight_against_eight_of_one(tiny_clip, tokenizer, x, noise):
 def test_seed_fixes_an_images_noise_whatever_stands_beside_it(classifier, x):
     together = classifier.predict(x, seed=7, with_delta=True)
     assert torch.equal(together.delta, classifier.predict(x, seed=7, with_delta=True).delta)
-    first_three = classifier.predict(x[:3], seed=7)
-    torch.testing.assert_close(first_three.drift, together.drift[:3], rtol=1e-4, atol=0)
+    for first, last in ((0, 3), (3, 8)):
+        part = classifier.predict(x[first:last], seed=np.int64(7), first_image=first)
+        torch.testing.assert_close(part.drift, together.drift[first:last], rtol=1e-4, atol=0)
     assert not torch.equal(classifier.predict(x, seed=8).drift, together.drift)
     assert not torch.equal(classifier.predict(x).drift, classifier.predict(x).drift)
+
+
+def test_forward_is_predicts_logits(tiny_clip, tokenizer, x):
+    classifier = make_classifier(tiny_clip, tokenizer, noise_policy="content")
+    assert torch.equal(classifier(x), classifier.predict(x).logits)
+    assert torch.equal(classifier.train()(x), classifier.predict(x).logits)
+    assert not tiny_clip.training
+
+
+def test_autocast_around_it_changes_nothing(classifier, x, noise):
+    expected = classifier.predict(x, noise=noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = classifier.predict(x, noise=noise)
+    assert prediction.logits.dtype == torch.float32
+    assert torch.equal(prediction.logits, expected.logits)
 
 
 def test_float_and_uint8_pixels_agree(classifier, x, noise):
@@ -105,6 +121,14 @@ def test_float_and_uint8_pixels_agree(classifier, x, noise):
     assert torch.equal(floats.logits, classifier.predict(x, noise=noise).logits)
     doubles = classifier.predict(x.double() / 255, noise=noise)
     torch.testing.assert_close(doubles.drift, floats.drift, rtol=1e-4, atol=0)
+
+
+def test_bad_options_leave_the_model_alone(tokenizer):
+    model = make_tiny_clip().train()
+    with pytest.raises(InputError):
+        make_classifier(model, tokenizer, templates=("no place",))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_noise_by_content(tiny_clip, tokenizer, x):
@@ -149,7 +173,6 @@ def test_prediction_reads_as_documented(classifier, x):
         assert row[0][0] == CLASSNAMES[label]
         assert row[0][1] >= row[1][1]
     assert len(prediction.topk(99)[0]) == 3
-    assert classifier(x).shape == (8, 3)
 
 
 def test_empty_batch(classifier):
@@ -263,13 +286,17 @@ def test_drift_model_measures_drift(tiny_clip, tokenizer, x, noise):
         prediction = tuned.predict(x, noise=noise)
         torch.testing.assert_close(prediction.drift, alone.drift, rtol=1e-5, atol=0)
         torch.testing.assert_close(prediction.undefended_logits, tuned.undefended(x), atol=1e-4, rtol=0)
+        expected = counterattack(
+            tuned.image_tower, x.float() / 255, noise, tuned.config, drift_encode=tuned.drift_tower
+        )
+        torch.testing.assert_close(prediction.logits, tuned._head(expected.embedding), atol=5e-3, rtol=0)
 
 
 def test_threshold_is_calibrated_only_for_its_model(tiny_clip, tokenizer, x):
     with pytest.warns(UncalibratedWarning, match="0.2 was not calibrated"):
         plain = DefendedClassifier(tiny_clip, tokenizer, CLASSNAMES)
     assert not plain.predict(x, seed=0).calibrated
-    config = CounterattackConfig(tau_threshold=0.1, calibrated_for=fingerprint(tiny_clip.visual))
+    config = CounterattackConfig(tau_threshold=0.1).calibrated(fingerprint(tiny_clip.visual))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         calibrated = DefendedClassifier(tiny_clip, tokenizer, CLASSNAMES, config=config)
@@ -295,6 +322,7 @@ def test_threshold_is_calibrated_only_for_its_model(tiny_clip, tokenizer, x):
         (lambda x: x.float(), r"looks like a float image in \[0, 255\]"),
         (lambda x: (x.float() / 255 - 0.45) / 0.27, "already normalised by mean and std"),
         (lambda x: x.float() * 100 - 5000, "no image that clipfast knows"),
+        (lambda x: x.float() / 250, r"to 1\.0\d+; this looks like .* slightly out of range: clamp it"),
         (lambda x: torch.where(x.float() > 250, torch.nan, x.float() / 255), "NaN or infinity in image"),
         (lambda x: x.float() / 255 + torch.inf, "NaN or infinity in image 0"),
     ],
@@ -330,6 +358,7 @@ def test_bad_options_are_named(tiny_clip, tokenizer, classifier, x):
         ({"precision": "int4"}, "precision must be 'fp32'"),
         ({"noise_policy": "never"}, "noise_policy must be one of"),
         ({"noise_key": b"short"}, "16 to 64 bytes, got 5"),
+        ({"noise_key": "0123456789abcdef"}, "must be bytes, got str"),
         ({"templates": "a {}."}, "expected a sequence of templates"),
         ({"drift_model": resized_clip()}, "drift_model for images of"),
     ]
@@ -341,6 +370,12 @@ def test_bad_options_are_named(tiny_clip, tokenizer, classifier, x):
     for seed in (-1, 2**64, 1.5, True):
         with pytest.raises(InputError, match="seed must be an integer"):
             classifier.predict(x, seed=seed)
+    with pytest.raises(InputError, match="first_image must be an integer from 0"):
+        classifier.predict(x, seed=1, first_image=2**32 - 7)
+    with pytest.raises(InputError, match="k must be at least 1, got 0"):
+        classifier.predict(x).topk(0)
+    with pytest.raises(InputError, match=r"expected a float32 model, got parameters of .*float16"):
+        make_classifier(make_tiny_clip().half(), tokenizer)
     with pytest.raises(InputError, match="got both"):
         classifier.predict(x, seed=1, noise=torch.zeros(x.shape))
 
@@ -359,3 +394,9 @@ def test_a_broken_drift_never_passes_as_an_answer(tiny_clip, tokenizer, x, broke
     with pytest.raises(InputError, match="expected a finite drift"):
         classifier.predict(x, seed=0)
     assert classifier.stats().images == 0
+    for threshold in (0.0, 1e9):  # the drift is sound here, the answer is not
+        config = CounterattackConfig(tau_threshold=threshold)
+        sound = make_tiny_clip(seed=5, sensitive=True)
+        tuned = make_classifier(tiny_clip, tokenizer, drift_model=sound, config=config)
+        with pytest.raises(InputError, match="expected a finite drift and embeddings"):
+            tuned.predict(x, seed=0)

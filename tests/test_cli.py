@@ -69,7 +69,29 @@ def test_a_bad_file_is_reported_and_the_rest_go_on(run, folder):
     assert len(out.splitlines()) == 5
     assert "2-broken.png: not an image" in err
     assert "0-empty.png: expected an image, got zero bytes" in err
-    assert "2 of 7 files could not be read" in err
+    assert "2 of 7 inputs could not be read" in err
+
+
+def test_a_missing_path_is_reported_and_the_rest_go_on(run, folder):
+    code, out, err = run("classify", "gone.png", folder, "--json")
+    assert code == 1
+    assert len(out.splitlines()) == 5
+    assert "no such file or folder: gone.png" in err
+    code, out, err = run("classify", "gone.png")
+    assert (code, out) == (1, "")
+    assert "no such file or folder: gone.png" in err
+
+
+def test_answers_do_not_depend_on_the_batch_size(run, folder):
+    drifts = [
+        [
+            json.loads(line)["drift"]
+            for line in run("classify", folder, "--json", "--seed", 3, "--batch-size", n)[1].splitlines()
+        ]
+        for n in (1, 2, 5)
+    ]
+    assert drifts[1] == pytest.approx(drifts[0], rel=1e-3)
+    assert drifts[2] == pytest.approx(drifts[0], rel=1e-3)
 
 
 def test_class_names_templates_and_config_from_files(run, folder, tmp_path):
@@ -85,6 +107,9 @@ def test_class_names_templates_and_config_from_files(run, folder, tmp_path):
     assert {row["class"] for row in rows} <= {"red circle", "blue star"}
     assert not any(row["countered"] or row["calibrated"] for row in rows)
     assert "was not calibrated" in err
+    assert (
+        run("classify", folder, "--classnames", ",".join(CLASSNAMES), "--json")[0] == 0
+    )  # longer than a path
     listed = run("classify", folder, "--classnames", "red circle, blue star", "--json")[1]
     assert {json.loads(line)["class"] for line in listed.splitlines()} <= {"red circle", "blue star"}
 
@@ -92,10 +117,11 @@ def test_class_names_templates_and_config_from_files(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["gone.png"], "no such file or folder: gone.png"),
+        (["{}", "--classnames", "gone.txt"], "there is no file gone.txt"),
+        (["{}", "--model", "ViT-B-32", "--classnames", "a,b"], "needs --pretrained"),
         (["{}", "--classnames", "red circle,,"], "not empty"),
         (["{}", "--classnames", "a cat"], "not among them: cat"),
-        (["{}", "--model", "ViT-B-32"], "needs --classnames"),
+        (["{}", "--model", "ViT-B-32", "--pretrained", "openai"], "needs --classnames"),
         (["{}", "--pretrained", "openai"], "needs --model"),
         (["{}", "--model", "ViT-B-32", "--pretrained", "openai", "--classnames", "a"], "QuickGELU"),
         (["{}", "--templates", "gone.txt"], "cannot read gone.txt"),

@@ -80,3 +80,13 @@ def test_json_round_trip_is_exact():
 def test_foreign_json_is_named(text, named):
     with pytest.raises(InputError, match=named):
         CounterattackConfig.from_json(text)
+
+
+def test_calibration_belongs_to_weights_threshold_eps_and_norm():
+    config = CounterattackConfig(tau_threshold=0.1).calibrated("weights")
+    assert config.is_calibrated("weights")
+    assert not config.is_calibrated("other weights")
+    assert dataclasses.replace(config, steps=5, pass_through="clean").is_calibrated("weights")
+    for change in ({"tau_threshold": 0.11}, {"eps": 8 / 255}, {"norm": "l2"}):
+        assert not dataclasses.replace(config, **change).is_calibrated("weights")
+    assert not CounterattackConfig().is_calibrated("weights")

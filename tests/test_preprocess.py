@@ -131,8 +131,8 @@ def test_arrays():
         (np.zeros((2, 2, 5), np.uint8), r"\(2, 2, 5\)"),
         (np.zeros((0, 2, 3), np.uint8), r"\(0, 2, 3\)"),
         (np.zeros((2, 2, 3), np.int64), "int64"),
-        (np.full((2, 2, 3), 1.5), "from 1.5 to 1.5"),
-        (np.full((2, 2, 3), np.nan), "nan"),
+        (np.full((2, 2, 3), 1.5), r"from 1.5 to 1.5; this looks like a float image in \[0, 255\]"),
+        (np.full((2, 2, 3), np.nan), "NaN"),
     ]:
         with pytest.raises(InputError, match=named):
             open_image(bad)
@@ -170,6 +170,26 @@ def test_broken_files_are_named(tmp_path, data, named):
     assert "picture.png" in str(error.value)
 
 
+def test_pil_images_are_guarded_like_files(tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(encoded(photo(64, 64), "JPEG")[:900])
+    with Image.open(path) as lazy, pytest.raises(InputError, match="the given image: broken or truncated"):
+        open_image(lazy)
+    with pytest.raises(InputError, match="decompression bomb"):
+        open_image(Image.new("1", (MAX_IMAGE_PIXELS // 1000 + 1, 1000)))
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_long_and_narrow_pictures_cannot_exhaust_memory(resize_mode):
+    strip = Image.new("RGB", (1, 1_000_000))
+    ours = Preprocess(size=(96, 96), resize_mode=resize_mode)
+    if resize_mode == "shortest":
+        with pytest.raises(InputError, match="got 1 x 1000000: too long and narrow"):
+            ours(strip)
+    else:
+        assert ours(strip).shape == (3, 96, 96)
+
+
 def test_missing_files_and_foreign_types_are_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*gone.png"):
         open_image(tmp_path / "gone.png")
@@ -178,7 +198,7 @@ def test_missing_files_and_foreign_types_are_named(tmp_path):
 
 
 def test_image_files_lists_folders_in_order(tmp_path):
-    for name in ("b.png", "a.jpg", "sub/c.webp", "notes.txt"):
+    for name in ("b.png", "a.jpg", "sub/c.webp", "notes.txt", "paper.pdf", "figure.eps"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     listed = [p.relative_to(tmp_path).as_posix() for p in image_files([tmp_path])]

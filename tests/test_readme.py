@@ -65,8 +65,12 @@ def test_python_that_needs_downloads_is_valid():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("clipfast classify")])
 def test_classify_commands_run(command, folder):
     out = run(command, folder)
-    assert "countered" in out
-    assert "heart" in out
+    if "--json" in command:
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert len(rows) == 24
+        assert {row["class"] for row in rows} <= {"red heart", "red circle", "blue star"}
+    else:
+        assert re.search(r"48 images, \d+ countered, \d+ answers changed", out)
 
 
 def test_demo_command_is_the_one_that_make_runs():
@@ -84,6 +88,8 @@ def test_other_commands_name_what_exists():
         elif program == "pip":
             for extra in re.findall(r"\[(\w+)\]", command):
                 assert f"\n{extra} = [" in project
+        elif program == "python":
+            assert (ROOT / words[0]).is_file()
         else:
             assert program == "clipfast"
 

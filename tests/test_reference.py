@@ -232,3 +232,22 @@ def test_unrolled_gradient_matches_finite_differences(tower):
         step[index] = 1e-5
         slope = (value(x + step) - value(x - step)).item() / 2e-5
         assert gradient[index].item() == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_early_return_runs_the_fewer_rows_again_and_reuses_the_probe_for_many(tower):
+    x, noise = map(torch.from_numpy, example(settings()))
+    drift = counterattack(tower, x, noise, settings()).drift.sort().values
+    for countered, rows_again in ((2, 2), (3, 0), (5, 0)):
+        config = settings(tau_threshold=((drift[countered - 1] + drift[countered]) / 2).item())
+        tower.encoded = 0
+        assert counterattack_early_return(tower, x, noise, config).countered.sum() == countered
+        assert tower.encoded == 2 * N + rows_again + 2 * countered
+
+
+@pytest.mark.parametrize(("pass_through", "passes"), [("noise", N), ("clean", N)])
+def test_separate_drift_encoder_saves_the_main_tower_a_pass(tower, pass_through, passes):
+    other = TinyTower(seed=9)
+    config = settings(tau_threshold=0.0, pass_through=pass_through)
+    x, noise = map(torch.from_numpy, example(config))
+    counterattack_early_return(tower, x, noise, config, drift_encode=other)
+    assert (tower.encoded, other.encoded) == (passes, 2 * N)

@@ -52,6 +52,8 @@ def test_training_mode_is_left_as_it_was(tokenizer):
         (CLASSNAMES, ("a {name}",), "got 'a {name}'"),
         (CLASSNAMES, ("a {} {}",), "got 'a {} {}'"),
         (CLASSNAMES, ("a {",), "got 'a {'"),
+        (CLASSNAMES, ("a {.foo}",), "got 'a {.foo}'"),
+        (CLASSNAMES, ("a {[x]}",), r"got 'a {\[x\]}'"),
         (CLASSNAMES, (3,), "strings or callables, got 3"),
         (CLASSNAMES, ("a {}", str.upper), "mixed"),
     ],

@@ -13,11 +13,12 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
 from rich.progress import Progress
 from torchvision.datasets import ImageFolder
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
-from clipfast.evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, share
+from clipfast.evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, share, worst_case
 from clipfast.evaluation.systems import blurred, countered, noisy, undefended
 
 
@@ -34,7 +35,10 @@ def main(
 ) -> None:
     """Prints one JSON object: clean, PGD-10, adaptive (BPDA + EOT) and worst-case accuracy of each system."""
     torch.manual_seed(seed)
-    data = ImageFolder(folder)
+    try:
+        data = ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise InputError(f"expected a folder with one folder of images for each class: {error}") from error
     names = [name.replace("_", " ") for name in data.classes]
     config = CounterattackConfig(tau_threshold=threshold)
     classifier = DefendedClassifier.from_open_clip(model, pretrained, names, device=device, config=config)
@@ -49,7 +53,7 @@ def main(
         countered(classifier, seed=seed),
     ]
     budget = Budget(eps / 255, chunk=chunk)
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         rounds = math.ceil(len(clean) / chunk) * PGD_STEPS
         task = progress.add_task("attacking", total=rounds * len(systems))
         against = [
@@ -68,7 +72,7 @@ def main(
             name: correct(system, x, labels.cpu(), chunk=chunk)
             for name, x in (("clean", clean), ("pgd10", against[0]), ("adaptive", adapted))
         }
-        right["worst"] = right["clean"] & right["pgd10"] & right["adaptive"]
+        right["worst"] = worst_case(*right.values())
         result[system.name] = {name: share(flags) for name, flags in right.items()}
     print(json.dumps(result, indent=2))
 

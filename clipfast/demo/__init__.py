@@ -23,4 +23,4 @@ def run(out: Path, *, images: int, seed: int, console: Console) -> None:
     for line in verdict(result):
         console.print(line, highlight=False)
     page = write_page(result, out)
-    console.print(f"pictures and page: {page}", soft_wrap=True)
+    console.print(f"pictures and page: {page}", soft_wrap=True, markup=False, highlight=False)

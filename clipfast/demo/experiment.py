@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
-from ..evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, interleaved
+from ..evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, interleaved, worst_case
 from ..evaluation.shapes import CLASSNAMES, KINDS, draw
 from ..evaluation.systems import blurred, countered, undefended
 from ..prediction import Prediction
@@ -28,6 +29,10 @@ __all__ = ["ATTACK_EPS", "DemoResult", "Row", "experiment"]
 ATTACK_EPS = 2 / 255
 _CHUNK = 64
 
+_OURS = re.compile(
+    rf"\d{{3,}}-({'|'.join(KINDS)})-({'|'.join(c.replace(' ', '-') for c in CLASSNAMES)})\.png"
+)
+
 # The report of the bundled model uses other streams, so these pictures are fresh.
 _STREAM = 100
 
@@ -36,7 +41,7 @@ _STREAM = 100
 class Row:
     """One system's accuracy, in [0, 1], and its cost over undefended CLIP on clean and attacked pictures.
 
-    adaptive: the share that survives both the transfer attack and the one against the system itself.
+    adaptive: the share that is right clean, under the transfer attack and under the one on the system itself.
     """
 
     system: str
@@ -97,9 +102,8 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
     rows = []
     for i, (system, adapted) in enumerate(zip(systems, against, strict=True)):
         right, right_attacked, right_adapted = (correct(system, p, labels) for p in (*both, adapted))
-        accuracies = [
-            float(flags.mean()) for flags in (right, right_attacked, right_attacked & right_adapted)
-        ]
+        worst = worst_case(right, right_attacked, right_adapted)
+        accuracies = [float(flags.mean()) for flags in (right, right_attacked, worst)]
         rows.append(Row(system.name, *accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2))))
     return DemoResult(
         rows=rows,
@@ -118,8 +122,9 @@ def _write_and_read(
     """Pixels as they are after a trip through PNG files: uint8 [N, 3, H, W]."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("[0-9][0-9][0-9]-*.png"):  # an earlier demo's pictures
-            stale.unlink()
+        for file in folder.iterdir():
+            if _OURS.fullmatch(file.name):  # an earlier demo's
+                file.unlink()
         files = [folder / f"{name.replace(' ', '-')}.png" for name in names]
         for file, image in zip(files, pixels, strict=True):
             Image.fromarray(image.transpose(1, 2, 0)).save(file)

@@ -31,9 +31,9 @@ def caption(result: DemoResult) -> str:
     budget = f"l-inf, {ATTACK_EPS * 255:.0f}/255, {PGD_STEPS} steps"
     return (
         f"Accuracy on {n} freshly drawn pictures (standard error up to {50 / n**0.5:.0f} points). "
-        f"PGD-10: {budget}, on the undefended model, saved as 8-bit PNG. Adaptive, worst case: right under "
-        f"that and under the same budget spent against the system itself (TTC: BPDA, {EOT_SAMPLES} noise "
-        "samples a step); an upper bound. Cost: time over the undefended model's."
+        f"PGD-10: {budget}, on the undefended model, saved as 8-bit PNG. Adaptive, worst case: right on the "
+        f"clean picture, under PGD-10, and under the same budget against the system itself (TTC: BPDA, "
+        f"{EOT_SAMPLES} noise samples a step); an upper bound. Cost: time over the undefended model's."
     )
 
 

@@ -16,7 +16,16 @@ from torch import Tensor
 from .attacks import pgd
 from .systems import System
 
-__all__ = ["PGD_STEPS", "PGD_STEP_SIZE", "Budget", "attack_in_chunks", "correct", "interleaved", "share"]
+__all__ = [
+    "PGD_STEPS",
+    "PGD_STEP_SIZE",
+    "Budget",
+    "attack_in_chunks",
+    "correct",
+    "interleaved",
+    "share",
+    "worst_case",
+]
 
 PGD_STEPS = 10
 PGD_STEP_SIZE = 1 / 255
@@ -65,7 +74,12 @@ def attack_in_chunks(
 def correct(system: System, pixels: Tensor, labels: Tensor, *, chunk: int = 100) -> NDArray[np.bool_]:
     """Which images a system gets right: bool [N]."""
     parts = [system.logits(pixels[i : i + chunk]).argmax(dim=1).cpu() for i in range(0, len(pixels), chunk)]
-    return (torch.cat(parts) == labels).numpy()
+    return (torch.cat(parts) == labels.cpu()).numpy()
+
+
+def worst_case(*right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which images a system gets right in every case: clean, under transfer, under the adaptive attack."""
+    return np.logical_and.reduce(right)
 
 
 def share(right: NDArray[np.bool_]) -> dict[str, float]:
@@ -81,6 +95,8 @@ def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int = 3) -> li
         for times, go in zip(samples, runs, strict=True):
             start = time.perf_counter()
             go()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if repeat:  # the first round warms up
                 times.append(time.perf_counter() - start)
     return [statistics.median(times) for times in samples]

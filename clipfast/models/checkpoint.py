@@ -22,7 +22,6 @@ __all__ = ["load_clip", "load_image_tower", "read_checkpoint"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _NESTED = ("vision_encoder_state_dict", "state_dict")
-_PREFIXES = ("module.", "model.", "visual.")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -50,27 +49,46 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads a whole CLIP into an open_clip model, in place. Raises InputError where keys or shapes differ,
-    and where an `open_clip_config.json` beside the file disagrees about QuickGELU."""
-    _check_activation(model, Path(path))
-    read_checkpoint(path)
+    """Loads a whole CLIP into an open_clip model, in place. Raises InputError where keys or shapes differ
+    (positional embeddings are not resized), and where an `open_clip_config.json` beside the file disagrees
+    about QuickGELU; without that file the activation cannot be told from the weights."""
+    path = Path(path)
+    _check_activation(model, path)
+    state = read_checkpoint(path)
+    state = state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
+    if not state:
+        raise InputError(f"{path}: expected weights, got an empty state dict")
+    _check_positions(model, _without_prefixes(state, ("module.",)), path)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)  # pyright: ignore[reportArgumentType]
     except (RuntimeError, AttributeError, KeyError) as error:
         raise InputError(f"{path} does not fit the model: {_shortened(str(error))}") from error
 
 
+def _check_positions(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """open_clip would resize these in silence; a model at another resolution is another model."""
+    for name, wanted in model.state_dict().items():
+        got = state.get(name)
+        if name.endswith("positional_embedding") and isinstance(got, Tensor) and got.shape != wanted.shape:
+            raise InputError(
+                f"{path} does not fit the model: {name}: expected {tuple(wanted.shape)}, "
+                f"got {tuple(got.shape)}"
+            )
+
+
 def load_image_tower(visual: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads an adversarially fine-tuned image tower, in place: a dict with `vision_encoder_state_dict` as
-    TeCoA and PMG-AFT publish, or a plain state dict as FARE does. Raises InputError where keys or
-    shapes differ; the tower is then unchanged."""
+    TeCoA and PMG-AFT publish, or a state dict of the tower (FARE) or of a whole CLIP, whose tower counts.
+    Raises InputError where keys or shapes differ; the tower is then unchanged."""
     state: dict[str, Any] = read_checkpoint(path)
     for nested in _NESTED:
         if isinstance(state.get(nested), dict):
             state = state[nested]
             break
     wanted = visual.state_dict()
-    state = _without_prefixes(state)
+    state = _without_prefixes(state, ("module.", "model."))
+    if any(name.startswith("visual.") for name in state):  # a whole CLIP: its image tower
+        state = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     missing, foreign = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     shapes = [
@@ -90,9 +108,9 @@ def load_image_tower(visual: nn.Module, path: str | os.PathLike[str]) -> None:
     visual.load_state_dict(tensors)
 
 
-def _without_prefixes(state: dict[str, Any]) -> dict[str, Any]:
+def _without_prefixes(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
     """Strips the wrappers' prefixes that every key carries."""
-    while prefix := next((p for p in _PREFIXES if state and all(k.startswith(p) for k in state)), None):
+    while prefix := next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
@@ -101,7 +119,10 @@ def _check_activation(model: nn.Module, path: Path) -> None:
     config = path.parent / "open_clip_config.json"
     if not config.is_file():
         return
-    expected = bool(json.loads(config.read_text())["model_cfg"].get("quick_gelu", False))
+    try:
+        expected = bool(json.loads(config.read_text())["model_cfg"].get("quick_gelu", False))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{config}: expected open_clip's JSON with a model_cfg: {error!r}") from error
     built = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
     if expected != built:
         raise InputError(

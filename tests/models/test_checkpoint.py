@@ -49,8 +49,9 @@ def test_whole_clip(tmp_path, suffix, wrapped):
         lambda s: {f"module.{k}": v for k, v in s.items()},
         lambda s: {f"model.visual.{k}": v for k, v in s.items()},
         lambda s: {k: v.half() for k, v in s.items()},
+        lambda s: {"logit_scale": torch.zeros(()), **{f"visual.{k}": v for k, v in s.items()}},
     ],
-    ids=["TeCoA", "plain", "state_dict", "module", "model.visual", "half"],
+    ids=["TeCoA", "plain", "state_dict", "module", "model.visual", "half", "whole CLIP"],
 )
 def test_image_towers_in_their_published_forms(tmp_path, wrap):
     source, target = make_tiny_clip(seed=1), make_tiny_clip(seed=2)
@@ -128,5 +129,22 @@ def test_config_beside_the_file_decides_about_quick_gelu(tmp_path):
         InputError, match=r"trained with QuickGELU.*built with GELU; add the ending '-quickgelu'"
     ):
         load_clip(model, tmp_path / "open_clip_model.safetensors")
+    for broken in ("{", "[]", "{}"):
+        config.write_text(broken)
+        with pytest.raises(InputError, match="expected open_clip's JSON with a model_cfg"):
+            load_clip(model, tmp_path / "open_clip_model.safetensors")
     config.write_text(json.dumps({"model_cfg": {}}))
     load_clip(model, tmp_path / "open_clip_model.safetensors")
+
+
+def test_empty_weights_and_other_resolutions_are_named(tmp_path):
+    model = make_tiny_clip()
+    for empty in ({}, {"state_dict": {}}):
+        torch.save(empty, tmp_path / "empty.pt")
+        with pytest.raises(InputError, match="empty state dict"):
+            load_clip(model, tmp_path / "empty.pt")
+    state = model.state_dict()
+    state["visual.positional_embedding"] = torch.zeros(50, 64)  # open_clip would resize it
+    torch.save(state, tmp_path / "larger.pt")
+    with pytest.raises(InputError, match=r"visual.positional_embedding: expected \(17, 64\), got \(50, 64\)"):
+        load_clip(model, tmp_path / "larger.pt")

@@ -20,10 +20,10 @@ from .report import report
 from .train import train
 
 STAGES = {
-    "open_clip_model.safetensors": train,
-    "counterattack.json": calibrate,
-    "tecoa.pt": finetune,
-    "report.json": report,
+    "open_clip_model.safetensors": (train, "train.pt"),
+    "counterattack.json": (calibrate, None),
+    "tecoa.pt": (finetune, "finetune.pt"),
+    "report.json": (report, None),
 }
 
 
@@ -36,7 +36,9 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     redo = False
-    for product, stage in STAGES.items():
+    for product, (stage, state) in STAGES.items():
+        if redo and state is not None:
+            (run / state).unlink(missing_ok=True)  # it belongs to what was made anew before it
         if redo or not (out / product).exists():
             redo = True
             stage(run, out, torch.device(device))

@@ -17,13 +17,13 @@ from . import recipe
 def calibrate(_run: Path, out: Path, device: torch.device) -> None:
     """Writes out/counterattack.json, marked as calibrated for the model in `out`."""
     original = load_bundled(device, folder=out)
-    mark = fingerprint(original.model.visual)
+    weights = fingerprint(original.model.visual)
     everything, nothing = (
         DefendedClassifier(
             original.model,
             original.tokenizer,
             original.classnames,
-            config=CounterattackConfig(tau_threshold=threshold, calibrated_for=mark),
+            config=CounterattackConfig(tau_threshold=threshold).calibrated(weights),
         )
         for threshold in (1e9, 0.0)
     )
@@ -53,5 +53,5 @@ def calibrate(_run: Path, out: Path, device: torch.device) -> None:
         accuracy = torch.where(tau < threshold, scores["countered"], scores["passed"]).mean()
         if accuracy >= least:
             chosen = threshold
-    config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}"), calibrated_for=mark)
+    config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}")).calibrated(weights)
     (out / "counterattack.json").write_text(config.to_json() + "\n")

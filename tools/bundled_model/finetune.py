@@ -16,6 +16,7 @@ from clipfast.models.tower import ImageTower
 from clipfast.zero_shot import class_weights
 
 from . import recipe
+from .state import load_state, save_state
 
 
 def finetune(run: Path, out: Path, device: torch.device) -> None:
@@ -34,8 +35,7 @@ def finetune(run: Path, out: Path, device: torch.device) -> None:
 
     optimizer = torch.optim.AdamW(model.visual.parameters(), lr=recipe.FINETUNE_LR, weight_decay=0.0)
     state_file, first = run / "finetune.pt", 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
+    if state := load_state(state_file, device):
         model.visual.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
@@ -79,7 +79,8 @@ def finetune(run: Path, out: Path, device: torch.device) -> None:
                     "optimizer": optimizer.state_dict(),
                     "step": step + 1,
                 }
-                torch.save(state, state_file)
+                save_state(state_file, state)
     tower_state = {name: value.detach().cpu().half() for name, value in model.visual.state_dict().items()}
     checkpoint = {"epoch": 1, "vision_encoder_state_dict": tower_state}
     torch.save(checkpoint, out / "tecoa.pt")
+    state_file.unlink(missing_ok=True)

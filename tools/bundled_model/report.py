@@ -14,7 +14,15 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from clipfast import DefendedClassifier, __version__
-from clipfast.evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, interleaved, share
+from clipfast.evaluation.measure import (
+    PGD_STEPS,
+    Budget,
+    attack_in_chunks,
+    correct,
+    interleaved,
+    share,
+    worst_case,
+)
 from clipfast.evaluation.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
 from clipfast.evaluation.systems import blurred, countered, noisy, undefended
 from clipfast.models.bundled import load_bundled, load_bundled_twin
@@ -38,8 +46,8 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
         undefended(twin, "twin"), countered(twin, "TTC on the twin"),
     ]  # fmt: skip
     pictures = report_pictures()
-    labels = torch.from_numpy(pictures.labels)
-    clean = torch.from_numpy(pictures.pixels).float() / 255
+    labels = torch.from_numpy(pictures.labels).to(device)
+    clean = torch.from_numpy(pictures.pixels).to(device).float() / 255
     groups = {"all": np.ones(len(labels), bool)}
     groups |= {kind: pictures.kinds == index for index, kind in enumerate(KINDS)}
     budgets = [Budget(eps) for eps in recipe.REPORT_EPS]
@@ -59,7 +67,8 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
         right = {name: correct(system, x, labels) for name, x in tables.items()}
         name = level(adaptive_budget.eps)
         right[f"adaptive_{name}"] = correct(system, adapted, labels)
-        right[f"worst_{name}"] = right["clean"] & right[f"pgd10_{name}"] & right[f"adaptive_{name}"]
+        cases = ("clean", f"pgd10_{name}", f"adaptive_{name}")
+        right[f"worst_{name}"] = worst_case(*(right[case] for case in cases))
         accuracy[system.name] = {
             name: {group: share(flags[rows]) for group, rows in groups.items()}
             for name, flags in right.items()

@@ -19,6 +19,7 @@ from clipfast.evaluation.shapes import CLASSNAMES, COLOURS, SHAPES, UNSEEN_PAIRS
 from clipfast.models.tokenizer import WordTokenizer
 
 from . import recipe
+from .state import load_state, save_state
 
 SEEN = [
     (shape, colour)
@@ -115,8 +116,7 @@ def train(run: Path, out: Path, device: torch.device) -> None:
     optims = optimizers(model)
     rates = [group["lr"] for optimizer in optims for group in optimizer.param_groups]
     state_file, first = run / "train.pt", 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
+    if state := load_state(state_file, device):
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optims, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -148,9 +148,9 @@ def train(run: Path, out: Path, device: torch.device) -> None:
                     "optimizers": [o.state_dict() for o in optims],
                     "step": done,
                 }
-                torch.save(state, state_file.with_suffix(".tmp"))
-                state_file.with_suffix(".tmp").rename(state_file)
+                save_state(state_file, state)
     pack(model, out)
+    state_file.unlink()
 
 
 def pack(model: nn.Module, out: Path) -> None:
@@ -160,7 +160,6 @@ def pack(model: nn.Module, out: Path) -> None:
         "classnames": CLASSNAMES,
         "words": recipe.WORDS,
         "context_length": recipe.MODEL_CFG["text_cfg"]["context_length"],
-        "templates": recipe.TRAINING_TEMPLATES,
     }
     for name, content in (("open_clip_config.json", config), ("labels.json", labels)):
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
