@@ -39,7 +39,9 @@ def caption(result: DemoResult) -> str:
 
 def results_table(result: DemoResult) -> Table:
     """The table for a terminal."""
-    table = Table(*COLUMNS, title="bundled model", caption=caption(result), caption_justify="left")
+    table = Table(title="bundled model", caption=caption(result), caption_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=column == COLUMNS[0])
     for row in table_rows(result):
         table.add_row(*row)
     return table
