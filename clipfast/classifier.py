@@ -22,7 +22,7 @@ from . import noise as noises
 from .config import CounterattackConfig
 from .differentiable import DifferentiableDefence, Mode
 from .errors import GradientError, InputError, UncalibratedWarning
-from .models.bundled import load_bundled, load_bundled_twin
+from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
 from .models.checkpoint import load_image_tower
 from .models.fingerprint import fingerprint
 from .models.loading import load_open_clip
@@ -163,9 +163,9 @@ class DefendedClassifier(nn.Module):
     ) -> DefendedClassifier:
         """A classifier over a model of open_clip's registry.
 
-        model_name: a registry name, or "hf-hub:org/repo" with pretrained=None. pretrained: a registry
-        tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code is refused), or
-        None for random weights. options: keyword arguments of the class. Raises InputError for unknown
+        model_name: a registry name, or "hf-hub:org/repo" or "bundled" with pretrained=None. pretrained: a
+        registry tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code is refused),
+        or None for random weights. options: keyword arguments of the class. Raises InputError for unknown
         names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
         """
         model, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
@@ -211,16 +211,14 @@ class DefendedClassifier(nn.Module):
         model shows the mechanism on drawn shapes; it is no evidence about real CLIP.
         """
         original = load_bundled(device)
+        names = original.classnames if classnames is None else classnames
         if options.get("config") is None:
             options["config"] = original.config
-        model = load_bundled_twin(original) if finetuned else original.model
-        return cls(
-            model,
-            original.tokenizer,
-            original.classnames if classnames is None else classnames,
-            drift_model=original.model if finetuned else None,
-            **options,
-        )
+        if finetuned:
+            return cls.from_finetuned(
+                BUNDLED, None, BUNDLED_DIR / "tecoa.pt", names, device=device, **options
+            )
+        return cls(original.model, original.tokenizer, names, **options)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -172,7 +172,7 @@ def _classifier(
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
         return DefendedClassifier.bundled(names, **options)
-    if pretrained is None and not model.startswith(("hf-hub:", "local-dir:")):
+    if pretrained is None and not model.startswith(("hf-hub:", "local-dir:", "bundled")):
         raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
     if names is None:
         raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")

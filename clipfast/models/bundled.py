@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 from torch import nn
 
 from ..config import CounterattackConfig
-from .checkpoint import load_image_tower
 from .tokenizer import WordTokenizer
 
-__all__ = ["BUNDLED_DIR", "BundledModel", "load_bundled", "load_bundled_twin"]
+__all__ = ["BUNDLED", "BUNDLED_DIR", "BundledModel", "load_bundled"]
 
+BUNDLED = "bundled"  # its name beside those of open_clip's registry
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 
 
@@ -40,10 +39,3 @@ def load_bundled(device: str | torch.device = "cpu", *, folder: Path = BUNDLED_D
         CounterattackConfig.from_json(settings.read_text()) if settings.exists() else CounterattackConfig()
     )
     return BundledModel(model.eval(), tokenizer, tuple(labels["classnames"]), config)
-
-
-def load_bundled_twin(original: BundledModel, *, folder: Path = BUNDLED_DIR) -> nn.Module:
-    """A copy of the bundled model with its image tower adversarially fine-tuned (TeCoA's checkpoint form)."""
-    model = copy.deepcopy(original.model)
-    load_image_tower(model.visual, folder / "tecoa.pt")  # pyright: ignore[reportArgumentType]
-    return model

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from .bundled import BUNDLED, load_bundled
 from .checkpoint import load_clip
 
 __all__ = ["load_open_clip"]
@@ -25,11 +26,19 @@ def load_open_clip(
 ) -> tuple[nn.Module, Any]:
     """An open_clip model in eval mode, and its tokenizer.
 
-    model_name: a name of open_clip's registry, or "hf-hub:org/repo" (pretrained must then be None).
+    model_name: a name of open_clip's registry, or "hf-hub:org/repo" or "bundled" (pretrained must then be
+    None).
     pretrained: a tag of the registry, a local .safetensors/.pt/.pth/.bin file, or None for random weights.
     Raises InputError for an unknown name or tag, for weights that do not fit or cannot be fetched, and
     for QuickGELU weights in a GELU model or the other way round.
     """
+    if model_name == BUNDLED:
+        if pretrained is not None:
+            raise InputError(
+                f"{BUNDLED!r} brings its own weights: expected pretrained=None, got {pretrained!r}"
+            )
+        bundled = load_bundled(device)
+        return bundled.model, bundled.tokenizer
     cache = str(cache_dir) if cache_dir else None
     if model_name.startswith(("hf-hub:", "local-dir:")):
         if pretrained is not None:

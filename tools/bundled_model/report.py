@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from functools import partial
@@ -25,7 +26,8 @@ from clipfast.evaluation.measure import (
 )
 from clipfast.evaluation.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
 from clipfast.evaluation.systems import blurred, countered, noisy, undefended
-from clipfast.models.bundled import load_bundled, load_bundled_twin
+from clipfast.models.bundled import load_bundled
+from clipfast.models.checkpoint import load_image_tower
 
 from . import recipe
 from .card import model_card
@@ -39,7 +41,8 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
     ttc = DefendedClassifier(original.model, original.tokenizer, names, config=config)
     template = (recipe.UNSEEN_TEMPLATE,)
     unseen = DefendedClassifier(original.model, original.tokenizer, names, config=config, templates=template)
-    tuned = load_bundled_twin(original, folder=out)
+    tuned = copy.deepcopy(original.model)
+    load_image_tower(tuned.visual, out / "tecoa.pt")
     twin = DefendedClassifier(tuned, original.tokenizer, names, config=config, drift_model=original.model)
     systems = [
         undefended(ttc), noisy(ttc), blurred(ttc), countered(ttc),
