@@ -58,6 +58,11 @@ def test_without_torch(bare, tmp_path):
     executable = bare / "bin/python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(bare), "platbase": str(bare)}))
     assert not (site / "torch").exists()
+    installed, source = (
+        {p.relative_to(root) for p in root.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+        for root in (site / "clipfast", ROOT / "clipfast")
+    )
+    assert installed == source
     size = sum(file.stat().st_size for file in site.rglob("*") if file.is_file())
     assert size < 300 * 2**20
     code = """
