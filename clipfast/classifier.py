@@ -109,14 +109,14 @@ class DefendedClassifier(nn.Module):
             raise InputError(f"precision must be 'fp32', got {precision!r}")
         if noise_policy not in get_args(NoisePolicy):
             raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {noise_policy!r}")
+        if noise_key is not None and not isinstance(noise_key, bytes):
+            raise InputError(f"noise_key must be bytes, got {type(noise_key).__name__}")
         if noise_key is not None and not 16 <= len(noise_key) <= 64:
             raise InputError(f"noise_key must be 16 to 64 bytes, got {len(noise_key)}")
         if isinstance(classnames, str):
             raise InputError(f"expected a sequence of class names, got the string {classnames!r}")
         if isinstance(templates, str):
             raise InputError(f"expected a sequence of templates, got the string {templates!r}")
-        if noise_key is not None and not isinstance(noise_key, bytes):
-            raise InputError(f"noise_key must be bytes, got {type(noise_key).__name__}")
         dtypes = {p.dtype for m in (model, drift_model) if m is not None for p in m.parameters()}
         if dtypes != {torch.float32}:
             raise InputError(f"expected a float32 model, got parameters of {sorted(map(str, dtypes))}")

@@ -186,7 +186,7 @@ def _names(value: str) -> list[str]:
             return _lines(Path(value))
     except OSError:  # a list longer than a file's name may be
         pass
-    if "," not in value and (Path(value).suffix or "/" in value):
+    if "," not in value and Path(value).suffix.lower() in (".txt", ".csv", ".json", ".names"):
         raise InputError(f"expected class names a,b,c or a file with one a line; there is no file {value}")
     return [name.strip() for name in value.split(",")]
 

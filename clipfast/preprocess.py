@@ -75,8 +75,12 @@ class Preprocess:
 
     def __call__(self, source: ImageSource) -> NDArray[np.uint8]:
         """One image: uint8 [3, H, W], RGB. Raises InputError for what is no readable image."""
-        image = self._resize(open_image(source))
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        image = open_image(source)
+        try:
+            pixels = np.asarray(self._resize(image))
+        except InputError as error:
+            raise InputError(f"{_name(source)}: {error}") from error
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def batch(self, sources: Iterable[ImageSource]) -> NDArray[np.uint8]:
         """Several images: uint8 [N, 3, H, W], RGB; N may be 0. Raises InputError as for one."""
@@ -147,14 +151,14 @@ def open_image(source: ImageSource) -> Image.Image:
     Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8 or float in [0, 1]. Raises InputError for a
     file that is missing, empty, truncated, no image, or larger than MAX_IMAGE_PIXELS once decoded.
     """
+    name = _name(source)
     if isinstance(source, np.ndarray):
-        return _decoded(_from_array(source), "the given array")
+        return _decoded(_from_array(source), name)
     if isinstance(source, Image.Image):
-        return _decoded(source, "the given image")
+        return _decoded(source, name)
     if isinstance(source, bytes):
-        name, data = "the given bytes", source
+        data = source
     elif isinstance(source, (str, os.PathLike)):
-        name = str(source)
         try:
             data = Path(source).read_bytes()
         except OSError as error:
@@ -173,6 +177,14 @@ def open_image(source: ImageSource) -> Image.Image:
         raise InputError(f"{name}: broken or truncated image: {error}") from error
     with image:
         return _decoded(image, name)
+
+
+def _name(source: ImageSource) -> str:
+    """What to call a source in messages."""
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    kinds = {np.ndarray: "array", bytes: "bytes"}
+    return f"the given {kinds.get(type(source), 'image')}"
 
 
 def _formats() -> tuple[str, ...]:

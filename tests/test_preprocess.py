@@ -184,7 +184,7 @@ def test_long_and_narrow_pictures_cannot_exhaust_memory(resize_mode):
     strip = Image.new("RGB", (1, 1_000_000))
     ours = Preprocess(size=(96, 96), resize_mode=resize_mode)
     if resize_mode == "shortest":
-        with pytest.raises(InputError, match="got 1 x 1000000: too long and narrow"):
+        with pytest.raises(InputError, match=r"the given image: .* got 1 x 1000000: too long and narrow"):
             ours(strip)
     else:
         assert ours(strip).shape == (3, 96, 96)
