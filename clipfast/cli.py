@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import __version__
+from .config import CounterattackConfig
 from .errors import InputError, UncalibratedWarning, names_extra
 from .preprocess import image_files
 
@@ -157,22 +158,19 @@ def _classifier(
     precision: Precision,
 ) -> DefendedClassifier:
     from .classifier import DefendedClassifier
+    from .models.loading import brings_weights
 
     options: dict[str, Any] = {"device": _checked_device(device), "precision": precision.value}
     if templates is not None:
         options["templates"] = _lines(templates)
     if config is not None:
-        from .config import CounterattackConfig
-
         options["config"] = CounterattackConfig.from_json(_read(config))
-    names = None
-    if classnames is not None:
-        names = _names(classnames)
+    names = None if classnames is None else _names(classnames)
     if model is None:
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
         return DefendedClassifier.bundled(names, **options)
-    if pretrained is None and not model.startswith(("hf-hub:", "local-dir:", "bundled")):
+    if pretrained is None and not brings_weights(model):
         raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
     if names is None:
         raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")

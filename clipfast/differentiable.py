@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from .config import CounterattackConfig
 from .errors import InputError
 from .models.tower import ImageTower
-from .reference import Counterattacked, counterattack, counterattack_early_return
+from .reference import (
+    Counterattacked,
+    counterattack,
+    counterattack_early_return,
+    drift_of,
+    into_bounds,
+)
 from .validation import check_noise, check_pixels
 
 __all__ = ["DifferentiableDefence", "Mode"]
@@ -65,9 +71,7 @@ class DifferentiableDefence(nn.Module):
         """Drift tau [N] with its gradient, so that an attack may push an image over the gate."""
         x, start = self._inputs(pixels, noise)
         tower = self.image_tower if self.drift_tower is None else self.drift_tower
-        clean = tower(x)
-        noisy = tower(x + start.clamp(min=-x, max=1 - x))
-        return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
+        return drift_of(tower(x + into_bounds(start, x)), tower(x))
 
     def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         x = check_pixels(pixels, self.image_tower.image_size).to(self.image_tower.mean.device)

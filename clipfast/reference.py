@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .config import CounterattackConfig
 
-__all__ = ["Counterattacked", "counterattack", "counterattack_early_return"]
+__all__ = ["Counterattacked", "counterattack", "counterattack_early_return", "drift_of", "into_bounds"]
 
 Encoder = Callable[[Tensor], Tensor]  # pixels [N, 3, H, W] in [0, 1] -> embeddings [N, D], not normalised
 
@@ -48,14 +48,14 @@ def counterattack(
     replace the sign by something smooth. Works under `no_grad` and `inference_mode`.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        x, d0 = pixels, _into_bounds(noise, pixels)
+        x, d0 = pixels, into_bounds(noise, pixels)
         with torch.set_grad_enabled(create_graph):
             clean = encode(x)
         d = d0 if d0.requires_grad else d0.detach().requires_grad_()
         noisy = encode(x + d)
         with torch.set_grad_enabled(create_graph):
             measured = (noisy, clean) if drift_encode is None else (drift_encode(x + d0), drift_encode(x))
-            tau = _drift(*measured)
+            tau = drift_of(*measured)
         gradient = _gradient(noisy, clean, d, create_graph)
         delta = _ascend(encode, x, d, gradient, clean, config, sign, create_graph)
         countered = tau < config.tau_threshold
@@ -83,14 +83,14 @@ def counterattack_early_return(
     """
     clean_passes = config.pass_through == "clean"
     with torch.inference_mode(False), torch.no_grad():
-        x, d = pixels, _into_bounds(noise, pixels)
+        x, d = pixels, into_bounds(noise, pixels)
         gradient = None
         if drift_encode is None:
             clean = encode(x)
             with torch.enable_grad():
                 leaf = d.detach().requires_grad_()
                 noisy = encode(x + leaf)
-                tau = _drift(noisy.detach(), clean)
+                tau = drift_of(noisy.detach(), clean)
                 countered = tau < config.tau_threshold
                 rows = countered.nonzero().flatten()
                 # The probe's graph serves the first step where most rows need it; else they run again.
@@ -99,7 +99,7 @@ def counterattack_early_return(
             embedding = clean.clone() if clean_passes else noisy.detach()
             del noisy  # and with it the probe's activations
         else:
-            tau = _drift(drift_encode(x + d), drift_encode(x))
+            tau = drift_of(drift_encode(x + d), drift_encode(x))
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
             # One pass gives f(x) where an image is countered and the answer where it is not.
@@ -119,8 +119,8 @@ def counterattack_early_return(
     return Counterattacked(embedding, clean, tau, countered, delta)
 
 
-def _drift(noisy: Tensor, clean: Tensor) -> Tensor:
-    """tau = ||f(x + d0) - f(x)|| / ||f(x)||: [N]."""
+def drift_of(noisy: Tensor, clean: Tensor) -> Tensor:
+    """tau = ||f(x + d0) - f(x)|| / ||f(x)|| of embeddings f(x + d0) and f(x), [N, D]: [N]."""
     return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
 
 
@@ -161,9 +161,9 @@ def _step(
         length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
         d = d + config.step_size * gradient / (length + 1e-10)
         d = d.renorm(p=2, dim=0, maxnorm=config.eps)
-    return _into_bounds(d, x)
+    return into_bounds(d, x)
 
 
-def _into_bounds(d: Tensor, x: Tensor) -> Tensor:
-    """The nearest d with x + d in [0, 1]."""
+def into_bounds(d: Tensor, x: Tensor) -> Tensor:
+    """The perturbation nearest to d with x + d in [0, 1]: [N, 3, H, W]."""
     return d.clamp(min=-x, max=1 - x)

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torchvision.datasets import ImageFolder
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
-from clipfast.evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, share, worst_case
+from clipfast.evaluation.measure import PGD_STEPS, attack_in_chunks, correct, share, worst_case
 from clipfast.evaluation.systems import blurred, countered, noisy, undefended
 
 
@@ -52,12 +52,13 @@ def main(
         blurred(classifier),
         countered(classifier, seed=seed),
     ]
-    budget = Budget(eps / 255, chunk=chunk)
     with Progress(console=Console(stderr=True)) as progress:
         rounds = math.ceil(len(clean) / chunk) * PGD_STEPS
         task = progress.add_task("attacking", total=rounds * len(systems))
         against = [
-            attack_in_chunks(system, clean, labels, budget, progress=lambda: progress.advance(task))
+            attack_in_chunks(
+                system, clean, labels, eps=eps / 255, chunk=chunk, progress=lambda: progress.advance(task)
+            )
             for system in systems
         ]
     result = {
@@ -69,7 +70,7 @@ def main(
     }
     for system, adapted in zip(systems, against, strict=True):
         right = {
-            name: correct(system, x, labels.cpu(), chunk=chunk)
+            name: correct(system, x, labels, chunk=chunk)
             for name, x in (("clean", clean), ("pgd10", against[0]), ("adaptive", adapted))
         }
         right["worst"] = worst_case(*right.values())

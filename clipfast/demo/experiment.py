@@ -19,7 +19,7 @@ from torch import Tensor
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
-from ..evaluation.measure import PGD_STEPS, Budget, attack_in_chunks, correct, interleaved, worst_case
+from ..evaluation.measure import PGD_STEPS, attack_in_chunks, correct, interleaved, worst_case
 from ..evaluation.shapes import CLASSNAMES, KINDS, draw
 from ..evaluation.systems import blurred, countered, undefended
 from ..prediction import Prediction
@@ -83,12 +83,17 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
         undefended(twin, "fine-tuned twin"),
         countered(classifier, "TTC (clipfast)", seed=seed),
     ]
-    budget = Budget(ATTACK_EPS, chunk=_CHUNK)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("attacking", total=len(systems) * math.ceil(images / _CHUNK) * PGD_STEPS)
         against = [
             attack_in_chunks(
-                system, x, labels, budget, seed=seed * 16 + i, progress=lambda: progress.advance(task)
+                system,
+                x,
+                labels,
+                eps=ATTACK_EPS,
+                chunk=_CHUNK,
+                seed=seed * 16 + i,
+                progress=lambda: progress.advance(task),
             )
             for i, system in enumerate(systems)
         ]

@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from .systems import System
 __all__ = [
     "PGD_STEPS",
     "PGD_STEP_SIZE",
-    "Budget",
     "attack_in_chunks",
     "correct",
     "interleaved",
@@ -31,41 +29,35 @@ PGD_STEPS = 10
 PGD_STEP_SIZE = 1 / 255
 
 
-@dataclass(frozen=True)
-class Budget:
-    """l-inf budget in [0, 1] pixel units, and how many images are attacked at a time."""
-
-    eps: float
-    chunk: int = 100
-
-
 def attack_in_chunks(
     system: System,
     pixels: Tensor,
     labels: Tensor,
-    budget: Budget,
     *,
+    eps: float,
+    chunk: int = 100,
     seed: int = 0,
     progress: Callable[[], object] | None = None,
 ) -> Tensor:
     """PGD-10 with true labels against a system itself: adversarial pixels, float32 [N, 3, H, W].
 
+    eps: l-inf budget in [0, 1] pixel units. chunk: how many images are attacked at a time.
     progress: called after each of the ceil(N / chunk) * PGD_STEPS steps.
     """
     return torch.cat(
         [
             pgd(
                 system.attackable,
-                pixels[i : i + budget.chunk],
-                labels[i : i + budget.chunk],
-                eps=budget.eps,
+                pixels[i : i + chunk],
+                labels[i : i + chunk],
+                eps=eps,
                 step_size=PGD_STEP_SIZE,
                 steps=PGD_STEPS,
                 samples=system.samples,
                 generator=torch.Generator().manual_seed(seed + i),
                 progress=progress,
             )
-            for i in range(0, len(pixels), budget.chunk)
+            for i in range(0, len(pixels), chunk)
         ]
     )
 

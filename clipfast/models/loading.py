@@ -14,7 +14,12 @@ from ..errors import InputError
 from .bundled import BUNDLED, load_bundled
 from .checkpoint import load_clip
 
-__all__ = ["load_open_clip"]
+__all__ = ["brings_weights", "load_open_clip"]
+
+
+def brings_weights(model_name: str) -> bool:
+    """Whether the name stands for weights too, and not for an architecture alone."""
+    return model_name == BUNDLED or model_name.startswith(("hf-hub:", "local-dir:"))
 
 
 def load_open_clip(
@@ -32,19 +37,15 @@ def load_open_clip(
     Raises InputError for an unknown name or tag, for weights that do not fit or cannot be fetched, and
     for QuickGELU weights in a GELU model or the other way round.
     """
+    if brings_weights(model_name) and pretrained is not None:
+        raise InputError(
+            f"{model_name!r} brings its own weights: expected pretrained=None, got {pretrained!r}"
+        )
     if model_name == BUNDLED:
-        if pretrained is not None:
-            raise InputError(
-                f"{BUNDLED!r} brings its own weights: expected pretrained=None, got {pretrained!r}"
-            )
         bundled = load_bundled(device)
         return bundled.model, bundled.tokenizer
     cache = str(cache_dir) if cache_dir else None
-    if model_name.startswith(("hf-hub:", "local-dir:")):
-        if pretrained is not None:
-            raise InputError(
-                f"{model_name!r} brings its own weights: expected pretrained=None, got {pretrained!r}"
-            )
+    if brings_weights(model_name):
         weights: str | None = None
         needs_weights = True
     else:

@@ -25,8 +25,7 @@ def finetune(run: Path, out: Path, device: torch.device) -> None:
     model = original.model
     weights = class_weights(model, original.tokenizer, CLASSNAMES, (recipe.TRAINING_TEMPLATES[0],))
     scale = model.logit_scale.exp().detach()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.requires_grad_(False)
     model.visual.requires_grad_(True)
     tower = ImageTower(model)
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from clipfast import DefendedClassifier, __version__
 from clipfast.evaluation.measure import (
     PGD_STEPS,
-    Budget,
     attack_in_chunks,
     correct,
     interleaved,
@@ -25,12 +24,14 @@ from clipfast.evaluation.measure import (
     worst_case,
 )
 from clipfast.evaluation.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
-from clipfast.evaluation.systems import blurred, countered, noisy, undefended
+from clipfast.evaluation.systems import System, blurred, countered, noisy, undefended
 from clipfast.models.bundled import load_bundled
 from clipfast.models.checkpoint import load_image_tower
 
 from . import recipe
 from .card import model_card
+
+CHUNK = 100
 
 
 def report(_run: Path, out: Path, device: torch.device) -> None:
@@ -53,22 +54,22 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
     clean = torch.from_numpy(pictures.pixels).to(device).float() / 255
     groups = {"all": np.ones(len(labels), bool)}
     groups |= {kind: pictures.kinds == index for index, kind in enumerate(KINDS)}
-    budgets = [Budget(eps) for eps in recipe.REPORT_EPS]
-    adaptive_budget = Budget(recipe.ADAPTIVE_EPS)
     with Progress() as progress:
-        rounds = math.ceil(len(labels) / adaptive_budget.chunk) * PGD_STEPS
-        task = progress.add_task("attacking", total=rounds * (len(budgets) + len(systems)))
+        rounds = math.ceil(len(labels) / CHUNK) * PGD_STEPS
+        task = progress.add_task("attacking", total=rounds * (len(recipe.REPORT_EPS) + len(systems)))
 
-        def attack(system, budget: Budget) -> Tensor:
-            return attack_in_chunks(system, clean, labels, budget, progress=lambda: progress.advance(task))
+        def attack(system: System, eps: float) -> Tensor:
+            return attack_in_chunks(
+                system, clean, labels, eps=eps, chunk=CHUNK, progress=lambda: progress.advance(task)
+            )
 
-        transfer = {level(budget.eps): attack(systems[0], budget) for budget in budgets}
-        against = [attack(system, adaptive_budget) for system in systems]
+        transfer = {level(eps): attack(systems[0], eps) for eps in recipe.REPORT_EPS}
+        against = [attack(system, recipe.ADAPTIVE_EPS) for system in systems]
     accuracy = {}
     for system, adapted in zip(systems, against, strict=True):
         tables = {"clean": clean, **{f"pgd10_{name}": x for name, x in transfer.items()}}
         right = {name: correct(system, x, labels) for name, x in tables.items()}
-        name = level(adaptive_budget.eps)
+        name = level(recipe.ADAPTIVE_EPS)
         right[f"adaptive_{name}"] = correct(system, adapted, labels)
         cases = ("clean", f"pgd10_{name}", f"adaptive_{name}")
         right[f"worst_{name}"] = worst_case(*(right[case] for case in cases))
@@ -86,7 +87,7 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
         "config": json.loads(config.to_json()),
         "accuracy": accuracy,
         # Every 18th of the 1200 pictures, so that each kind has its share.
-        "cost": costs(systems, clean[::18], transfer[level(adaptive_budget.eps)][::18]),
+        "cost": costs(systems, clean[::18], transfer[level(recipe.ADAPTIVE_EPS)][::18]),
         "unseen_pairs_clean": share(correct(systems[0], clean, labels)[unseen_rows]),
         "unseen_template_clean": share(correct(undefended(unseen), clean, labels)),
         "drift_median": {name: float(np.median(tau)) for name, tau in drift.items()},
@@ -118,7 +119,7 @@ def report_pictures() -> Pictures:
 
 
 @torch.no_grad()
-def costs(systems: list, clean: Tensor, attacked: Tensor) -> dict[str, dict[str, float]]:
+def costs(systems: list[System], clean: Tensor, attacked: Tensor) -> dict[str, dict[str, float]]:
     """Time over the undefended model's, on clean and on attacked pictures."""
     seconds = interleaved(
         [partial(system.logits, x) for system in systems for x in (clean, attacked)], repeats=7
@@ -131,7 +132,7 @@ def costs(systems: list, clean: Tensor, attacked: Tensor) -> dict[str, dict[str,
 
 def drifts(classifier: DefendedClassifier, x: Tensor) -> np.ndarray:
     """Drift of each picture: [N]."""
-    return torch.cat([classifier.predict(part, seed=0).drift.cpu() for part in x.split(100)]).numpy()
+    return torch.cat([classifier.predict(part, seed=0).drift.cpu() for part in x.split(CHUNK)]).numpy()
 
 
 def auroc(clean: np.ndarray, attacked: np.ndarray) -> float:

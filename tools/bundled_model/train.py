@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clipfast.evaluation.shapes import CLASSNAMES, COLOURS, SHAPES, UNSEEN_PAIRS, draw
 from clipfast.models.tokenizer import WordTokenizer
+from clipfast.models.tower import ImageTower
 
 from . import recipe
 from .state import load_state, save_state
@@ -42,15 +43,9 @@ def new_model() -> nn.Module:
     return model
 
 
-def normalised(pixels: np.ndarray | Tensor, model: nn.Module, device: torch.device) -> Tensor:
-    """uint8 or [0, 1] pixels as the image tower reads them."""
-    x = torch.as_tensor(pixels).to(device)
-    x = x.float() / 255 if x.dtype == torch.uint8 else x
-    mean, std = (
-        torch.tensor(values, device=device)[:, None, None]
-        for values in (model.visual.image_mean, model.visual.image_std)
-    )
-    return (x - mean) / std
+def embeddings(model: nn.Module, pixels: np.ndarray, device: torch.device) -> Tensor:
+    """Image embeddings [N, D] of uint8 pixels [N, 3, H, W], as the defence computes them."""
+    return ImageTower(model)(torch.from_numpy(pixels).to(device).float() / 255)
 
 
 def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
@@ -84,7 +79,7 @@ def loss_of(model: nn.Module, tokenizer: WordTokenizer, step: int, device: torch
     tokens = tokenizer([template.format(name) for template, name in zip(templates, names, strict=True)])
     with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         texts = model.encode_text(tokens.to(device)).float()
-        images = model.encode_image(normalised(pictures.pixels, model, device)).float()
+        images = embeddings(model, pictures.pixels, device).float()
     similarity = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
     logits = model.logit_scale.exp().clamp(max=100) * similarity
     pair, shape, colour = logits.split([len(SEEN), len(SHAPES), len(COLOURS)], dim=1)
@@ -105,7 +100,7 @@ def accuracy(model: nn.Module, tokenizer: WordTokenizer, device: torch.device) -
     pictures = draw(512, seed=recipe.SEED_PROGRESS, kinds=recipe.TRAINING_KINDS, size=recipe.IMAGE_SIZE)
     tokens = tokenizer([recipe.TRAINING_TEMPLATES[0].format(name) for name in CLASSNAMES])
     texts = model.encode_text(tokens.to(device), normalize=True)
-    images = model.encode_image(normalised(pictures.pixels, model, device), normalize=True)
+    images = F.normalize(embeddings(model, pictures.pixels, device), dim=1)
     return ((images @ texts.T).argmax(1).cpu().numpy() == pictures.labels).mean().item()
 
 
