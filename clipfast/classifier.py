@@ -8,8 +8,9 @@ import logging
 import operator
 import os
 import secrets
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
@@ -19,9 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import noise as noises
+from . import precision as precisions
 from .config import CounterattackConfig
 from .differentiable import DifferentiableDefence, Mode
+from .encoders import make_encoder
+from .engine import Engine
 from .errors import GradientError, InputError, UncalibratedWarning
+from .fresh_noise import fresh_noise
 from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
 from .models.checkpoint import load_image_tower
 from .models.fingerprint import fingerprint
@@ -29,7 +34,8 @@ from .models.loading import load_open_clip
 from .models.tower import ImageTower
 from .prediction import Prediction, Stats, StatsRecorder
 from .preprocess import Preprocess
-from .reference import Counterattacked, counterattack_early_return
+from .reference import counterattack_early_return
+from .schedule import Defended
 from .validation import check_noise, check_pixels
 from .zero_shot import Template, Tokenizer, class_weights
 
@@ -62,8 +68,26 @@ class Options(TypedDict, total=False):
     config: CounterattackConfig | None
     implementation: str
     precision: str
+    compile: bool
     noise_policy: NoisePolicy
     noise_key: bytes | None
+
+
+class _EngineSlot:
+    """Holds the engine once it is made; empty in copies, because packed weights cannot be copied."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+
+    def get(self, make: Callable[[], Engine]) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = make()
+            return self._engine
+
+    def __reduce__(self) -> tuple[type[_EngineSlot], tuple[()]]:
+        return _EngineSlot, ()
 
 
 class DefendedClassifier(nn.Module):
@@ -72,11 +96,18 @@ class DefendedClassifier(nn.Module):
     model: any open_clip model object. It is switched to eval mode and its parameters are frozen.
     tokenizer: the model's. classnames, templates: see `clipfast.zero_shot.class_weights`.
     drift_model: the model that measures drift where `model` is adversarially fine-tuned: the original.
-    implementation: "auto" or "reference", the eager PyTorch of `clipfast.reference`. precision: "fp32".
+    implementation: "auto", the fast engine, or "reference", the eager PyTorch of `clipfast.reference`.
+    precision: of the large products' operands in the engine, "fp32", "bf16" or "fp16"; on a CPU without
+    bfloat16 units "bf16" warns and runs in fp32 (`precision` tells). compile: run the engine's towers
+    through torch.compile, for batch sizes that others are padded to; call `warmup` before serving.
     noise_policy: "fresh" draws new noise each call; "content" keys it by `noise_key` (secret; 16 to 64
     bytes; drawn when None) and the image's bytes, so that an image always gets the same answer and an
     attacker no free retries (the same to rounding: batches of other sizes round otherwise). One changed
     byte redraws.
+
+    On a CPU the engine re-lays the image tower's weights for both directions when it is first used, beside
+    the model's own, which `undefended` and `differentiable` use: in float32 two more copies of the tower,
+    in bfloat16 or float16 two halves.
 
     Warns with UncalibratedWarning where config.tau_threshold was not calibrated for this model.
     Raises InputError for bad class names, templates, options and configs.
@@ -98,6 +129,7 @@ class DefendedClassifier(nn.Module):
         drift_model: nn.Module | None = None,
         implementation: str = "auto",
         precision: str = "fp32",
+        compile: bool = False,
         noise_policy: NoisePolicy = "fresh",
         noise_key: bytes | None = None,
         _published: bool = False,
@@ -105,8 +137,9 @@ class DefendedClassifier(nn.Module):
         super().__init__()
         if implementation not in ("auto", "reference"):
             raise InputError(f"implementation must be 'auto' or 'reference', got {implementation!r}")
-        if precision != "fp32":
-            raise InputError(f"precision must be 'fp32', got {precision!r}")
+        self.precision = precisions.resolve(precision, next(model.parameters()).device)
+        if implementation == "reference" and (self.precision != "fp32" or compile):
+            raise InputError("implementation 'reference' is eager float32: no other precision, no compile")
         if noise_policy not in get_args(NoisePolicy):
             raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {noise_policy!r}")
         if noise_key is not None and not isinstance(noise_key, bytes):
@@ -141,6 +174,8 @@ class DefendedClassifier(nn.Module):
         scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
         self.register_buffer("logit_scale", scale, persistent=False)
         self._stats = StatsRecorder()
+        self._implementation, self._compile = implementation, compile
+        self._engine = _EngineSlot()
         self.calibrated = self._is_calibrated(model, drift_model, published=_published)
         if not self.calibrated:
             warnings.warn(
@@ -270,7 +305,7 @@ class DefendedClassifier(nn.Module):
             start = self._start(x, noise, seed, first_image)
             if len(x) == 0:
                 return self._empty(x, with_delta)
-            result = self._counterattack(x, start)
+            result = self._counterattack(x, start, with_delta)
             prediction = Prediction(
                 logits=self._head(result.embedding),
                 undefended_logits=self._head(result.clean_embedding),
@@ -304,6 +339,16 @@ class DefendedClassifier(nn.Module):
             draw_noise=lambda x: self._start(x, None, int(torch.randint(2**62, ()))),
         )
 
+    def warmup(self, batch_sizes: Iterable[int] = (1,)) -> None:
+        """Does now what the first call of each of these batch sizes would wait for: packing, compiling."""
+        if self._implementation == "auto":
+            self.engine.warmup(batch_sizes)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the defence; made when it is first needed."""
+        return self._engine.get(self._make_engine)
+
     def stats(self) -> Stats:
         """Images, countered, changed and the drift histogram since the start or `reset_stats`."""
         return self._stats.read()
@@ -312,14 +357,36 @@ class DefendedClassifier(nn.Module):
         """Sets the counts of `stats` back to zero."""
         self._stats.reset()
 
-    def _counterattack(self, x: Tensor, start: Tensor) -> Counterattacked:
-        result = counterattack_early_return(
-            self.image_tower, x, start, self.config, drift_encode=self.drift_tower
+    def _make_engine(self) -> Engine:
+        dtype = precisions.dtype_of(self.precision)
+        drift_tower = self.drift_tower
+        return Engine(
+            make_encoder(self.image_tower, dtype=dtype),
+            self.config,
+            drift_encoder=None if drift_tower is None else make_encoder(drift_tower, dtype=dtype),
+            compile=self._compile,
+            image_size=self.image_size,
+            device=self.device,
         )
+
+    def _apply(self, *args: Any, **kwargs: Any) -> DefendedClassifier:
+        # Moved or replaced parameters: the engine's packed copies are stale.
+        self._engine = _EngineSlot()
+        return super()._apply(*args, **kwargs)
+
+    def _counterattack(self, x: Tensor, start: Tensor, with_delta: bool) -> Defended:
+        if self._implementation == "reference":
+            result = Defended(
+                *counterattack_early_return(
+                    self.image_tower, x, start, self.config, drift_encode=self.drift_tower
+                )
+            )
+        else:
+            result = self.engine.run(x, start, with_delta=with_delta)
         if self.drift_tower is not None and self.config.pass_through == "noise":
             passed = ~result.countered  # their f(x) was not needed until now
             if passed.any():
-                result.clean_embedding[passed] = self.image_tower(x[passed])
+                result.clean_embedding[passed] = self._embed(x[passed])
         lengths = torch.stack([e.norm(dim=1) for e in (result.embedding, result.clean_embedding)])
         # NaN compares false, and would else pass as "not below the threshold".
         usable = result.drift.isfinite() & ((lengths > 0) & lengths.isfinite()).all(dim=0)
@@ -336,16 +403,23 @@ class DefendedClassifier(nn.Module):
             if seed is not None:
                 raise InputError("expected noise or seed, got both")
             return check_noise(noise, x, self.config)
-        if seed is None and self.noise_policy == "content":
+        if seed is None and self.noise_policy == "fresh":
+            return fresh_noise(x, self.config)
+        if seed is None:
             seeds = noises.content_seeds(x.detach().cpu().numpy(), self._noise_key)
             images = np.zeros(len(x), np.uint32)
         else:
-            key = secrets.randbits(64) if seed is None else _checked("seed", seed, 2**64)
+            key = _checked("seed", seed, 2**64)
             first = _checked("first_image", first_image, 2**32 - len(x))
             seeds = np.full(len(x), key, np.uint64)
             images = np.arange(first, first + len(x), dtype=np.uint32)
         draw = noises.linf_noise if self.config.norm == "linf" else noises.l2_noise
         return torch.from_numpy(draw(seeds, images, (3, *self.image_size), self.config.eps)).to(x.device)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        if self._implementation == "reference":
+            return self.image_tower(x)
+        return self.engine.embed(x)
 
     def _head(self, embedding: Tensor) -> Tensor:
         return self.logit_scale * F.normalize(embedding, dim=1) @ self.class_weights

@@ -1,6 +1,13 @@
 """What clipfast raises and warns with."""
 
-__all__ = ["GradientError", "InputError", "UncalibratedWarning", "names_extra", "out_of_range"]
+__all__ = [
+    "GradientError",
+    "InputError",
+    "OutOfMemoryError",
+    "UncalibratedWarning",
+    "names_extra",
+    "out_of_range",
+]
 
 _NEEDED_BY_TORCH_EXTRA = ("torch", "torchvision", "open_clip", "safetensors")
 
@@ -11,6 +18,10 @@ class InputError(ValueError):
 
 class GradientError(RuntimeError):
     """Pixels that require grad were given to a defended classifier, which is not differentiable."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """A batch did not fit in memory, at half a chunk either."""
 
 
 class UncalibratedWarning(UserWarning):

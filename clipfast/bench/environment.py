@@ -1,0 +1,54 @@
+"""What a figure depends on besides the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..encoders.linear import product_forms
+
+__all__ = ["ALLOCATORS", "environment"]
+
+# glibc hands freed memory back to the kernel and faults it in again; large thresholds keep it.
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    "large thresholds": {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "1000000000000",
+        "MALLOC_TOP_PAD_": "1000000000",
+    },
+}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Machine, threads, versions, and which implementations ran."""
+    found: dict[str, Any] = {
+        "clipfast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": _cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
+        "products": {
+            str(dtype).removeprefix("torch."): product_forms(dtype)[0].__name__
+            for dtype in (torch.float32, torch.bfloat16)
+        },
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,59 @@
+"""One process of a benchmark: one model's scenarios, or one column's peak memory. JSON lines on stdout."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from .columns import Towers, check, closures
+from .environment import environment
+from .interleave import rounds
+from .scenario import Scenario, make_images, make_tower
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Reads a job from the first argument and runs it."""
+    job = json.loads(sys.argv[1])
+    torch.set_num_threads(job["threads"])
+    device = torch.device(job["device"])
+    scenarios = [Scenario(**scenario) for scenario in job["scenarios"]]
+    tower = make_tower(scenarios[0].model, device)
+    towers = Towers(tower, compile=job["compile"], precisions=tuple(job["precisions"]))
+    if column := job.get("peak_of"):
+        _emit(kind="peak", column=column, **_peak(towers, scenarios[0], column))
+        return
+    _emit(kind="environment", **environment(device))
+    for scenario in scenarios:
+        images = make_images(tower, scenario.batch, scenario.countered)
+        for precision in job["precisions"]:
+            check(towers, images, precision)
+        for seconds in rounds(closures(towers, images), scenario.rounds):
+            _emit(kind="round", scenario=scenario.to_dict(), seconds=seconds)
+
+
+def _peak(towers: Towers, scenario: Scenario, column: str) -> dict[str, Any]:
+    images = make_images(towers.eager, scenario.batch, scenario.countered)
+    columns = closures(towers, images)
+    if images.pixels.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        columns[column]()
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        for _ in range(2):
+            columns[column]()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"scenario": scenario.to_dict(), "bytes": peak}
+
+
+def _emit(**line: Any) -> None:
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

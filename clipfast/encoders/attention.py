@@ -1,0 +1,87 @@
+"""Softmax attention and its gradient, in the form that is fastest for a number of tokens.
+
+Queries come already scaled by head_width ** -0.5. Up to PROBABILITIES_UP_TO tokens the probabilities are
+saved; above, the log-sum-exp of the scores, from which they are made again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Saved
+
+__all__ = ["PROBABILITIES_UP_TO", "attend", "attend_saving", "attention_gradient"]
+
+PROBABILITIES_UP_TO = 128
+
+_aten = torch.ops.aten
+
+
+def attend(qkv: Tensor, heads: int, *, flash: bool) -> Tensor:
+    """qkv [B, T, 3W] -> [B, T, W]. flash: by PyTorch's CPU flash kernel."""
+    q, k, v = _heads(qkv, heads)
+    if flash:
+        return _joined(_aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=1.0)[0])
+    return _joined(torch.softmax(q @ k.mT, -1) @ v)
+
+
+def attend_saving(qkv: Tensor, heads: int, *, flash: bool) -> tuple[Tensor, Saved]:
+    """`attend`, and what `attention_gradient` needs."""
+    if qkv.shape[1] <= PROBABILITIES_UP_TO:
+        q, k, v = (part.contiguous() for part in _heads(qkv, heads))  # [B, H, T, D]
+        p = torch.softmax(q @ k.mT, -1)  # [B, H, T, T]
+        return _joined(p @ v), (q, k, v, p)
+    q, k, v = _heads(qkv, heads)
+    if flash:
+        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=1.0)
+        out = _joined(out)
+        return out, (qkv, lse, out) if qkv.dtype == torch.float32 else (qkv, lse)
+    scores = _scores(q, k)
+    lse = scores.logsumexp(-1)  # [B, H, T]
+    return _joined((scores - lse[..., None]).exp().to(qkv.dtype) @ v), (qkv, lse)
+
+
+def attention_gradient(saved: Saved, g: Tensor, heads: int) -> Tensor:
+    """The gradient [B, T, W] of attend's result -> that of qkv [B, T, 3W]."""
+    g = g.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H, T, D]
+    if len(saved) == 3:  # the flash kernel's backward pass is the fastest in float32 only
+        qkv, lse, out = saved
+        q, k, v = _heads(qkv, heads)
+        out = out.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return _joined_parts(
+            _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                g, q, k, v, out, lse, 0.0, False, scale=1.0
+            )
+        )
+    if len(saved) == 2:
+        qkv, lse = saved
+        q, k, v = (part.contiguous() for part in _heads(qkv, heads))
+        p = (_scores(q, k) - lse[..., None]).exp().to(q.dtype)
+    else:
+        q, k, v, p = saved
+    g = g.contiguous()
+    ds = _aten._softmax_backward_data(g @ v.mT, p, -1, p.dtype)
+    return _joined_parts((ds @ k, ds.mT @ q, p.mT @ g))
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """[B, H, T, T], in float32 at least: a difference of scores is to be exponentiated."""
+    scores = q @ k.mT
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, T, 3W] -> three of [B, H, T, D]."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+    return q, k, v
+
+
+def _joined(x: Tensor) -> Tensor:
+    """[B, H, T, D] -> [B, T, W]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _joined_parts(parts: tuple[Tensor, ...]) -> Tensor:
+    """[B, H, T, D] of q, k and v -> [B, T, 3W]."""
+    return torch.stack([part.transpose(1, 2) for part in parts], dim=2).flatten(2)

@@ -1,0 +1,54 @@
+"""What an image tower is to the schedule."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["Encoder", "Saved"]
+
+Saved = tuple[Tensor, ...]  # batch first, so that rows can be gathered
+
+
+class Encoder(Protocol):
+    """f: an image tower as a forward pass and its gradient to the pixels, without autograd's graph.
+
+    Pixels and perturbations are held in the tower's own *layout* [N, ...], the same for both; everything
+    between two passes is elementwise or a sum over an image, and so does not care. `base` is what of
+    f(x + d) depends on x alone before it meets d. All of them are float32.
+    """
+
+    form: str  # "explicit", "traced" or "autograd"
+
+    def to_layout(self, pixels: Tensor) -> Tensor:
+        """[N, 3, H, W] -> layout."""
+        ...
+
+    def from_layout(self, state: Tensor) -> Tensor:
+        """Layout -> [N, 3, H, W]."""
+        ...
+
+    def project(self, x: Tensor) -> Tensor:
+        """x in layout -> base [N, ...]."""
+        ...
+
+    def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+        """f(x + d), or f(x): float32 [N, D], before L2 normalisation."""
+        ...
+
+    def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
+        """f(x + d), and what `input_gradient` needs."""
+        ...
+
+    def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
+        """f(x) and f(x + d) in one double batch, and what `input_gradient` needs of the second."""
+        ...
+
+    def prefers_double(self, n: int) -> bool:
+        """Whether `forward_pair` is faster for n images than `embed` and `forward`."""
+        ...
+
+    def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
+        """The cotangent [N, D] of f(x + d) -> that of d, in layout."""
+        ...

@@ -1,0 +1,395 @@
+"""open_clip's VisionTransformer as pure functions: its embedding, and the gradient to its pixels written out.
+
+A vision transformer as in CLIP (Radford et al., ICML 2021): patch projection, pre-norm residual blocks,
+class token or mean. CLIP's normalisation is folded into the patch projection, layer scale and the queries'
+scaling into their linears, and QuickGELU's 1.702 into both linears of its MLP, which leaves SiLU. With
+class-token pooling the last block runs for that token alone, its keys and values aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from open_clip.transformer import (
+    LayerNorm,
+    LayerNormFp32,
+    LayerScale,
+    PatchDropout,
+    QuickGELU,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from .attention import attend, attend_saving, attention_gradient
+from .base import Saved
+from .linear import FrozenLinear
+
+__all__ = ["VitEncoder", "covers"]
+
+_QUICK = 1.702
+_DOUBLE_UP_TO = 128  # rows
+_aten = torch.ops.aten
+
+
+class _Norm:
+    """Layer normalisation of float32 [..., W] over its last axis."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self.weight, self.bias, self.eps = norm.weight.detach(), norm.bias.detach(), norm.eps
+        self.shape = list(norm.normalized_shape)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Saved]:
+        y, mean, rstd = torch.native_layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+        return y, (x, mean, rstd)
+
+    def input_gradient(self, saved: Saved, g: Tensor) -> Tensor:
+        x, mean, rstd = saved
+        return _aten.native_layer_norm_backward(
+            g.to(x.dtype), x, self.shape, mean, rstd, self.weight, self.bias, [True, False, False]
+        )[0]
+
+
+class _Activation:
+    """GELU (erf or tanh), or SiLU for a QuickGELU whose factor is folded into the linears around it."""
+
+    def __init__(self, approximate: str | None) -> None:
+        self.approximate = approximate
+
+    def __call__(self, h: Tensor) -> Tensor:
+        if self.approximate is None:
+            return _aten.silu(h)
+        return _aten.gelu(h, approximate=self.approximate)
+
+    def input_gradient(self, h: Tensor, g: Tensor) -> Tensor:
+        if self.approximate is None:
+            return _aten.silu_backward(g, h)
+        return _aten.gelu_backward(g, h, approximate=self.approximate)
+
+
+@dataclass
+class _Mlp:
+    norm: _Norm
+    fc1: FrozenLinear
+    activation: _Activation
+    fc2: FrozenLinear
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Saved]:
+        y, normed = self.norm(x)
+        h = self.fc1(y)
+        return x + self.fc2(self.activation(h)), (*normed, h)
+
+    def input_gradient(self, saved: Saved, g: Tensor) -> Tensor:
+        *normed, h = saved
+        gh = self.activation.input_gradient(h, self.fc2.input_gradient(g))
+        return g + self.norm.input_gradient(tuple(normed), self.fc1.input_gradient(gh))
+
+
+@dataclass
+class _Block:
+    heads: int
+    flash: bool
+    norm: _Norm
+    qkv: FrozenLinear
+    out: FrozenLinear
+    mlp: _Mlp
+
+    def embed(self, x: Tensor) -> Tensor:
+        x = x + self.out(attend(self.qkv(self.norm(x)[0]), self.heads, flash=self.flash))
+        return self.mlp(x)[0]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        y, normed = self.norm(x)
+        attended, attention = attend_saving(self.qkv(y), self.heads, flash=self.flash)
+        z, mlp = self.mlp(x + self.out(attended))
+        return z, (*normed, *mlp, *attention)
+
+    def input_gradient(self, saved: Saved, g: Tensor) -> Tensor:
+        normed, mlp, attention = saved[:3], saved[3:7], saved[7:]
+        g = self.mlp.input_gradient(mlp, g)
+        gqkv = attention_gradient(attention, self.out.input_gradient(g), self.heads)
+        return g + self.norm.input_gradient(normed, self.qkv.input_gradient(gqkv))
+
+
+@dataclass
+class _LastBlock:
+    """The last block under class-token pooling: [B, T, W] -> [B, W]."""
+
+    heads: int
+    norm: _Norm
+    q: FrozenLinear
+    kv: FrozenLinear
+    out: FrozenLinear
+    mlp: _Mlp
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        y, normed = self.norm(x)
+        q = self.q(y[:, 0]).unflatten(-1, (self.heads, 1, -1))  # [B, H, 1, D]
+        k, v = self.kv(y).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()  # [B, H, T, D]
+        p = torch.softmax(q @ k.mT, -1)  # [B, H, 1, T]
+        z, mlp = self.mlp(x[:, 0] + self.out((p @ v).flatten(1)))
+        return z, (*normed, *mlp, q, k, v, p)
+
+    def input_gradient(self, saved: Saved, g: Tensor) -> Tensor:
+        normed, mlp, (q, k, v, p) = saved[:3], saved[3:7], saved[7:]
+        g = self.mlp.input_gradient(mlp, g)  # [B, W]
+        go = self.out.input_gradient(g).unflatten(-1, (self.heads, 1, -1))
+        ds = _aten._softmax_backward_data(go @ v.mT, p, -1, p.dtype)
+        gkv = torch.stack([(ds.mT @ q).transpose(1, 2), (p.mT @ go).transpose(1, 2)], dim=2).flatten(2)
+        gy, gq = self.kv.input_gradient(gkv), self.q.input_gradient((ds @ k).flatten(1))
+        gy = torch.cat([gy[:, :1] + gq[:, None], gy[:, 1:]], dim=1)
+        gx = self.norm.input_gradient(normed, gy)
+        return torch.cat([gx[:, :1] + g[:, None], gx[:, 1:]], dim=1)
+
+
+class _Slots(NamedTuple):
+    """Where each part's tensors stand in the flat tuple of saved activations."""
+
+    stem: slice
+    blocks: tuple[slice, ...]
+    head: slice
+
+
+class VitEncoder:
+    """The explicit form of `Encoder`; the layout of pixels is [N, patches, 3 * P * P].
+
+    visual: an open_clip VisionTransformer that `covers` accepts. image_mean, image_std: CLIP's
+    normalisation. dtype: of the large products' operands; the residual stream, normalisations, the clean
+    patch projection, the head and all results are float32. pack: re-lay the weights for CPU products, which
+    makes copies (`nbytes`); exporters trace the plain form. flash: PyTorch's CPU flash attention.
+    """
+
+    form = "explicit"
+
+    def __init__(self, visual: nn.Module, *, dtype: torch.dtype = torch.float32, pack: bool = True) -> None:
+        tower: Any = visual
+        self.dtype = dtype
+        self._flash = flash = pack and tower.conv1.weight.device.type == "cpu"
+        self.patch_size: tuple[int, int] = tuple(tower.patch_size)
+        self.grid_size: tuple[int, int] = tuple(tower.grid_size)
+        self._averages = tower.pool_type == "avg"
+        self._norm_after_pool = tower.final_ln_after_pool
+
+        def linear(weight: Tensor, bias: Tensor | None, of: torch.dtype = dtype) -> FrozenLinear:
+            return FrozenLinear(weight, bias, of, pack=pack)
+
+        std = torch.tensor(tower.image_std, dtype=torch.float64, device=tower.conv1.weight.device)
+        mean = torch.tensor(tower.image_mean, dtype=torch.float64, device=std.device)
+        kernel = tower.conv1.weight.detach().double() / std[:, None, None]  # [W, 3, P, P]
+        bias = -(kernel * mean[:, None, None]).sum(dim=(1, 2, 3))
+        positions = tower.positional_embedding.detach()  # [1 + patches, W]
+        exact = torch.promote_types(tower.conv1.weight.dtype, torch.float32)
+        kernel, bias = kernel.flatten(1).to(exact), bias.to(exact)
+        self._project = linear(kernel, bias, exact)
+        self._patch = linear(kernel, None)
+        self._class_token = (tower.class_embedding.detach() + positions[0])[None, None]
+        self._positions = positions[1:]
+        self._norm_pre = _Norm(tower.ln_pre) if isinstance(tower.ln_pre, nn.LayerNorm) else None
+        blocks = list(tower.transformer.resblocks)
+        self._blocks = [_block(block, linear, flash) for block in (blocks if self._averages else blocks[:-1])]
+        self._last = None if self._averages else _last_block(blocks[-1], linear)
+        self._norm_post = _Norm(tower.ln_post)
+        self._head = linear(tower.proj.detach().t(), None, exact)
+
+    def to_layout(self, pixels: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, patches, 3 * P * P]."""
+        (rows, columns), (height, width) = self.grid_size, self.patch_size
+        patches = pixels.reshape(-1, 3, rows, height, columns, width)
+        return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def from_layout(self, state: Tensor) -> Tensor:
+        """[N, patches, 3 * P * P] -> [N, 3, H, W]."""
+        (rows, columns), (height, width) = self.grid_size, self.patch_size
+        patches = state.reshape(-1, rows, columns, 3, height, width)
+        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+    def project(self, x: Tensor) -> Tensor:
+        """x in layout -> its projected patches with their positions: float32 [N, patches, W]."""
+        return self._project(x) + self._positions
+
+    def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+        """f(x + d), or f(x): float32 [N, D]."""
+        x = self._tokens(base if d is None else base + self._patch(d))
+        if self._norm_pre is not None:
+            x = self._norm_pre(x)[0]
+        for block in self._blocks:
+            x = block.embed(x)
+        if self._last is not None:
+            x = self._last.forward(x)[0]
+        return self._pool(x)[0]
+
+    def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
+        """f(x + d), and what `input_gradient` needs."""
+        return self._forward(self._tokens(base + self._patch(d)))
+
+    def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
+        """f(x), f(x + d), and what `input_gradient` needs of the second."""
+        n = base.shape[0]
+        embedding, saved = self._forward(self._tokens(torch.cat([base, base + self._patch(d)])))
+        return embedding[:n], embedding[n:], tuple(tensor[n:] for tensor in saved)
+
+    def prefers_double(self, n: int) -> bool:
+        """On a CPU only where n images do not fill the vector units: a double batch saves both halves."""
+        return not self._flash or n * (len(self._positions) + 1) <= _DOUBLE_UP_TO
+
+    def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
+        """The cotangent [N, D] of f(x + d) -> that of d: `dtype` [N, patches, 3 * P * P]."""
+        slots = self._slots(len(saved))
+        g = self._pool_gradient(saved[slots.head], cotangent)
+        if self._last is not None:
+            g = self._last.input_gradient(saved[slots.blocks[-1]], g)
+        for block, slot in reversed(list(zip(self._blocks, slots.blocks, strict=False))):
+            g = block.input_gradient(saved[slot], g)
+        if self._norm_pre is not None:
+            g = self._norm_pre.input_gradient(saved[slots.stem], g)
+        return self._patch.input_gradient(g[:, 1:])
+
+    def _tokens(self, patches: Tensor) -> Tensor:
+        return torch.cat([self._class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        saved: list[Tensor] = []
+        if self._norm_pre is not None:
+            x, normed = self._norm_pre(x)
+            saved += normed
+        for block in self._blocks:
+            x, activations = block.forward(x)
+            saved += activations
+        if self._last is not None:
+            x, activations = self._last.forward(x)
+            saved += activations
+        x, normed = self._pool(x)
+        return x, (*saved, *normed)
+
+    def _pool(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """The last tokens -> the embedding [N, D]; [B, W] already where the last block is shortened."""
+        if self._averages and self._norm_after_pool:
+            x = x[:, 1:].mean(dim=1)
+        y, normed = self._norm_post(x)
+        if self._averages and not self._norm_after_pool:
+            y = y[:, 1:].mean(dim=1)
+        return self._head(y), normed
+
+    def _pool_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
+        g = self._head.input_gradient(cotangent)
+        if not self._averages:
+            return self._norm_post.input_gradient(saved, g)
+        if self._norm_after_pool:
+            return self._spread(self._norm_post.input_gradient(saved, g))
+        return self._norm_post.input_gradient(saved, self._spread(g))
+
+    def _spread(self, g: Tensor) -> Tensor:
+        """The gradient [N, W] of a mean over the patches -> that of all tokens; the class token has none."""
+        patches = self.grid_size[0] * self.grid_size[1]
+        spread = (g / patches)[:, None].expand(-1, patches, -1)
+        return torch.cat([torch.zeros_like(g)[:, None], spread], dim=1)
+
+    def _slots(self, total: int) -> _Slots:
+        stem = 0 if self._norm_pre is None else 3
+        ends, last = total - 3, 0 if self._last is None else 11
+        each = (ends - stem - last) // len(self._blocks) if self._blocks else 0
+        starts = [stem + i * each for i in range(len(self._blocks))]
+        blocks = [slice(start, start + each) for start in starts]
+        if last:
+            blocks.append(slice(ends - last, ends))
+        return _Slots(slice(0, stem), tuple(blocks), slice(ends, total))
+
+
+_Linear = Callable[[Tensor, Tensor | None], FrozenLinear]
+
+
+def _block(block: Any, linear: _Linear, flash: bool) -> _Block:
+    weight, bias, out = _attention_weights(block)
+    heads = block.attn.num_heads
+    return _Block(heads, flash, _Norm(block.ln_1), linear(weight, bias), linear(*out), _mlp(block, linear))
+
+
+def _last_block(block: Any, linear: _Linear) -> _LastBlock:
+    weight, bias, out = _attention_weights(block)
+    width = weight.shape[1]
+    return _LastBlock(
+        block.attn.num_heads,
+        _Norm(block.ln_1),
+        linear(weight[:width], bias[:width]),
+        linear(weight[width:], bias[width:]),
+        linear(*out),
+        _mlp(block, linear),
+    )
+
+
+def _attention_weights(block: Any) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Weight and bias of q, k and v, the queries scaled; and those of the output, scaled by layer scale."""
+    attention = block.attn
+    scale = torch.ones_like(attention.in_proj_bias)
+    scale[: attention.embed_dim] = attention.head_dim**-0.5
+    weight, bias = attention.in_proj_weight.detach() * scale[:, None], attention.in_proj_bias.detach() * scale
+    return weight, bias, _scaled(attention.out_proj, block.ls_1)
+
+
+def _mlp(block: Any, linear: _Linear) -> _Mlp:
+    fc1, activation = block.mlp.c_fc, block.mlp.gelu
+    weight, bias = _scaled(block.mlp.c_proj, block.ls_2)
+    if isinstance(activation, nn.GELU):
+        up = linear(fc1.weight, fc1.bias)
+        return _Mlp(_Norm(block.ln_2), up, _Activation(activation.approximate), linear(weight, bias))
+    up = linear(fc1.weight.detach() * _QUICK, fc1.bias.detach() * _QUICK)
+    return _Mlp(_Norm(block.ln_2), up, _Activation(None), linear(weight / _QUICK, bias))
+
+
+def _scaled(layer: nn.Linear, layer_scale: nn.Module) -> tuple[Tensor, Tensor]:
+    gamma = layer_scale.gamma.detach() if isinstance(layer_scale, LayerScale) else None
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    return (weight, bias) if gamma is None else (weight * gamma[:, None], bias * gamma)
+
+
+def covers(visual: nn.Module) -> bool:
+    """Whether the explicit form computes this tower: each part is one that it knows, and nothing else."""
+    if type(visual) is not VisionTransformer or _is_altered(visual):
+        return False
+    tower: Any = visual
+    (height, width), (rows, columns) = tower.image_size, tower.grid_size
+    norms = [tower.ln_post, *(n for b in tower.transformer.resblocks for n in (b.ln_1, b.ln_2))]
+    norms += [] if isinstance(tower.ln_pre, nn.Identity) else [tower.ln_pre]
+    return (
+        tower.attn_pool is None
+        and tower.pool_type in ("tok", "avg")
+        and (isinstance(tower.patch_dropout, nn.Identity) or type(tower.patch_dropout) is PatchDropout)
+        and isinstance(tower.proj, Tensor)
+        and type(tower.conv1) is nn.Conv2d
+        and tower.conv1.bias is None
+        and (height, width) == (rows * tower.patch_size[0], columns * tower.patch_size[1])
+        and all(type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) for norm in norms)
+        and all(norm.weight is not None and norm.bias is not None for norm in norms)
+        and len(tower.transformer.resblocks) > 0
+        and all(_covers_block(block) for block in tower.transformer.resblocks)
+    )
+
+
+def _is_altered(visual: nn.Module) -> bool:
+    """Whether the modules do something else than their weights say, or in a precision that is not carried."""
+    return (
+        visual.training
+        or any(module._forward_hooks or module._forward_pre_hooks for module in visual.modules())
+        or {p.dtype for p in visual.parameters()} not in ({torch.float32}, {torch.float64})
+    )
+
+
+def _covers_block(block: Any) -> bool:
+    attention = getattr(block, "attn", None)
+    return (
+        type(block) is ResidualAttentionBlock
+        and type(attention) is nn.MultiheadAttention
+        and attention.in_proj_weight is not None
+        and attention.in_proj_bias is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and type(attention.out_proj) is NonDynamicallyQuantizableLinear
+        and type(block.mlp.c_fc) is type(block.mlp.c_proj) is nn.Linear
+        and [name for name, _ in block.mlp.named_children()] == ["c_fc", "gelu", "c_proj"]
+        and type(block.mlp.gelu) in (nn.GELU, QuickGELU)
+        and all(type(scale) in (nn.Identity, LayerScale) for scale in (block.ls_1, block.ls_2))
+    )

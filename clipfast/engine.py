@@ -1,0 +1,269 @@
+"""Runs the schedule on batches of any size: chunks, countered rows, memory, compiled towers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from . import schedule
+from .config import CounterattackConfig
+from .encoders.base import Encoder
+from .encoders.compiled import CompiledEncoder
+from .errors import OutOfMemoryError
+from .schedule import Defended, Probe
+
+__all__ = ["Engine"]
+
+# What fits the caches of two cores and still fills their vector units; benchmarks/README.md measures it.
+_CPU_CHUNK = 8
+_CUDA_CHUNK = 256
+_CPU_MEMORY = 1 << 30
+
+Tensors = tuple[Tensor, ...]
+
+
+class Engine:
+    """The counterattack over an encoder: `clipfast.reference`'s answers, each pass made once.
+
+    encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. compile: run
+    the towers through Inductor, at a few batch sizes that others are padded to. memory: bytes that saved
+    activations may take (default 1 GiB on a CPU, half of what is free on a GPU); it bounds the chunk.
+
+    A batch runs in chunks: each is probed, its gate is read, and its countered rows wait with their saved
+    activations until they fill a chunk of their own. Safe across threads: a call's state is its own.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: CounterattackConfig,
+        *,
+        image_size: tuple[int, int],
+        device: torch.device,
+        drift_encoder: Encoder | None = None,
+        compile: bool = False,
+        memory: int | None = None,
+    ) -> None:
+        self.config = config
+        self.encoder = CompiledEncoder(encoder) if compile else encoder
+        self.drift_encoder = drift_encoder
+        if compile and drift_encoder is not None:
+            self.drift_encoder = CompiledEncoder(drift_encoder)
+        self._compiles = compile
+        self._image = torch.full((1, 3, *image_size), 0.5, device=device)
+        if memory is None:
+            memory = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_MEMORY
+        limit = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
+        # A step holds the activations that it starts from beside those that it makes.
+        self.chunk = max(1, min(limit, memory // (2 * self._saved_bytes(encoder))))
+        if compile:  # buckets are powers of two
+            self.chunk = 1 << (self.chunk.bit_length() - 1)
+
+    @torch.no_grad()
+    def run(self, pixels: Tensor, noise: Tensor, *, with_delta: bool = True) -> Defended:
+        """Defends float32 pixels [N, 3, H, W] in [0, 1] with noise of that shape within eps; N at least 1.
+
+        Where memory runs out the chunk is halved once, with a warning; results so far are kept. Raises
+        OutOfMemoryError where that was not enough.
+        """
+        batch = _Batch(self, pixels, noise, with_delta)
+        try:
+            batch.run(self.chunk)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            half = max(1, self.chunk // 2)
+            warnings.warn(f"out of memory at {self.chunk} images a chunk: trying {half}", stacklevel=2)
+            try:
+                batch.run(half)
+            except (MemoryError, RuntimeError) as again:
+                if not _is_out_of_memory(again):
+                    raise
+                raise OutOfMemoryError(
+                    f"out of memory at {half} images a chunk, with {batch.probed} of {len(pixels)} images "
+                    "probed: expected room for the activations of one chunk"
+                ) from again
+        return batch.result()
+
+    @torch.no_grad()
+    def warmup(self, batch_sizes: Iterable[int]) -> None:
+        """Compiles all that batches of these sizes run, so that no later call of such a size compiles."""
+        sizes = {self._bucket(n) for size in batch_sizes for n in self.chunks(size, self.chunk)}
+        if self._compiles:  # any number of a chunk's rows may be countered
+            sizes = {1 << i for i in range(max(sizes).bit_length())}
+        for n in sorted(sizes, reverse=True):
+            pixels = self._image.expand(n, -1, -1, -1)
+            noise = torch.full_like(pixels, self.config.eps / 2)
+            self.counterattack(self.probe(pixels, noise))
+            if self.drift_encoder is not None:
+                self.drift_by(pixels, noise)
+                self.pass_on(pixels, noise)
+
+    def chunks(self, n: int, chunk: int) -> list[int]:
+        """The sizes that n images are cut into: equal ones; where sizes are padded, full ones and a rest."""
+        if self._compiles:
+            return [min(chunk, n - i) for i in range(0, n, chunk)]
+        parts = math.ceil(n / chunk)
+        return [n // parts + (i < n % parts) for i in range(parts)]
+
+    def probe(self, pixels: Tensor, noise: Tensor) -> Probe:
+        """f(x), f(x + d0) and the activations of the second."""
+
+        def stage(pixels: Tensor, noise: Tensor) -> Tensors:
+            x = self.encoder.to_layout(pixels)
+            d = schedule.start(self.encoder.to_layout(noise), x)
+            probed = schedule.probe(self.encoder, x, d, double=self.encoder.prefers_double(len(x)))
+            return schedule.flat(probed)
+
+        return schedule.unflat(self._at_bucket(stage, pixels, noise))
+
+    def counterattack(self, probed: Probe) -> tuple[Tensor, Tensor]:
+        """f(x + delta) [N, D] and delta in layout, of countered images."""
+
+        def stage(*tensors: Tensor) -> Tensors:
+            probed = schedule.unflat(tensors)
+            delta = schedule.counterattack(self.encoder, probed, self.config)
+            return schedule.finish(self.encoder, probed.base, delta), delta
+
+        embedding, delta = self._at_bucket(stage, *schedule.flat(probed))
+        return embedding, delta
+
+    def drift_by(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """tau [N] as the drift encoder measures it."""
+        assert self.drift_encoder is not None
+        encoder = self.drift_encoder
+        return self._at_bucket(lambda x, d: (schedule.drift_by(encoder, x, d),), pixels, noise)[0]
+
+    def pass_on(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings [N, D] and perturbations in layout of images that the drift encoder lets pass."""
+
+        def stage(pixels: Tensor, noise: Tensor) -> Tensors:
+            x = self.encoder.to_layout(pixels)
+            d = schedule.start(self.encoder.to_layout(noise), x)
+            return schedule.pass_on(self.encoder, x, d, self.config)
+
+        embedding, delta = self._at_bucket(stage, pixels, noise)
+        return embedding, delta
+
+    @torch.no_grad()
+    def embed(self, pixels: Tensor) -> Tensor:
+        """f(x) [N, D] of pixels [N, 3, H, W]: undefended CLIP by the same encoder, in chunks."""
+
+        def stage(pixels: Tensor) -> Tensors:
+            return (self.encoder.embed(self.encoder.project(self.encoder.to_layout(pixels))),)
+
+        chunks = pixels.split(self.chunks(len(pixels), self.chunk))
+        return torch.cat([self._at_bucket(stage, chunk)[0] for chunk in chunks])
+
+    def _bucket(self, n: int) -> int:
+        return 1 << (n - 1).bit_length() if self._compiles else n
+
+    def _at_bucket(self, stage: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
+        """Runs a stage at a compiled batch size: rows are repeated, and the copies' results dropped."""
+        n = len(inputs[0])
+        bucket = self._bucket(n)
+        if bucket == n:
+            return stage(*inputs)
+        rows = torch.arange(bucket, device=inputs[0].device) % n
+        return tuple(t[:n] for t in stage(*(t.index_select(0, rows) for t in inputs)))
+
+    @torch.no_grad()
+    def _saved_bytes(self, encoder: Encoder) -> int:
+        x = encoder.to_layout(self._image)
+        return sum(t.nbytes for t in encoder.forward(encoder.project(x), torch.zeros_like(x))[1])
+
+
+class _Batch:
+    """One call on its way: what is done, and the countered rows that wait. A failed step can be repeated."""
+
+    def __init__(self, engine: Engine, pixels: Tensor, noise: Tensor, with_delta: bool) -> None:
+        self.engine, self.pixels, self.noise = engine, pixels, noise
+        self.probed = 0
+        self._waiting: Probe | None = None
+        self._rows = torch.empty(0, dtype=torch.int64, device=pixels.device)  # of the images that wait
+        self._tau = pixels.new_empty(len(pixels))
+        self._embedding = self._clean = pixels.new_empty(0)
+        self._delta = torch.empty_like(pixels) if with_delta else None
+
+    def run(self, chunk: int) -> None:
+        for size in self.engine.chunks(len(self.pixels) - self.probed, chunk):
+            self._probe(self.probed + torch.arange(size, device=self.pixels.device))
+            while len(self._rows) >= chunk:
+                self._counterattack(chunk)
+        while len(self._rows):
+            self._counterattack(chunk)
+
+    def result(self) -> Defended:
+        countered = schedule.gate(self._tau, self.engine.config)
+        return Defended(self._embedding, self._clean, self._tau, countered, self._delta)
+
+    def _probe(self, images: Tensor) -> None:
+        engine, config = self.engine, self.engine.config
+        first, n = self.probed, len(images)
+        pixels, noise = self.pixels[first : first + n], self.noise[first : first + n]
+        if engine.drift_encoder is None:
+            held = engine.probe(pixels, noise)
+            tau = schedule.drift(held.noisy, held.clean)
+            countered = schedule.gate(tau, config).nonzero().flatten()  # the one host read
+            if len(countered) < n:
+                self._write(images, *schedule.passed(held, config))
+            self._write_clean(images, held.clean)
+            if 0 < len(countered) < n:
+                held = schedule.take(held, countered)
+        else:
+            tau = engine.drift_by(pixels, noise)
+            gated = schedule.gate(tau, config)
+            countered, others = gated.nonzero().flatten(), (~gated).nonzero().flatten()
+            if len(others):
+                embedding, delta = engine.pass_on(pixels[others], noise[others])
+                self._write(images[others], embedding, delta)
+                unperturbed = config.pass_through == "clean"
+                self._write_clean(
+                    images[others], embedding if unperturbed else torch.full_like(embedding, torch.nan)
+                )
+            held = engine.probe(pixels[countered], noise[countered]) if len(countered) else None
+            if held is not None:
+                self._write_clean(images[countered], held.clean)
+        self._tau[images] = tau
+        if held is not None and len(countered):
+            self._waiting = held if self._waiting is None else _joined(self._waiting, held)
+            self._rows = torch.cat([self._rows, images[countered]])
+        self.probed += n
+
+    def _counterattack(self, chunk: int) -> None:
+        assert self._waiting is not None
+        some = self._waiting if len(self._rows) <= chunk else _part(self._waiting, slice(chunk))
+        embedding, delta = self.engine.counterattack(some)
+        self._write(self._rows[:chunk], embedding, delta)
+        rest = len(self._rows) > chunk
+        self._waiting = _part(self._waiting, slice(chunk, None)) if rest else None
+        self._rows = self._rows[chunk:]
+
+    def _write(self, images: Tensor, embedding: Tensor, delta: Tensor) -> None:
+        if not self._embedding.numel():
+            self._embedding = embedding.new_empty(len(self.pixels), embedding.shape[1])
+        self._embedding[images] = embedding
+        if self._delta is not None:
+            self._delta[images] = self.engine.encoder.from_layout(delta)
+
+    def _write_clean(self, images: Tensor, clean: Tensor) -> None:
+        if not self._clean.numel():
+            self._clean = clean.new_empty(len(self.pixels), clean.shape[1])
+        self._clean[images] = clean
+
+
+def _part(probed: Probe, rows: slice) -> Probe:
+    return schedule.unflat([t[rows] for t in schedule.flat(probed)])
+
+
+def _joined(a: Probe, b: Probe) -> Probe:
+    pairs = zip(schedule.flat(a), schedule.flat(b), strict=True)
+    return schedule.unflat([torch.cat(pair) for pair in pairs])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

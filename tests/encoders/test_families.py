@@ -1,0 +1,420 @@
+"""Every family of open_clip's image towers, tiny: the form that it takes, and its agreement with autograd."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import open_clip
+import pytest
+import timm
+import torch
+from timm.models.eva import Eva
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipfast.encoders import AutogradEncoder, Encoder, TracedEncoder, make_encoder, traced
+from clipfast.errors import InputError
+from clipfast.models.tower import ImageTower
+
+TEXT = {"context_length": 10, "vocab_size": 12, "width": 32, "heads": 2, "layers": 1}
+VIT = {"layers": 3, "width": 64, "head_width": 32, "patch_size": 8}
+RESNET = {"layers": (1, 1, 1, 1), "width": 8, "head_width": 32}
+POOLER = {"attentional_pool": True, "attn_pooler_queries": 7, "attn_pooler_heads": 2}
+CUSTOM = {"scale_heads": True, "scale_attn_inner": True, "scale_attn": True, "scale_fc": True}
+TIMM = {"timm_pool": "", "timm_proj": "linear"}
+
+
+def build(kind: type[nn.Module] = open_clip.CLIP, size: int | tuple[int, int] = 32, **vision) -> nn.Module:
+    """A tiny random model of one of open_clip's classes, none of whose parameters is zero or one."""
+    options = {"quick_gelu": vision.pop("quick_gelu", False)}
+    text = dict(TEXT)
+    if kind is open_clip.CoCa:
+        vision["output_tokens"] = True
+        text |= {"output_tokens": True, "embed_cls": True}
+        options["multimodal_cfg"] = {"context_length": 10, "width": 32, "heads": 2, "layers": 1}
+    torch.manual_seed(0)
+    model = kind(
+        embed_dim=24,
+        vision_cfg=open_clip.CLIPVisionCfg(image_size=size, **vision),
+        text_cfg=open_clip.CLIPTextCfg(**text),
+        **options,
+    )
+    return finished(model, size)
+
+
+def build_timm(trunk: Callable[[], nn.Module], size: int = 32) -> nn.Module:
+    """The same around a timm model that takes no tiny form by open_clip's configuration."""
+    model = build(open_clip.CustomTextCLIP, size, timm_model_name="test_resnet", **TIMM)
+    torch.manual_seed(0)
+    model.visual.trunk = trunk()
+    model.visual.head = nn.Linear(model.visual.trunk.num_features, 24)
+    return finished(model, size)
+
+
+def finished(model: nn.Module, size: int | tuple[int, int]) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.visual.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, buffer in model.visual.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(0.05 * torch.randn_like(buffer))
+    open_clip.model.set_model_preprocess_cfg(
+        model,
+        {"size": size, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD},
+    )
+    return model.eval()
+
+
+def vit(name: str = "test_vit", **options) -> nn.Module:
+    return timm.create_model(name, img_size=32, patch_size=8, num_classes=0, **options)
+
+
+def eva() -> nn.Module:
+    return Eva(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0, qkv_fused=False,
+        swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True,
+        use_abs_pos_emb=True, ref_feat_shape=(4, 4), init_values=0.1,
+    )  # fmt: skip
+
+
+def swin() -> nn.Module:
+    return SwinTransformer(
+        img_size=32, patch_size=2, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0
+    )
+
+
+def build_custom(**vision) -> nn.Module:
+    return build(open_clip.CustomTextCLIP, **vision)
+
+
+def build_coca(**vision) -> nn.Module:
+    return build(open_clip.CoCa, **vision)
+
+
+def with_head(function: Callable[[Tensor], Tensor]) -> ImageTower:
+    model = build(**VIT | {"layers": 1})
+    model.encode_image = lambda image, normalize: function(model.visual(image))  # noqa: ARG005
+    return ImageTower(model)
+
+
+EXPLICIT: dict[str, Callable[[], nn.Module]] = {
+    "vit token pool": lambda: build(**VIT),
+    "vit avg pool": lambda: build(**VIT, pool_type="avg"),
+    "vit one block": lambda: build(**VIT | {"layers": 1}),
+    "vit norm after pool": lambda: build(**VIT, pool_type="avg", final_ln_after_pool=True),
+    "vit norm after token pool": lambda: build(**VIT, final_ln_after_pool=True),
+    "vit no ln_pre": lambda: build(**VIT, no_ln_pre=True, pos_embed_type="sin_cos_2d"),
+    "vit layer scale": lambda: build(**VIT, ls_init_value=0.1),
+    "vit quickgelu": lambda: build(**VIT, quick_gelu=True),
+    "vit tanh gelu": lambda: build(**VIT, act_kwargs={"approximate": "tanh"}),
+    "vit norm eps": lambda: build(**VIT, norm_kwargs={"eps": 1e-2}),
+    "vit patch dropout": lambda: build(**VIT, patch_dropout=0.5),
+    "vit rectangular": lambda: build(**VIT, size=(24, 40)),
+    "vit custom text": lambda: build_custom(**VIT),
+    "coca class token": lambda: build_coca(**VIT),
+}
+TRACED: dict[str, Callable[[], nn.Module]] = {
+    "coca attentional pool": lambda: build_coca(**VIT, **POOLER),
+    "coca attentional avg pool": lambda: build_coca(**VIT, **POOLER, pool_type="avg", ls_init_value=0.1),
+    "vit ragged": lambda: build(**VIT, size=36),
+    "vit qk_norm": lambda: build(**VIT, **CUSTOM, qk_norm=True),
+    "vit custom": lambda: build(**VIT, **CUSTOM, quick_gelu=True, ls_init_value=0.1),
+    "resnet": lambda: build(**RESNET, size=64),
+    "timm vit": lambda: build_timm(vit),
+    "timm siglip": lambda: build_timm(lambda: vit(class_token=False, global_pool="map")),
+    "timm gap": lambda: build_timm(lambda: vit(class_token=False, global_pool="avg", init_values=0.1)),
+    "timm vit proj none": lambda: build_custom(
+        size=160, timm_model_name="test_vit", timm_pool="token", timm_proj="none"
+    ),
+    "timm relpos": lambda: build_timm(lambda: vit("test_vit_relpos")),
+    "timm eva": lambda: build_timm(eva),
+    "timm swin": lambda: build_timm(swin),
+    "timm convnext": lambda: build_custom(size=64, timm_model_name="test_convnext", **TIMM),
+    "timm resnet": lambda: build_custom(size=64, timm_model_name="test_resnet", **TIMM),
+    # ViTamin's activations write in place, to a view of a layer norm's result.
+    "timm layer norm conv": lambda: build_custom(size=64, timm_model_name="test_efficientnet_ln", **TIMM),
+    "timm mobile": lambda: build_custom(size=64, timm_model_name="test_byobnet", **TIMM),
+    "timm coatnet": lambda: build_timm(
+        lambda: timm.create_model("test_coatnet", img_size=64, num_classes=0), size=64
+    ),
+}
+
+
+def by_autograd(tower: ImageTower, pixels: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = pixels.clone().requires_grad_()
+    embedding = tower(leaf)
+    return embedding.detach(), torch.autograd.grad(embedding, leaf, cotangent)[0]
+
+
+def draw(tower: ImageTower, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x, d and a cotangent."""
+    dtype = next(tower.parameters()).dtype
+    x, d = torch.rand(2, n, 3, *tower.image_size, dtype=dtype)
+    return x, 0.02 * d - 0.01, torch.randn_like(tower(x).detach())
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str) -> None:
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    scale = theirs.abs().max().item()
+    assert scale > 0
+    error = (ours - theirs).abs().max().item() / scale
+    print(f"{what} {error:.1e}", end=" ")
+    assert error < tolerance, what
+
+
+def assert_agrees(encoder: Encoder, tower: ImageTower, n: int, tolerance: float) -> None:
+    """An encoder's passes on a batch, and on some of its rows, against autograd through the tower."""
+    x, d, cotangent = draw(tower, n)
+    clean = by_autograd(tower, x, cotangent)[0]
+    noisy, gradient = by_autograd(tower, x + d, cotangent)
+    layout, moved = encoder.to_layout(x), encoder.to_layout(d)
+    assert torch.equal(encoder.from_layout(layout), x)
+    base = encoder.project(layout).detach()
+    assert_close(encoder.embed(base), clean, tolerance, "embed")
+    assert_close(encoder.embed(base, moved), noisy, tolerance, "embed d")
+
+    embedding, saved = encoder.forward(base, moved)
+    assert_close(embedding, noisy, tolerance, "forward")
+    assert all(tensor.shape[0] == n for tensor in saved)
+    before = [tensor.clone() for tensor in (*saved, cotangent)]
+    pulled = encoder.input_gradient(saved, cotangent)
+    assert all(torch.equal(a, b) for a, b in zip((*saved, cotangent), before, strict=True))
+    assert_close(encoder.from_layout(pulled), gradient, tolerance, "gradient")
+
+    ours_clean, ours_noisy, pair = encoder.forward_pair(base, moved)
+    assert_close(ours_clean, clean, tolerance, "pair")
+    assert_close(ours_noisy, noisy, tolerance, "pair d")
+    rows = torch.tensor([n - 1, 0, n // 2, n - 1])[: n + 1]
+    held = tuple(tensor.index_select(0, rows) for tensor in pair)
+    some = encoder.from_layout(encoder.input_gradient(held, cotangent[rows]))
+    assert_close(some, gradient[rows], tolerance, "rows")
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [*(("explicit", name) for name in EXPLICIT), *(("traced", name) for name in TRACED)]
+)
+def test_family(form: str, name: str) -> None:
+    tower = ImageTower((EXPLICIT | TRACED)[name]())
+    encoder = make_encoder(tower)
+    print(f"{name}: {encoder.form}:", end=" ")
+    assert encoder.form == form
+    for n in (1, 2, 3, 8):
+        assert_agrees(encoder, tower, n, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet", "coca attentional pool", "timm siglip", "timm convnext"])
+def test_traced_is_exact_in_double(name: str) -> None:
+    tower = ImageTower(TRACED[name]().double()).double()
+    assert_agrees(TracedEncoder(tower), tower, 4, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vit token pool", "vit layer scale", "vit quickgelu"])
+def test_an_explicit_tower_can_be_traced(name: str) -> None:
+    tower = ImageTower(EXPLICIT[name]())
+    assert_agrees(TracedEncoder(tower), tower, 4, tolerance=1e-5)
+
+
+def test_a_batch_that_is_not_the_first_axis_is_moved_there() -> None:
+    def mixed(embedding: Tensor) -> Tensor:
+        turned = embedding.t().contiguous() * 2
+        return turned.sin().roll(3, 0).mul(turned).t()
+
+    tower = with_head(mixed)
+    assert_agrees(TracedEncoder(tower), tower, 4, tolerance=1e-5)
+
+
+def test_autograd_form() -> None:
+    tower = ImageTower(TRACED["resnet"]())
+    assert_agrees(AutogradEncoder(tower), tower, 3, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet", "coca attentional pool", "timm siglip", "timm swin"])
+def test_traced_costs_what_autograd_costs(name: str) -> None:
+    """One forward pass, and one backward pass to the pixels alone."""
+    tower = ImageTower(TRACED[name]()).requires_grad_(False)
+    encoder = TracedEncoder(tower)
+    x, d, cotangent = draw(tower, 3)
+
+    def flops(run: Callable[[], object]) -> int:
+        # The counter knows nothing of fused attention.
+        with FlopCounterMode(display=False) as counter, traced._plain_attention():
+            run()
+        return counter.get_total_flops()
+
+    saved = encoder.forward(x, d)[1]
+    forward = flops(lambda: tower((x + d).requires_grad_()))
+    both = flops(lambda: tower((x + d).requires_grad_()).backward(cotangent))
+    assert forward > 0
+    assert flops(lambda: encoder.embed(x, d)) == forward
+    assert flops(lambda: encoder.forward(x, d)) == forward
+    assert flops(lambda: encoder.input_gradient(saved, cotangent)) == both - forward
+    for half in (encoder._embed, encoder._forward, encoder._backward):
+        assert all(node.users for node in half.graph.nodes if node.op != "output")
+
+
+def test_frozen_batch_norm_saves_no_input() -> None:
+    """Of a convolution, its normalisation and its ReLU, the ReLU's result alone is saved."""
+    tower = ImageTower(TRACED["resnet"]())
+    x, d, _ = draw(tower, 2)
+    saved = TracedEncoder(tower).forward(x, d)[1]
+    maps = [tensor for tensor in saved if tensor.dim() == 4 and tensor.shape[2] == tensor.shape[3]]
+    signed = [tuple(tensor.shape[1:]) for tensor in maps if (tensor < 0).any()]
+    assert len(maps) > 10
+    assert signed == [(3, 64, 64)]  # the normalised pixels
+
+
+def test_traced_shares_the_weights() -> None:
+    tower = ImageTower(TRACED["timm siglip"]())
+    encoder = TracedEncoder(tower)
+    own = {tensor.data_ptr() for tensor in (*tower.parameters(), *tower.buffers())}
+    for half in (encoder._forward, encoder._backward):
+        large = [tensor for tensor in (*half.parameters(), *half.buffers()) if tensor.numel() > 1]
+        assert large
+        assert all(tensor.data_ptr() in own for tensor in large)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("kind", [TracedEncoder, AutogradEncoder])
+def test_any_grad_mode(kind: type[TracedEncoder | AutogradEncoder], mode: Callable) -> None:
+    tower = with_head(lambda embedding: 3 * embedding)
+    x, d, cotangent = draw(tower, 2)
+    expected = by_autograd(tower, x + d, cotangent)[1]
+    with mode():
+        encoder = kind(tower)
+        y, e = x * 1, d * 1  # tensors of that mode
+        embedding, saved = encoder.forward(y, e)
+        gradient = encoder.input_gradient(saved, cotangent * 1)
+    assert not any(tensor.requires_grad for tensor in (embedding, gradient, *saved))
+    assert_close(gradient, expected, 1e-5, "gradient")
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in tower.parameters())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class _Gated(nn.Module):
+    """Gradients and embeddings of the images whose embedding passes a threshold."""
+
+    def __init__(self, encoder: TracedEncoder) -> None:
+        super().__init__()
+        self.halves = nn.ModuleList([encoder._embed, encoder._forward, encoder._backward])
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, d: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, saved = self.encoder.forward(x, d)
+        rows = (embedding[:, 0] > threshold).nonzero().flatten()
+        held = tuple(tensor.index_select(0, rows) for tensor in saved)
+        gradient = self.encoder.input_gradient(held, embedding.index_select(0, rows))
+        return gradient, self.encoder.embed(x.index_select(0, rows), gradient)
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm siglip"])
+def test_traced_exports_for_any_number_of_images(name: str) -> None:
+    tower = ImageTower(TRACED[name]())
+    gated = _Gated(TracedEncoder(tower))
+    x, d, _ = draw(tower, 4)
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    exported = torch.export.export(
+        gated, (x, d, torch.tensor(0.0)), dynamic_shapes=({**batch}, {**batch}, None), strict=False
+    ).module()
+    x, d, _ = draw(tower, 3)
+    values = gated.encoder.embed(x, d)[:, 0].sort().values
+    for threshold, rows in ((values[0] - 1, 3), (values[:2].mean(), 2), (values[-1] + 1, 0)):
+        gradient, embedding = exported(x, d, threshold)
+        assert gradient.shape == (rows, *x.shape[1:])
+        assert embedding.shape == (rows, 24)
+        if rows:
+            expected = gated(x, d, threshold)
+            assert_close(gradient, expected[0], 1e-5, "gradient")
+            assert_close(embedding, expected[1], 1e-5, "embedding")
+
+
+def test_any_strides() -> None:
+    tower = ImageTower(TRACED["resnet"]())
+    encoder = TracedEncoder(tower)
+    x, d, cotangent = draw(tower, 2)
+    expected = by_autograd(tower, x + d, cotangent)[1]
+    x, d = (t.to(memory_format=torch.channels_last) for t in (x, d))
+    _, saved = encoder.forward(x, d)
+    assert_close(encoder.input_gradient(saved, cotangent.t().clone().t()), expected, 1e-5, "gradient")
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        pytest.param(lambda e: e - e.mean(dim=0), "the gradient of some rows", id="rows mix"),
+        pytest.param(lambda e: e * e.mean(dim=0), "0 axes that depend on the batch size", id="saved mix"),
+        pytest.param(lambda e: e * (1 + 1 / len(e)), "argument depends on the batch size", id="a number"),
+        pytest.param(lambda e: e + e if len(e) > 5 else e, "operations depend", id="by batch size"),
+        pytest.param(lambda e: e * 2 if e.sum() > 0 else e, "DataDependent", id="control flow"),
+        pytest.param(lambda e: torch.from_numpy(e.detach().numpy()) * e, "RuntimeError", id="out of PyTorch"),
+        pytest.param(lambda e: e + torch.rand_like(e), "embedding", id="random"),
+    ],
+)
+def test_what_cannot_be_traced_is_left_to_autograd(
+    function: Callable[[Tensor], Tensor], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower = with_head(function)
+    with pytest.raises(traced.TracingError, match=reason):
+        TracedEncoder(tower)
+    with caplog.at_level(logging.INFO, logger="clipfast"):
+        assert make_encoder(tower).form == "autograd"
+    (record,) = (record for record in caplog.records if record.name.startswith("clipfast"))
+    assert record.levelno == logging.INFO
+    assert "VisionTransformer is not traced" in record.getMessage()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_training_mode_is_not_traced() -> None:
+    tower = ImageTower(TRACED["resnet"]())
+    tower.model.visual.bn1.train()
+    with pytest.raises(traced.TracingError, match="eval mode"):
+        TracedEncoder(tower)
+    assert int(tower.model.visual.bn1.num_batches_tracked) == 0
+
+
+def test_half_precision_weights_are_not_traced() -> None:
+    tower = ImageTower(TRACED["resnet"]().half())
+    with pytest.raises(traced.TracingError, match=r"expected float32 or float64 weights, got torch\.float16"):
+        TracedEncoder(tower)
+
+
+def test_a_wrong_trace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rsqrt = torch.rsqrt
+    monkeypatch.setattr(traced.torch, "rsqrt", lambda x: 1.001 * rsqrt(x))
+    with pytest.raises(traced.TracingError, match="the gradient of the trace is off by"):
+        TracedEncoder(ImageTower(TRACED["resnet"]()))
+
+
+@pytest.mark.parametrize(("value", "reason"), [(math.nan, "embedding .* off by nan"), (0.0, "is zero")])
+def test_a_tower_that_leaves_nothing_to_check_is_not_traced(value: float, reason: str) -> None:
+    model = TRACED["resnet"]()
+    nn.init.constant_(model.visual.conv1.weight, value)
+    with pytest.raises(traced.TracingError, match=reason):
+        TracedEncoder(ImageTower(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_needs_the_explicit_form(dtype: torch.dtype) -> None:
+    assert make_encoder(ImageTower(EXPLICIT["vit token pool"]()), dtype=dtype).form == "explicit"
+    for name, shown in (("resnet", "ModifiedResNet"), ("timm convnext", "ConvNeXt")):
+        with pytest.raises(InputError, match=f"expected precision fp32 for a {shown} image tower"):
+            make_encoder(ImageTower(TRACED[name]()), dtype=dtype)
+
+
+class _Doubled(open_clip.CLIP):
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        return 2 * super().encode_image(image, normalize)
+
+
+def test_a_model_that_changes_the_embedding_is_traced() -> None:
+    tower = ImageTower(build(_Doubled, **VIT))
+    encoder = make_encoder(tower)
+    assert encoder.form == "traced"
+    assert_agrees(encoder, tower, 2, tolerance=1e-5)
+    tower = with_head(lambda embedding: 3 * embedding)
+    encoder = make_encoder(tower)
+    assert encoder.form == "traced"
+    assert_agrees(encoder, tower, 2, tolerance=1e-5)
