@@ -236,7 +236,6 @@ def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected:
     wrong = []
 
     def call(first: int) -> None:
-        torch.set_num_threads(1)
         for i in range(10):
             rows = torch.arange(first, first + 2 + i % 3) % len(x)
             got = engine.run(x[rows], noise[rows])

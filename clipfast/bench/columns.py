@@ -1,4 +1,4 @@
-"""What is compared: the reference's schedules, the engine, undefended CLIP; each a closure of no arguments."""
+"""What is compared: the reference's schedules, the engine, undefended CLIP: closures of no arguments."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ def check(towers: Towers, images: Images, precision: str) -> None:
         )
     clean = (result.clean_embedding - expected.clean_embedding).norm() / expected.clean_embedding.norm()
     flips = ((result.delta - expected.delta).abs() > 1e-5).float().mean()
-    limits = (1e-5, 1e-3) if precision == "fp32" else (2e-2, 1.0)
+    # On this tower the reference itself is 1e-5 away from float64.
+    limits = (3e-5, 1e-3) if precision == "fp32" else (2e-2, 1.0)
     if not torch.equal(result.countered, expected.countered):
         raise RuntimeError("expected the reference's gate, got another")
     if not (clean < limits[0] and flips < limits[1] and (moved / wanted).min() > 0.95):

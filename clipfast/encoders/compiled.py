@@ -19,7 +19,8 @@ class CompiledEncoder:
     """An encoder whose methods are compiled by Inductor, one function for each batch size it meets.
 
     Without CUDA graphs: torch.compile's own are bound to a thread and overwrite earlier outputs. A batch
-    size is compiled when it is first met, under a lock, whole (fullgraph) and for itself alone.
+    size is compiled when it is first met, under a lock, whole (fullgraph) and for itself alone. The graph is
+    bound to torch's number of threads: setting another one compiles again.
     """
 
     def __init__(self, encoder: Encoder) -> None:

@@ -19,7 +19,7 @@ __all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "product_forms", "pr
 
 
 class PlainProduct:
-    """x [..., in] -> x @ weight.T (+ bias) by `F.linear`: on any device, and the form that exporters trace."""
+    """x [..., in] -> x @ weight.T (+ bias) by `F.linear`: on any device, and what exporters trace."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias

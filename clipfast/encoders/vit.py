@@ -117,31 +117,39 @@ class _Block:
 
 @dataclass
 class _LastBlock:
-    """The last block under class-token pooling: [B, T, W] -> [B, W]."""
+    """The last block under class-token pooling: [B, T, W] -> [B, W].
+
+    With a single query neither keys nor values need exist: q . (W_k y) is (W_k^T q) . y, of which a bias of
+    the keys is a constant that softmax ignores, and sum_t p_t (W_v y_t + b_v) is W_v sum_t p_t y_t + b_v.
+    """
 
     heads: int
     norm: _Norm
     q: FrozenLinear
-    kv: FrozenLinear
-    out: FrozenLinear
+    k_weight: Tensor  # [H, D, W]
+    v_weight: Tensor  # [H, D, W]
+    out: FrozenLinear  # with the values' bias passed through it
     mlp: _Mlp
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y, normed = self.norm(x)
-        q = self.q(y[:, 0]).unflatten(-1, (self.heads, 1, -1))  # [B, H, 1, D]
-        k, v = self.kv(y).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()  # [B, H, T, D]
-        p = torch.softmax(q @ k.mT, -1)  # [B, H, 1, T]
-        z, mlp = self.mlp(x[:, 0] + self.out((p @ v).flatten(1)))
-        return z, (*normed, *mlp, q, k, v, p)
+        y = y.to(self.k_weight.dtype)
+        q = self.q(y[:, 0]).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # [H, B, D]
+        k = (q @ self.k_weight).transpose(0, 1)  # [B, H, W]
+        p = torch.softmax(k @ y.mT, -1)  # [B, H, T]
+        v = (p @ y).transpose(0, 1) @ self.v_weight.mT  # [H, B, D]
+        z, mlp = self.mlp(x[:, 0] + self.out(v.transpose(0, 1).flatten(1)))
+        return z, (*normed, *mlp, y, k, p)
 
     def input_gradient(self, saved: Saved, g: Tensor) -> Tensor:
-        normed, mlp, (q, k, v, p) = saved[:3], saved[3:7], saved[7:]
+        normed, mlp, (y, k, p) = saved[:3], saved[3:7], saved[7:]
         g = self.mlp.input_gradient(mlp, g)  # [B, W]
-        go = self.out.input_gradient(g).unflatten(-1, (self.heads, 1, -1))
-        ds = _aten._softmax_backward_data(go @ v.mT, p, -1, p.dtype)
-        gkv = torch.stack([(ds.mT @ q).transpose(1, 2), (p.mT @ go).transpose(1, 2)], dim=2).flatten(2)
-        gy, gq = self.kv.input_gradient(gkv), self.q.input_gradient((ds @ k).flatten(1))
-        gy = torch.cat([gy[:, :1] + gq[:, None], gy[:, 1:]], dim=1)
+        gv = self.out.input_gradient(g).unflatten(-1, (self.heads, -1)).transpose(0, 1) @ self.v_weight
+        gv = gv.transpose(0, 1)  # [B, H, W]
+        ds = _aten._softmax_backward_data(gv @ y.mT, p, -1, p.dtype)
+        gq = ((ds @ y).transpose(0, 1) @ self.k_weight.mT).transpose(0, 1).flatten(1)
+        gy = torch.cat([p, ds], dim=1).mT @ torch.cat([gv, k], dim=1)
+        gy = torch.cat([gy[:, :1] + self.q.input_gradient(gq)[:, None], gy[:, 1:]], dim=1)
         gx = self.norm.input_gradient(normed, gy)
         return torch.cat([gx[:, :1] + g[:, None], gx[:, 1:]], dim=1)
 
@@ -191,7 +199,7 @@ class VitEncoder:
         self._norm_pre = _Norm(tower.ln_pre) if isinstance(tower.ln_pre, nn.LayerNorm) else None
         blocks = list(tower.transformer.resblocks)
         self._blocks = [_block(block, linear, flash) for block in (blocks if self._averages else blocks[:-1])]
-        self._last = None if self._averages else _last_block(blocks[-1], linear)
+        self._last = None if self._averages else _last_block(blocks[-1], linear, dtype)
         self._norm_post = _Norm(tower.ln_post)
         self._head = linear(tower.proj.detach().t(), None, exact)
 
@@ -290,7 +298,7 @@ class VitEncoder:
 
     def _slots(self, total: int) -> _Slots:
         stem = 0 if self._norm_pre is None else 3
-        ends, last = total - 3, 0 if self._last is None else 11
+        ends, last = total - 3, 0 if self._last is None else 10
         each = (ends - stem - last) // len(self._blocks) if self._blocks else 0
         starts = [stem + i * each for i in range(len(self._blocks))]
         blocks = [slice(start, start + each) for start in starts]
@@ -308,15 +316,17 @@ def _block(block: Any, linear: _Linear, flash: bool) -> _Block:
     return _Block(heads, flash, _Norm(block.ln_1), linear(weight, bias), linear(*out), _mlp(block, linear))
 
 
-def _last_block(block: Any, linear: _Linear) -> _LastBlock:
-    weight, bias, out = _attention_weights(block)
-    width = weight.shape[1]
+def _last_block(block: Any, linear: _Linear, dtype: torch.dtype) -> _LastBlock:
+    weight, bias, (out_weight, out_bias) = _attention_weights(block)
+    heads, width = block.attn.num_heads, weight.shape[1]
+    q, k, v = weight.split(width)
     return _LastBlock(
-        block.attn.num_heads,
+        heads,
         _Norm(block.ln_1),
-        linear(weight[:width], bias[:width]),
-        linear(weight[width:], bias[width:]),
-        linear(*out),
+        linear(q, bias[:width]),
+        k.to(dtype).unflatten(0, (heads, -1)),
+        v.to(dtype).unflatten(0, (heads, -1)),
+        linear(out_weight, out_bias + out_weight @ bias[2 * width :]),
         _mlp(block, linear),
     )
 
