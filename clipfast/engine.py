@@ -14,6 +14,7 @@ from .config import CounterattackConfig
 from .encoders.base import Encoder
 from .encoders.compiled import CompiledEncoder
 from .errors import OutOfMemoryError
+from .graphs import Graphs
 from .schedule import Defended, Probe
 
 __all__ = ["Engine"]
@@ -30,7 +31,8 @@ class Engine:
     """The counterattack over an encoder: `clipfast.reference`'s answers, each pass made once.
 
     encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. compile: run
-    the towers through Inductor, at a few batch sizes that others are padded to. memory: bytes that saved
+    the towers through Inductor, at a few batch sizes that others are padded to, and on a GPU each stage as
+    one CUDA graph. memory: bytes that saved
     activations may take (default 1 GiB on a CPU, half of what is free on a GPU); it bounds the chunk.
 
     A batch runs in chunks: each is probed, its gate is read, and its countered rows wait with their saved
@@ -54,6 +56,7 @@ class Engine:
         if compile and drift_encoder is not None:
             self.drift_encoder = CompiledEncoder(drift_encoder)
         self._compiles = compile
+        self._graphs = Graphs() if compile and device.type == "cuda" else None
         self._image = torch.full((1, 3, *image_size), 0.5, device=device)
         if memory is None:
             memory = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_MEMORY
@@ -98,7 +101,7 @@ class Engine:
         for n in sorted(sizes, reverse=True):
             pixels = self._image.expand(n, -1, -1, -1)
             noise = torch.full_like(pixels, self.config.eps / 2)
-            self.counterattack(self.probe(pixels, noise))
+            self.counterattack(self.probe(pixels, noise)[1])
             if self.drift_encoder is not None:
                 self.drift_by(pixels, noise)
                 self.pass_on(pixels, noise)
@@ -110,16 +113,17 @@ class Engine:
         parts = math.ceil(n / chunk)
         return [n // parts + (i < n % parts) for i in range(parts)]
 
-    def probe(self, pixels: Tensor, noise: Tensor) -> Probe:
-        """f(x), f(x + d0) and the activations of the second."""
+    def probe(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Probe]:
+        """tau [N]; and f(x), f(x + d0) and the activations of the second."""
 
         def stage(pixels: Tensor, noise: Tensor) -> Tensors:
             x = self.encoder.to_layout(pixels)
             d = schedule.start(self.encoder.to_layout(noise), x)
             probed = schedule.probe(self.encoder, x, d, double=self.encoder.prefers_double(len(x)))
-            return schedule.flat(probed)
+            return schedule.drift(probed.noisy, probed.clean), *schedule.flat(probed)
 
-        return schedule.unflat(self._at_bucket(stage, pixels, noise))
+        tau, *probed = self._at_bucket("probe", stage, pixels, noise)
+        return tau, schedule.unflat(probed)
 
     def counterattack(self, probed: Probe) -> tuple[Tensor, Tensor]:
         """f(x + delta) [N, D] and delta in layout, of countered images."""
@@ -129,14 +133,18 @@ class Engine:
             delta = schedule.counterattack(self.encoder, probed, self.config)
             return schedule.finish(self.encoder, probed.base, delta), delta
 
-        embedding, delta = self._at_bucket(stage, *schedule.flat(probed))
+        embedding, delta = self._at_bucket("counterattack", stage, *schedule.flat(probed))
         return embedding, delta
 
     def drift_by(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """tau [N] as the drift encoder measures it."""
         assert self.drift_encoder is not None
         encoder = self.drift_encoder
-        return self._at_bucket(lambda x, d: (schedule.drift_by(encoder, x, d),), pixels, noise)[0]
+
+        def stage(pixels: Tensor, noise: Tensor) -> Tensors:
+            return (schedule.drift_by(encoder, pixels, noise),)
+
+        return self._at_bucket("drift_by", stage, pixels, noise)[0]
 
     def pass_on(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The embeddings [N, D] and perturbations in layout of images that the drift encoder lets pass."""
@@ -146,7 +154,7 @@ class Engine:
             d = schedule.start(self.encoder.to_layout(noise), x)
             return schedule.pass_on(self.encoder, x, d, self.config)
 
-        embedding, delta = self._at_bucket(stage, pixels, noise)
+        embedding, delta = self._at_bucket("pass_on", stage, pixels, noise)
         return embedding, delta
 
     @torch.no_grad()
@@ -157,19 +165,21 @@ class Engine:
             return (self.encoder.embed(self.encoder.project(self.encoder.to_layout(pixels))),)
 
         chunks = pixels.split(self.chunks(len(pixels), self.chunk))
-        return torch.cat([self._at_bucket(stage, chunk)[0] for chunk in chunks])
+        return torch.cat([self._at_bucket("embed", stage, chunk)[0] for chunk in chunks])
 
     def _bucket(self, n: int) -> int:
         return 1 << (n - 1).bit_length() if self._compiles else n
 
-    def _at_bucket(self, stage: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
+    def _at_bucket(self, name: str, stage: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
         """Runs a stage at a compiled batch size: rows are repeated, and the copies' results dropped."""
         n = len(inputs[0])
         bucket = self._bucket(n)
-        if bucket == n:
-            return stage(*inputs)
-        rows = torch.arange(bucket, device=inputs[0].device) % n
-        return tuple(t[:n] for t in stage(*(t.index_select(0, rows) for t in inputs)))
+        if bucket != n:
+            rows = torch.arange(bucket, device=inputs[0].device) % n
+            inputs = tuple(t.index_select(0, rows) for t in inputs)
+        graphs = self._graphs
+        outputs = stage(*inputs) if graphs is None else graphs.run((name, bucket), stage, *inputs)
+        return outputs if bucket == n else tuple(t[:n] for t in outputs)
 
     @torch.no_grad()
     def _saved_bytes(self, encoder: Encoder) -> int:
@@ -185,9 +195,11 @@ class _Batch:
         self.probed = 0
         self._waiting: Probe | None = None
         self._rows = torch.empty(0, dtype=torch.int64, device=pixels.device)  # of the images that wait
-        self._tau = pixels.new_empty(len(pixels))
-        self._embedding = self._clean = pixels.new_empty(0)
-        self._delta = torch.empty_like(pixels) if with_delta else None
+        self._with_delta = with_delta
+        self._tau: Tensor | None = None
+        self._embedding: Tensor | None = None
+        self._clean: Tensor | None = None
+        self._delta: Tensor | None = None
 
     def run(self, chunk: int) -> None:
         for size in self.engine.chunks(len(self.pixels) - self.probed, chunk):
@@ -198,6 +210,9 @@ class _Batch:
             self._counterattack(chunk)
 
     def result(self) -> Defended:
+        assert self._tau is not None
+        assert self._embedding is not None
+        assert self._clean is not None
         countered = schedule.gate(self._tau, self.engine.config)
         return Defended(self._embedding, self._clean, self._tau, countered, self._delta)
 
@@ -206,29 +221,28 @@ class _Batch:
         first, n = self.probed, len(images)
         pixels, noise = self.pixels[first : first + n], self.noise[first : first + n]
         if engine.drift_encoder is None:
-            held = engine.probe(pixels, noise)
-            tau = schedule.drift(held.noisy, held.clean)
+            tau, held = engine.probe(pixels, noise)
             countered = schedule.gate(tau, config).nonzero().flatten()  # the one host read
             if len(countered) < n:
                 self._write(images, *schedule.passed(held, config))
-            self._write_clean(images, held.clean)
+            # A copy: with pass_through="clean" the embedding is the same tensor, and is written to later.
+            self._clean = _written(self._clean, images, held.clean.clone(), len(self.pixels))
             if 0 < len(countered) < n:
                 held = schedule.take(held, countered)
         else:
             tau = engine.drift_by(pixels, noise)
             gated = schedule.gate(tau, config)
             countered, others = gated.nonzero().flatten(), (~gated).nonzero().flatten()
+            held = None
             if len(others):
                 embedding, delta = engine.pass_on(pixels[others], noise[others])
                 self._write(images[others], embedding, delta)
-                unperturbed = config.pass_through == "clean"
-                self._write_clean(
-                    images[others], embedding if unperturbed else torch.full_like(embedding, torch.nan)
-                )
-            held = engine.probe(pixels[countered], noise[countered]) if len(countered) else None
-            if held is not None:
-                self._write_clean(images[countered], held.clean)
-        self._tau[images] = tau
+                clean = embedding if config.pass_through == "clean" else torch.full_like(embedding, torch.nan)
+                self._clean = _written(self._clean, images[others], clean, len(self.pixels))
+            if len(countered):
+                _, held = engine.probe(pixels[countered], noise[countered])
+                self._clean = _written(self._clean, images[countered], held.clean, len(self.pixels))
+        self._tau = _written(self._tau, images, tau, len(self.pixels))
         if held is not None and len(countered):
             self._waiting = held if self._waiting is None else _joined(self._waiting, held)
             self._rows = torch.cat([self._rows, images[countered]])
@@ -244,16 +258,20 @@ class _Batch:
         self._rows = self._rows[chunk:]
 
     def _write(self, images: Tensor, embedding: Tensor, delta: Tensor) -> None:
-        if not self._embedding.numel():
-            self._embedding = embedding.new_empty(len(self.pixels), embedding.shape[1])
-        self._embedding[images] = embedding
-        if self._delta is not None:
-            self._delta[images] = self.engine.encoder.from_layout(delta)
+        n = len(self.pixels)
+        self._embedding = _written(self._embedding, images, embedding, n)
+        if self._with_delta:
+            self._delta = _written(self._delta, images, self.engine.encoder.from_layout(delta), n)
 
-    def _write_clean(self, images: Tensor, clean: Tensor) -> None:
-        if not self._clean.numel():
-            self._clean = clean.new_empty(len(self.pixels), clean.shape[1])
-        self._clean[images] = clean
+
+def _written(whole: Tensor | None, images: Tensor, rows: Tensor, n: int) -> Tensor:
+    """`whole`, of n images, with some of its rows written; the rows themselves where they are all of them."""
+    if len(rows) == n:
+        return rows
+    if whole is None:
+        whole = rows.new_empty(n, *rows.shape[1:])
+    whole[images] = rows
+    return whole
 
 
 def _part(probed: Probe, rows: slice) -> Probe:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import threading
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from clipfast.encoders.base import Saved
 from clipfast.encoders.vit import VitEncoder
 from clipfast.engine import Engine
 from clipfast.errors import OutOfMemoryError
+from clipfast.graphs import Graphs
 from clipfast.precision import available, dtype_of
 from clipfast.reference import Counterattacked, counterattack, drift_of, into_bounds
 from clipfast.schedule import Defended
@@ -249,6 +251,39 @@ def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+class Recorded:
+    """Stands for a CUDA graph on a CPU: it too reads and fills memory of its own."""
+
+    made = 0
+
+    def __init__(self, function, inputs: tuple[Tensor, ...]) -> None:
+        Recorded.made += 1
+        self.function = function
+        self.inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+        self.outputs = tuple(tensor.clone() for tensor in function(*inputs))
+
+    def replay(self) -> None:
+        for kept, new in zip(self.outputs, self.function(*self.inputs), strict=True):
+            kept.copy_(new)
+
+
+def test_captured_stages_are_the_reference_and_made_once(compiled):
+    tower, x, noise, engine = compiled
+    captured = copy.copy(engine)
+    captured._graphs = Graphs(Recorded)
+    captured.warmup([7])
+    made = Recorded.made
+    first = captured.run(x, noise)
+    kept = first.embedding.clone()
+    for n in (3, 7, 1, 5):
+        result = captured.run(x[:n].flip(0), noise[:n].flip(0))
+        expected = counterattack(tower, x[:n].flip(0), noise[:n].flip(0), engine.config)
+        assert_tiers(result, expected, engine.config)
+    assert torch.equal(first.embedding, kept)  # no later call overwrites an answer
+    assert Recorded.made == made
+    assert_same_from_threads(captured, x, noise, first)
 
 
 def test_memory_does_not_grow_with_varying_batches():

@@ -1,0 +1,80 @@
+"""CUDA graphs of functions at fixed shapes: captured once, replayed from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["CudaGraph", "Graph", "Graphs"]
+
+Tensors = tuple[Tensor, ...]
+
+
+class Graph(Protocol):
+    """A function bound to its inputs' memory: `replay` reads `inputs` and fills `outputs`."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+    def replay(self) -> None:
+        """Runs the function again on what `inputs` hold now."""
+        ...
+
+
+class CudaGraph:
+    """A function of CUDA tensors as one graph, captured over copies of its first inputs."""
+
+    def __init__(self, function: Callable[..., Tensors], inputs: Tensors) -> None:
+        self.inputs = tuple(tensor.clone() for tensor in inputs)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries allocate their workspaces before the capture
+            for _ in range(2):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self.outputs = function(*self.inputs)
+
+    def replay(self) -> None:
+        """Runs the function again on what `inputs` hold now."""
+        self._graph.replay()
+
+
+class Graphs:
+    """Captured functions by key. Outputs are copies, which no later call overwrites.
+
+    capture: makes a `Graph` of a function and its first inputs.
+    """
+
+    def __init__(self, capture: Callable[[Callable[..., Tensors], Tensors], Graph] = CudaGraph) -> None:
+        self._capture = capture
+        self._graphs: dict[Hashable, Graph] = {}
+        # One lock: graphs share a memory pool's stream order, and a capture tolerates no work beside it.
+        self._lock = threading.Lock()
+        self._idle: torch.Event | None = None
+
+    def run(self, key: Hashable, function: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
+        """function(*inputs), by the graph of that key; captured now where there is none."""
+        with self._lock:
+            on_gpu = inputs[0].is_cuda
+            if on_gpu and self._idle is not None:  # a caller on another stream may still copy its outputs
+                self._idle.wait()
+            graph = self._graphs.get(key)
+            if graph is None:
+                graph = self._graphs[key] = self._capture(function, inputs)
+            for static, tensor in zip(graph.inputs, inputs, strict=True):
+                static.copy_(tensor)
+            graph.replay()
+            outputs = tuple(tensor.clone() for tensor in graph.outputs)
+            if on_gpu:
+                self._idle = torch.Event("cuda")
+                self._idle.record()
+            return outputs
+
+    def __len__(self) -> int:
+        return len(self._graphs)
