@@ -23,7 +23,7 @@ from . import noise as noises
 from . import precision as precisions
 from .config import CounterattackConfig
 from .differentiable import DifferentiableDefence, Mode
-from .encoders import make_encoder
+from .encoders import CompiledEncoder, Encoder, make_encoder
 from .engine import Engine
 from .errors import GradientError, InputError, UncalibratedWarning
 from .fresh_noise import fresh_noise
@@ -358,16 +358,17 @@ class DefendedClassifier(nn.Module):
         self._stats.reset()
 
     def _make_engine(self) -> Engine:
-        dtype = precisions.dtype_of(self.precision)
-        drift_tower = self.drift_tower
         return Engine(
-            make_encoder(self.image_tower, dtype=dtype),
+            self._encoder(self.image_tower),
             self.config,
-            drift_encoder=None if drift_tower is None else make_encoder(drift_tower, dtype=dtype),
-            compile=self._compile,
+            drift_encoder=None if self.drift_tower is None else self._encoder(self.drift_tower),
             image_size=self.image_size,
             device=self.device,
         )
+
+    def _encoder(self, tower: ImageTower) -> Encoder:
+        encoder = make_encoder(tower, dtype=precisions.dtype_of(self.precision))
+        return CompiledEncoder(encoder) if self._compile else encoder
 
     def _apply(self, *args: Any, **kwargs: Any) -> DefendedClassifier:
         # Moved or replaced parameters: the engine's packed copies are stale.

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from . import schedule
 from .config import CounterattackConfig
-from .encoders.base import Encoder
-from .encoders.compiled import CompiledEncoder
+from .encoders import CompiledEncoder, Encoder
 from .errors import OutOfMemoryError
 from .graphs import Graphs
 from .schedule import Defended, Probe
@@ -30,9 +29,9 @@ Tensors = tuple[Tensor, ...]
 class Engine:
     """The counterattack over an encoder: `clipfast.reference`'s answers, each pass made once.
 
-    encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. compile: run
-    the towers through Inductor, at a few batch sizes that others are padded to, and on a GPU each stage as
-    one CUDA graph. memory: bytes that saved
+    encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. A
+    `CompiledEncoder` runs at a few batch sizes that others are padded to; on a GPU each stage is then one
+    CUDA graph. memory: bytes that saved
     activations may take (default 1 GiB on a CPU, half of what is free on a GPU); it bounds the chunk.
 
     A batch runs in chunks: each is probed, its gate is read, and its countered rows wait with their saved
@@ -47,23 +46,20 @@ class Engine:
         image_size: tuple[int, int],
         device: torch.device,
         drift_encoder: Encoder | None = None,
-        compile: bool = False,
         memory: int | None = None,
     ) -> None:
         self.config = config
-        self.encoder = CompiledEncoder(encoder) if compile else encoder
+        self.encoder = encoder
         self.drift_encoder = drift_encoder
-        if compile and drift_encoder is not None:
-            self.drift_encoder = CompiledEncoder(drift_encoder)
-        self._compiles = compile
-        self._graphs = Graphs() if compile and device.type == "cuda" else None
+        self._compiles = isinstance(encoder, CompiledEncoder)
+        self._graphs = Graphs() if self._compiles and device.type == "cuda" else None
         self._image = torch.full((1, 3, *image_size), 0.5, device=device)
         if memory is None:
             memory = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_MEMORY
         limit = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
         # A step holds the activations that it starts from beside those that it makes.
         self.chunk = max(1, min(limit, memory // (2 * self._saved_bytes(encoder))))
-        if compile:  # buckets are powers of two
+        if self._compiles:  # buckets are powers of two
             self.chunk = 1 << (self.chunk.bit_length() - 1)
 
     @torch.no_grad()
@@ -183,6 +179,8 @@ class Engine:
 
     @torch.no_grad()
     def _saved_bytes(self, encoder: Encoder) -> int:
+        if isinstance(encoder, CompiledEncoder):
+            encoder = encoder.eager
         x = encoder.to_layout(self._image)
         return sum(t.nbytes for t in encoder.forward(encoder.project(x), torch.zeros_like(x))[1])
 

@@ -14,7 +14,7 @@ from towers import make_tower, smooth
 
 import clipfast
 from clipfast import CounterattackConfig
-from clipfast.encoders import make_encoder
+from clipfast.encoders import CompiledEncoder, make_encoder
 from clipfast.encoders.base import Saved
 from clipfast.encoders.vit import VitEncoder
 from clipfast.engine import Engine
@@ -207,7 +207,8 @@ def test_low_precision_reaches_what_float32_reaches(precision):
 def compiled() -> tuple:
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 7)
-    engine = make_engine(tower, gated(config, tau, "some"), compile=True, memory=None)
+    encoder = CompiledEncoder(make_encoder(tower))
+    engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
     engine.chunk = 4
     engine.warmup([7, 2])
     return tower, x, noise, engine
@@ -352,7 +353,7 @@ def test_memory_bounds_the_chunk():
     x = encoder.to_layout(smooth(1, tower.image_size))
     each = sum(t.nbytes for t in encoder.forward(encoder.project(x), torch.zeros_like(x))[1])
     assert make_engine(tower, config, memory=2 * 3 * each).chunk == 3
-    assert make_engine(tower, config, memory=2 * 3 * each, compile=True).chunk == 2
+    assert make_engine(tower, config, memory=2 * 3 * each, encoder=CompiledEncoder(encoder)).chunk == 2
     assert make_engine(tower, config, memory=1).chunk == 1
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import CounterattackConfig
 from ..encoders import make_encoder
+from ..encoders.compiled import CompiledEncoder
 from ..engine import Engine
 from ..fresh_noise import fresh_noise
 from ..models.tower import ImageTower
@@ -17,42 +19,43 @@ from ..precision import dtype_of
 from ..reference import counterattack, counterattack_early_return
 from .scenario import Images
 
-__all__ = ["FLOORS", "Towers", "check", "closures"]
+__all__ = ["Towers", "check", "closure", "names"]
 
 Closure = Callable[[], object]
-
-# Undefended CLIP, by precision: the fastest of these is the floor that a defence's cost is stated over.
-FLOORS = {
-    precision: tuple(f"undefended {form} {precision}" for form in ("eager", "compiled", "packed"))
-    for precision in ("fp32", "bf16")
-}
+Encode = Callable[[Tensor], Tensor]
 
 
 class Towers:
-    """Every form of one tower that the columns run; made once a process, because compiling takes minutes."""
+    """The forms of one tower that the columns run, each made once: compiling takes minutes."""
 
     def __init__(self, tower: ImageTower, *, compile: bool, precisions: tuple[str, ...]) -> None:
         self.eager = tower
-        self.precisions = precisions
         self.compiles = compile
-        self.compiled = torch.compile(tower, dynamic=False)
-        self.packed = {name: make_encoder(tower, dtype=dtype_of(name)) for name in precisions}
-        self.cast: dict[str, Callable[[Tensor], Tensor]] = {"fp32": tower}
-        self.cast_compiled: dict[str, Callable[[Tensor], Tensor]] = {"fp32": self.compiled}
-        for name in precisions:
-            if name != "fp32":
-                self.cast[name] = _Cast(tower, dtype_of(name))
-                self.cast_compiled[name] = torch.compile(_Cast(tower, dtype_of(name)), dynamic=False)
+        self.precisions = precisions
+        self._made: dict[tuple[str, str], Any] = {}
+
+    def cast(self, precision: str) -> Encode:
+        """The eager tower with its weights cast once, as an owner of PyTorch would run it."""
+        if precision == "fp32":
+            return self.eager
+        return self._once("cast", precision, lambda: _Cast(self.eager, dtype_of(precision)))
+
+    def compiled(self, precision: str) -> Encode:
+        """That under torch.compile."""
+        return self._once("compiled", precision, lambda: torch.compile(self.cast(precision), dynamic=False))
 
     def engine(self, precision: str, config: CounterattackConfig, *, compile: bool = False) -> Engine:
-        """An engine over the packed tower."""
-        return Engine(
-            self.packed[precision],
-            config,
-            compile=compile,
-            image_size=self.eager.image_size,
-            device=self.eager.mean.device,
-        )
+        """An engine over the tower's encoder, eager or compiled."""
+        encoder = self._once("packed", precision, lambda: make_encoder(self.eager, dtype=dtype_of(precision)))
+        if compile:
+            encoder = self._once("packed compiled", precision, lambda: CompiledEncoder(encoder))
+        size, device = self.eager.image_size, self.eager.mean.device
+        return Engine(encoder, config, image_size=size, device=device)
+
+    def _once(self, form: str, precision: str, make: Callable[[], Any]) -> Any:
+        if (form, precision) not in self._made:
+            self._made[form, precision] = make()
+        return self._made[form, precision]
 
 
 class _Cast(torch.nn.Module):
@@ -68,33 +71,35 @@ class _Cast(torch.nn.Module):
         return self.model(((pixels - self.mean) / self.std).to(self.dtype)).float()
 
 
-def closures(towers: Towers, images: Images) -> dict[str, Closure]:
-    """Each column's work on a batch. All draw their noise themselves, by the same generator."""
-    x, config = images.pixels, images.config
-    columns: dict[str, Closure] = {}
-
-    def add_reference(name: str, encode: Callable[[Tensor], Tensor], schedule: Callable[..., object]) -> None:
-        columns[name] = lambda: schedule(encode, x, fresh_noise(x, config), config)
-
-    add_reference("reference", towers.eager, counterattack)
-    add_reference("reference early return", towers.eager, counterattack_early_return)
-    if towers.compiles:
-        add_reference("reference compiled", towers.compiled, counterattack)
+def names(towers: Towers) -> list[str]:
+    """Every column."""
+    columns = ["reference", "reference early return"]
+    columns += ["reference compiled"] if towers.compiles else []
     for precision in towers.precisions:
-        if precision != "fp32":
-            add_reference(f"reference {precision}", towers.cast[precision], counterattack)
-        for compile in (False, True) if towers.compiles else (False,):
-            engine = towers.engine(precision, config, compile=compile)
-            engine.warmup([len(x)])
-            name = f"engine {precision}" + (" compiled" if compile else "")
-            columns[name] = lambda engine=engine: _counted(engine, images)
-        eager, compiled, packed = FLOORS[precision]
-        columns[eager] = _undefended(towers.cast[precision], x)
-        if towers.compiles:
-            columns[compiled] = _undefended(towers.cast_compiled[precision], x)
-        floor = towers.engine(precision, config)
-        columns[packed] = _undefended(floor.embed, x)
+        columns += [f"reference {precision}"] if precision != "fp32" else []
+        columns += [f"engine {precision}"]
+        columns += [f"engine {precision} compiled"] if towers.compiles else []
+        columns += [f"undefended eager {precision}", f"undefended packed {precision}"]
+        columns += [f"undefended compiled {precision}"] if towers.compiles else []
     return columns
+
+
+def closure(name: str, towers: Towers, images: Images) -> Closure:
+    """A column's work on a batch. Each defence draws its noise itself, by the same generator."""
+    x, config = images.pixels, images.config
+    kind, *words = name.split()
+    precision = next((word for word in words if word in towers.precisions), "fp32")
+    if kind == "undefended":
+        if "packed" in words:
+            return _undefended(towers.engine(precision, config).embed, x)
+        return _undefended(towers.compiled(precision) if "compiled" in words else towers.cast(precision), x)
+    if kind == "engine":
+        engine = towers.engine(precision, config, compile="compiled" in words)
+        engine.warmup([len(x)])
+        return lambda: _counted(engine, images)
+    encode = towers.compiled(precision) if "compiled" in words else towers.cast(precision)
+    schedule = counterattack_early_return if "early" in words else counterattack
+    return lambda: schedule(encode, x, fresh_noise(x, config), config)
 
 
 def _counted(engine: Engine, images: Images) -> None:
@@ -105,7 +110,7 @@ def _counted(engine: Engine, images: Images) -> None:
         )
 
 
-def _undefended(encode: Callable[[Tensor], Tensor], x: Tensor) -> Closure:
+def _undefended(encode: Encode, x: Tensor) -> Closure:
     @torch.no_grad()
     def run() -> Tensor:
         return encode(x)

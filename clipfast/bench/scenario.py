@@ -29,8 +29,8 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """For tables and test ids."""
-        return f"{self.model} batch {self.batch} countered {self.countered}"
+        """For tables and progress."""
+        return f"{self.model} batch {self.batch}, {self.countered} countered"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

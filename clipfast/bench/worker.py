@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .columns import Towers, check, closures
+from .columns import Towers, check, closure, names
 from .environment import environment
 from .interleave import rounds
 from .scenario import Scenario, make_images, make_tower
@@ -33,20 +33,21 @@ def main() -> None:
         images = make_images(tower, scenario.batch, scenario.countered)
         for precision in job["precisions"]:
             check(towers, images, precision)
-        for seconds in rounds(closures(towers, images), scenario.rounds):
+        columns = {name: closure(name, towers, images) for name in names(towers)}
+        for seconds in rounds(columns, scenario.rounds):
             _emit(kind="round", scenario=scenario.to_dict(), seconds=seconds)
 
 
 def _peak(towers: Towers, scenario: Scenario, column: str) -> dict[str, Any]:
     images = make_images(towers.eager, scenario.batch, scenario.countered)
-    columns = closures(towers, images)
+    work = closure(column, towers, images)
     if images.pixels.is_cuda:
         torch.cuda.reset_peak_memory_stats()
-        columns[column]()
+        work()
         peak = torch.cuda.max_memory_allocated()
     else:
         for _ in range(2):
-            columns[column]()
+            work()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"scenario": scenario.to_dict(), "bytes": peak}
 

@@ -11,10 +11,19 @@ from ..errors import InputError
 from ..models.tower import ImageTower
 from .autograd import AutogradEncoder
 from .base import Encoder, Saved
+from .compiled import CompiledEncoder
 from .traced import TracedEncoder, TracingError
 from .vit import VitEncoder, covers
 
-__all__ = ["AutogradEncoder", "Encoder", "Saved", "TracedEncoder", "VitEncoder", "make_encoder"]
+__all__ = [
+    "AutogradEncoder",
+    "CompiledEncoder",
+    "Encoder",
+    "Saved",
+    "TracedEncoder",
+    "VitEncoder",
+    "make_encoder",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ class CompiledEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.form = encoder.form
-        self._encoder = encoder
+        self.eager = encoder
         self._compiled: dict[tuple[str, int, int], Callable[..., Any]] = {}
         self._lock = threading.Lock()
         self.to_layout, self.from_layout = encoder.to_layout, encoder.from_layout
@@ -59,7 +59,7 @@ class CompiledEncoder:
         if compiled is not None:
             return compiled(*args)
         with self._lock:
-            function = _own_code(getattr(self._encoder, method), f"{method}_{key[-1]}")
+            function = _own_code(getattr(self.eager, method), f"{method}_{key[-1]}")
             compiled = torch.compile(function, fullgraph=True, dynamic=False)
             result = compiled(*args)
             self._compiled[key] = compiled

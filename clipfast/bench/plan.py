@@ -1,0 +1,95 @@
+"""Which scenarios a full or a quick benchmark runs, and what the project has promised of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .scenario import Scenario
+
+__all__ = ["BARS", "Bar", "Job", "jobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Scenarios of one model that share a process, under one allocator. compile: with compiled columns."""
+
+    allocator: str
+    scenarios: tuple[Scenario, ...]
+    compile: bool = False
+    peaks: tuple[str, ...] = ()  # columns whose peak memory is measured too, at the last scenario
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What ViT-B/32 must reach on two CPU threads, in the worse of both allocators."""
+
+    batch: int
+    countered: int
+    fp32_over_reference: float
+    bf16_over_reference: float
+    fp32_over_early_return: float
+    over_floor: float
+
+
+BARS = (
+    Bar(
+        batch=1, countered=0, fp32_over_reference=7, bf16_over_reference=11, fp32_over_early_return=2.5,
+        over_floor=2.1,
+    ),
+    Bar(
+        batch=8, countered=0, fp32_over_reference=4.5, bf16_over_reference=8.5, fp32_over_early_return=1.5,
+        over_floor=2.15,
+    ),
+    Bar(
+        batch=32, countered=3, fp32_over_reference=3.8, bf16_over_reference=6.5, fp32_over_early_return=1.4,
+        over_floor=2.7,
+    ),
+    Bar(
+        batch=8, countered=8, fp32_over_reference=1.6, bf16_over_reference=3, fp32_over_early_return=1.6,
+        over_floor=7,
+    ),
+)  # fmt: skip
+
+_PEAKS = ("reference", "reference early return", "engine fp32", "engine bf16")
+
+
+def jobs(device: str, *, quick: bool) -> list[Job]:
+    """The processes of a benchmark, in order."""
+
+    def scenarios(model: str, *rows: tuple[int, int, int]) -> tuple[Scenario, ...]:
+        return tuple(
+            Scenario(model=model, batch=batch, countered=countered, rounds=rounds)
+            for batch, countered, rounds in rows
+        )
+
+    if quick:
+        rows = scenarios("ViT-B-32", (1, 0, 9), (8, 0, 3), (8, 8, 3))
+        return [Job(allocator="large thresholds", scenarios=rows)]
+    if device != "cpu":
+        small = scenarios(
+            "ViT-B-32",
+            (1, 0, 99),
+            (1, 1, 51),
+            (8, 0, 51),
+            (32, 3, 31),
+            (256, 0, 15),
+            (256, 128, 15),
+            (256, 256, 15),
+        )
+        large = scenarios("ViT-L-14", (1, 0, 31), (8, 0, 15), (8, 8, 15))
+        return [Job(allocator="default", scenarios=rows, compile=True) for rows in (small, large)]
+    common = ((1, 0, 15), (1, 1, 7), (8, 0, 7), (8, 8, 5))
+    both = scenarios("ViT-B-32", *common)
+    tenth = scenarios("ViT-B-32", (32, 3, 3))
+    return [
+        Job(allocator="large thresholds", scenarios=both, compile=True),
+        Job(allocator="default", scenarios=both, compile=True),
+        Job(allocator="large thresholds", scenarios=tenth),
+        Job(allocator="default", scenarios=tenth, peaks=_PEAKS),
+        Job(
+            allocator="large thresholds",
+            scenarios=scenarios("ViT-B-32", (8, 4, 5), (32, 0, 3), (32, 16, 3), (32, 32, 3)),
+        ),
+        Job(allocator="large thresholds", scenarios=scenarios("ViT-L-14", (1, 0, 3), (8, 0, 2), (8, 8, 2))),
+        Job(allocator="default", scenarios=scenarios("ViT-L-14-336", (8, 8, 0)), peaks=_PEAKS),
+    ]
