@@ -1,4 +1,4 @@
-"""The command line: `clipfast classify` and `clipfast demo`."""
+"""The command line: `clipfast classify`, `clipfast demo` and `clipfast bench`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class Precision(StrEnum):
     """Number formats of the large products."""
 
     fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def main() -> None:
@@ -274,3 +276,42 @@ def demo(
     from .demo import run
 
     run(out, images=images, seed=seed, console=_out)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="File for the figures, JSON; written as they come.")] = Path(
+        "bench.json"
+    ),
+    plot: Annotated[Path | None, typer.Option(help="File for the plot, PNG, SVG or PDF.")] = None,
+    quick: Annotated[
+        bool, typer.Option(help="Three scenarios in a few minutes, not all in an hour.")
+    ] = False,
+    show: Annotated[
+        Path | None, typer.Option(help="Only print and draw the figures of this earlier run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every column.")] = 2,
+) -> None:
+    """Measure the engine against the reference and undefended CLIP, on random weights."""
+    from .bench.report import draw, tables
+    from .bench.run import run, write_json
+
+    if show is not None:
+        try:
+            result = json.loads(_read(show))
+        except json.JSONDecodeError as error:
+            raise InputError(f"expected the JSON of an earlier run in {show}: {error}") from error
+    else:
+        with _err.status("starting") as status:
+            result = run(
+                device=_checked_device(device),
+                threads=threads,
+                quick=quick,
+                progress=lambda message: status.update(escape(message)),
+                save=lambda result: write_json(result, out),
+            )
+    for table in tables(result):
+        _out.print(table)
+    if plot is not None:
+        draw(result, plot)

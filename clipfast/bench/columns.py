@@ -44,6 +44,18 @@ class Towers:
         """That under torch.compile."""
         return self._once("compiled", precision, lambda: torch.compile(self.cast(precision), dynamic=False))
 
+    def graphs(self, precision: str) -> Encode:
+        """That under torch.compile's own CUDA graphs."""
+        cast = self.cast(precision)
+        return self._once(
+            "graphs", precision, lambda: torch.compile(cast, dynamic=False, mode="reduce-overhead")
+        )
+
+    def autocast(self, pixels: Tensor) -> Tensor:
+        """The eager tower under float16 autocast."""
+        with torch.autocast(pixels.device.type, torch.float16):
+            return self.eager(pixels).float()
+
     def engine(self, precision: str, config: CounterattackConfig, *, compile: bool = False) -> Engine:
         """An engine over the tower's encoder, eager or compiled."""
         encoder = self._once("packed", precision, lambda: make_encoder(self.eager, dtype=dtype_of(precision)))
@@ -80,7 +92,10 @@ def names(towers: Towers) -> list[str]:
         columns += [f"engine {precision}"]
         columns += [f"engine {precision} compiled"] if towers.compiles else []
         columns += [f"undefended eager {precision}", f"undefended packed {precision}"]
-        columns += [f"undefended compiled {precision}"] if towers.compiles else []
+        if towers.compiles:
+            columns += [f"undefended compiled {precision}", f"undefended packed compiled {precision}"]
+    if towers.compiles and "fp16" in towers.precisions:  # how the published code runs, and its best effort
+        columns += ["reference autocast fp16", "reference graphs fp16"]
     return columns
 
 
@@ -91,13 +106,18 @@ def closure(name: str, towers: Towers, images: Images) -> Closure:
     precision = next((word for word in words if word in towers.precisions), "fp32")
     if kind == "undefended":
         if "packed" in words:
-            return _undefended(towers.engine(precision, config).embed, x)
+            return _undefended(towers.engine(precision, config, compile="compiled" in words).embed, x)
         return _undefended(towers.compiled(precision) if "compiled" in words else towers.cast(precision), x)
     if kind == "engine":
         engine = towers.engine(precision, config, compile="compiled" in words)
         engine.warmup([len(x)])
         return lambda: _counted(engine, images)
-    encode = towers.compiled(precision) if "compiled" in words else towers.cast(precision)
+    if "autocast" in words:
+        encode = towers.autocast
+    elif "graphs" in words:
+        encode = towers.graphs(precision)
+    else:
+        encode = towers.compiled(precision) if "compiled" in words else towers.cast(precision)
     schedule = counterattack_early_return if "early" in words else counterattack
     return lambda: schedule(encode, x, fresh_noise(x, config), config)
 

@@ -33,7 +33,7 @@ def run(
             "device": device,
             "threads": threads,
             "compile": job.compile,
-            "precisions": ["fp32", "bf16"],
+            "precisions": ["fp32", "bf16"] if device == "cpu" else ["fp32", "bf16", "fp16"],
             "scenarios": [scenario.to_dict() for scenario in job.scenarios],
         }
         if any(scenario.rounds for scenario in job.scenarios):

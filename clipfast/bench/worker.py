@@ -22,6 +22,8 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
     device = torch.device(job["device"])
+    # The reference's patch projection is a convolution, which CUDA rounds to 10 bits by default.
+    torch.backends.cudnn.allow_tf32 = False
     scenarios = [Scenario(**scenario) for scenario in job["scenarios"]]
     tower = make_tower(scenarios[0].model, device)
     towers = Towers(tower, compile=job["compile"], precisions=tuple(job["precisions"]))

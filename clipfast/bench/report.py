@@ -1,0 +1,181 @@
+"""A benchmark's result as tables for a terminal, and as one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ..errors import InputError
+from .interleave import Ratio
+from .plan import BARS, Bar
+from .run import summary
+from .scenario import Scenario
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw", "tables"]
+
+
+def tables(result: dict[str, Any]) -> Iterator[Table]:
+    """Times, ratios, the bars of ViT-B/32, and peak memory."""
+    for allocator in dict.fromkeys(row["allocator"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["allocator"] == allocator]
+        yield _times(rows, f"milliseconds, medians; allocator: {allocator}")
+        yield _ratios(rows, f"ratios, medians of rounds (quartiles); allocator: {allocator}")
+    if result["device"] == "cpu":
+        yield _bars(result["rows"])
+    if result["peaks"]:
+        yield _peaks(result["peaks"])
+
+
+def _times(rows: list[dict[str, Any]], title: str) -> Table:
+    columns = list(dict.fromkeys(name for row in rows for name in sorted(row["seconds"], key=_rank)))
+    table = Table("", *(Scenario(**row["scenario"]).name for row in rows), title=title)
+    measured = [summary(row)["milliseconds"] for row in rows]
+    for name in columns:
+        table.add_row(name, *(f"{times[name]:.1f}" if name in times else "" for times in measured))
+    return table
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return ("reference", "engine", "undefended").index(name.split()[0]), name
+
+
+def _ratios(rows: list[dict[str, Any]], title: str) -> Table:
+    headings = ("over reference", "same precision", "over early return", "time over floor", "floor")
+    table = Table("scenario", "engine", *headings, title=title)
+    for row in rows:
+        for name, ratios in summary(row)["engines"].items():
+            table.add_row(
+                Scenario(**row["scenario"]).name,
+                name.removeprefix("engine "),
+                _show(ratios["over_reference"]),
+                _show(ratios.get("over_reference_same_precision")),
+                _show(ratios["over_early_return"]),
+                _show(ratios["over_floor"]),
+                ratios["floor"].removeprefix("undefended "),
+            )
+    return table
+
+
+def _show(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _bars(rows: list[dict[str, Any]]) -> Table:
+    table = Table("ViT-B/32", "figure", "bar", "measured", "", title="bars, in the worse allocator regime")
+    for bar in BARS:
+        name = f"batch {bar.batch}, {bar.countered} countered"
+        for figure, limit, values, wants_more in _figures(bar, rows):
+            if values:
+                worst = min(values) if wants_more else max(values)
+                met = worst >= limit if wants_more else worst <= limit
+                sign = ">=" if wants_more else "<="
+                table.add_row(name, figure, f"{sign} {limit:g}", f"{worst:.2f}", "met" if met else "missed")
+    return table
+
+
+def _figures(bar: Bar, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, list[float], bool]]:
+    """(figure, bar, the best engine's value in each regime, whether more is better)."""
+    wanted = ("ViT-B-32", bar.batch, bar.countered)
+    found = []
+    for row in rows:
+        scenario = Scenario(**row["scenario"])
+        if (scenario.model, scenario.batch, scenario.countered) == wanted:
+            found.append(summary(row)["engines"])
+
+    def best(precision: str, ratio: str, *, wants_more: bool) -> list[float]:
+        pick = max if wants_more else min
+        return [
+            pick(r[ratio].median for name, r in engines.items() if name.split()[1] == precision)
+            for engines in found
+        ]
+
+    yield (
+        "fp32 over reference",
+        bar.fp32_over_reference,
+        best("fp32", "over_reference", wants_more=True),
+        True,
+    )
+    yield (
+        "bf16 over reference",
+        bar.bf16_over_reference,
+        best("bf16", "over_reference", wants_more=True),
+        True,
+    )
+    early = best("fp32", "over_early_return", wants_more=True)
+    yield "fp32 over early return", bar.fp32_over_early_return, early, True
+    for precision in ("fp32", "bf16"):
+        cost = best(precision, "over_floor", wants_more=False)
+        yield f"{precision} time over floor", bar.over_floor, cost, False
+    if (bar.batch, bar.countered) == (1, 0):
+        cost = best("fp32", "over_eager_undefended", wants_more=False)
+        yield "fp32 time over undefended eager", 1.0, cost, False
+
+
+def _peaks(peaks: list[dict[str, Any]]) -> Table:
+    table = Table("scenario", "column", "peak memory", title="peak memory of a process that runs one column")
+    for peak in peaks:
+        table.add_row(Scenario(**peak["scenario"]).name, peak["column"], f"{peak['bytes'] / 2**20:.0f} MiB")
+    return table
+
+
+def draw(result: dict[str, Any], path: Path, model: str = "ViT-B-32") -> None:
+    """Plots cost over undefended CLIP against the countered share of a batch, for each batch size measured.
+
+    Raises InputError where the result has no batch of that model with two shares, or matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise InputError("the plot needs matplotlib: pip install 'clipfast[bench]'") from error
+    rows = [row for row in result["rows"] if row["scenario"]["model"] == model]
+    allocator = rows[0]["allocator"] if rows else ""
+    rows = [row for row in rows if row["allocator"] == allocator]
+    batches = sorted({row["scenario"]["batch"] for row in rows})
+    shares = {
+        b: len({r["scenario"]["countered"] for r in rows if r["scenario"]["batch"] == b}) for b in batches
+    }
+    batches = [batch for batch in batches if shares[batch] > 1]
+    if not batches:
+        raise InputError(f"expected rows of {model} with two countered shares or more, got none")
+    figure = Figure(figsize=(4.2 * len(batches), 4.2), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(1, len(batches), sharey=True, squeeze=False)[0])
+    for axis, batch in zip(axes, batches, strict=True):
+        _draw_batch(axis, [row for row in rows if row["scenario"]["batch"] == batch])
+        axis.set_title(f"{model}, batch {batch}")
+        axis.set_xlabel("countered share of the batch, %")
+    axes[0].set_ylabel("time over undefended CLIP, same precision")
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=144)
+
+
+_LINES = {
+    "reference": ("reference, fp32", "0.6", "fp32"),
+    "reference early return": ("reference with early return, fp32", "0.25", "fp32"),
+    "engine fp32": ("engine, fp32", "tab:blue", "fp32"),
+    "engine bf16": ("engine, bf16", "tab:orange", "bf16"),
+}
+
+
+def _draw_batch(axis: Axes, rows: list[dict[str, Any]]) -> None:
+    rows = sorted(rows, key=lambda row: row["scenario"]["countered"])
+    shares = [100 * row["scenario"]["countered"] / row["scenario"]["batch"] for row in rows]
+    medians = [summary(row)["milliseconds"] for row in rows]
+    for name, (label, colour, precision) in _LINES.items():
+        floors = [
+            min(t for n, t in times.items() if n.startswith("undefended") and n.endswith(precision))
+            for times in medians
+        ]
+        costs = [times[name] / floor for times, floor in zip(medians, floors, strict=True)]
+        axis.plot(shares, costs, marker="o", label=label, color=colour)
+    axis.axhline(1, color="0.85", zorder=0)
+    axis.set_yscale("log", base=2)
+    axis.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
+    axis.grid(axis="y", color="0.93")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
