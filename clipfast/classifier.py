@@ -23,7 +23,7 @@ from . import noise as noises
 from . import precision as precisions
 from .config import CounterattackConfig
 from .differentiable import DifferentiableDefence, Mode
-from .encoders import CompiledEncoder, Encoder, make_encoder
+from .encoders import CompiledEncoder, Encoder, check_dtype, make_encoder
 from .engine import Engine
 from .errors import GradientError, InputError, UncalibratedWarning
 from .fresh_noise import fresh_noise
@@ -88,6 +88,12 @@ class _EngineSlot:
 
     def __reduce__(self) -> tuple[type[_EngineSlot], tuple[()]]:
         return _EngineSlot, ()
+
+
+def _forget_engine(classifier: nn.Module, _: object) -> None:
+    """Other weights were loaded: the engine's copies are stale."""
+    assert isinstance(classifier, DefendedClassifier)
+    classifier._engine = _EngineSlot()
 
 
 class DefendedClassifier(nn.Module):
@@ -168,6 +174,9 @@ class DefendedClassifier(nn.Module):
                     f"expected a drift_model for images of {self.image_tower.image_size}, "
                     f"got one for {self.drift_tower.image_size}"
                 )
+        for tower in (self.image_tower, self.drift_tower):
+            if tower is not None and implementation == "auto":
+                check_dtype(tower, precisions.dtype_of(self.precision))
         weights = class_weights(model, tokenizer, self.classnames, self.templates)
         self.eval().requires_grad_(False)
         self.register_buffer("class_weights", weights.clone(), persistent=False)
@@ -176,6 +185,7 @@ class DefendedClassifier(nn.Module):
         self._stats = StatsRecorder()
         self._implementation, self._compile = implementation, compile
         self._engine = _EngineSlot()
+        self.register_load_state_dict_post_hook(_forget_engine)
         self.calibrated = self._is_calibrated(model, drift_model, published=_published)
         if not self.calibrated:
             warnings.warn(

@@ -14,7 +14,12 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def available(device: torch.device) -> tuple[str, ...]:
-    """The precisions that this device's arithmetic units take."""
+    """The precisions that this device's arithmetic units take.
+
+    Raises InputError for a device that is neither a CPU nor a CUDA GPU.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"expected a model on cpu or cuda, got {device}")
     if device.type == "cuda":
         bf16 = ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ()
         return ("fp32", *bf16, "fp16")

@@ -230,6 +230,59 @@ def test_copies_answer_alike_and_count_for_themselves(classifier, x, noise, how)
     assert (twin.stats().images, classifier.stats().images) == (8, 8)
 
 
+def test_the_engine_is_the_reference_by_another_name(tiny_clip, tokenizer, x, noise):
+    engine = gated(tiny_clip, tokenizer, x, noise)
+    reference = make_classifier(tiny_clip, tokenizer, config=engine.config, implementation="reference")
+    got, expected = (c.predict(x, noise=noise, with_delta=True) for c in (engine, reference))
+    torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=5e-3)
+    torch.testing.assert_close(got.undefended_logits, expected.undefended_logits, rtol=0, atol=1e-3)
+    assert torch.equal(got.countered, expected.countered)
+    assert ((got.delta - expected.delta).abs() > 1e-5).float().mean() < 1e-3
+    assert engine.predict(x, noise=noise).delta is None
+
+
+def test_compiled_answers_alike_after_warmup(tiny_clip, tokenizer, x, noise):
+    plain = gated(tiny_clip, tokenizer, x, noise)
+    compiled = make_classifier(tiny_clip, tokenizer, config=plain.config, compile=True)
+    compiled.warmup([len(x)])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        got = compiled.predict(x, noise=noise)
+    torch.testing.assert_close(got.logits, plain.predict(x, noise=noise).logits, rtol=0, atol=5e-3)
+
+
+def test_the_engine_follows_its_parameters(classifier, x, noise):
+    before = classifier.predict(x, noise=noise)
+    with torch.no_grad():
+        classifier.image_tower.model.visual.proj.mul_(2)
+    classifier.to("cpu")  # nn.Module's way to say that parameters moved
+    after = classifier.predict(x, noise=noise)
+    torch.testing.assert_close(after.embedding, 2 * before.embedding, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        state = {name: value.clone() for name, value in classifier.state_dict().items()}
+        state["image_tower.model.visual.proj"] /= 2
+    classifier.load_state_dict(state)
+    torch.testing.assert_close(
+        classifier.predict(x, noise=noise).embedding, before.embedding, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fresh_noise_is_within_eps_and_never_the_same(tiny_clip, tokenizer, x, norm):
+    config = CounterattackConfig(tau_threshold=0, norm=norm)
+    classifier = make_classifier(tiny_clip, tokenizer, config=config)
+    middle = torch.full(x.shape, 0.5)
+    first, second = (classifier.predict(middle, with_delta=True).delta for _ in range(2))
+    assert not torch.equal(first, second)
+    if norm == "linf":
+        assert first.abs().max() <= config.eps
+        assert (first.abs() > 0.9 * config.eps).float().mean() > 0.08
+        assert first.mean().abs() < 0.02 * config.eps
+    else:
+        lengths = torch.cat([first, second]).flatten(1).norm(dim=1)
+        assert lengths.max() <= config.eps * (1 + 1e-6)
+        assert lengths.std() > 0.1 * config.eps  # the length is drawn too
+
+
 def test_differentiable_bpda_is_the_gradient_with_the_counterattack_held(tiny_clip, tokenizer, x, noise):
     classifier = gated(tiny_clip, tokenizer, x, noise)
     leaf = (x.float() / 255).requires_grad_()
@@ -361,6 +414,8 @@ def test_bad_options_are_named(tiny_clip, tokenizer, classifier, x):
     cases = [
         ({"implementation": "triton"}, "implementation must be"),
         ({"precision": "int4"}, "precision must be one of"),
+        ({"implementation": "reference", "compile": True}, "no other precision, no compile"),
+        ({"implementation": "reference", "precision": "bf16"}, "no other precision, no compile"),
         ({"noise_policy": "never"}, "noise_policy must be one of"),
         ({"noise_key": b"short"}, "16 to 64 bytes, got 5"),
         ({"noise_key": "0123456789abcdef"}, "must be bytes, got str"),

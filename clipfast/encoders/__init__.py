@@ -32,21 +32,33 @@ def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack:
     """The fastest form of an image tower that is right.
 
     dtype: of the large products' operands. pack: re-lay the weights for CPU products. Both are for the
-    explicit form alone. Raises InputError for a dtype other than float32 where that form does not apply.
+    explicit form alone. Raises InputError as `check_dtype` does.
     """
-    visual = tower.model.visual
-    if covers(visual) and _gives_what_visual_gives(tower):
-        return VitEncoder(visual, dtype=dtype, pack=pack)
-    name = type(getattr(visual, "trunk", visual)).__name__
-    if dtype != torch.float32:
-        raise InputError(
-            f"expected precision fp32 for a {name} image tower: bf16 and fp16 need the explicit ViT"
-        )
+    check_dtype(tower, dtype)
+    if _is_explicit(tower):
+        return VitEncoder(tower.model.visual, dtype=dtype, pack=pack)
     try:
         return TracedEncoder(tower)
     except TracingError as error:
-        _log.info("%s is not traced; each gradient costs a forward pass more: %s", name, error)
+        _log.info("%s is not traced; each gradient costs a forward pass more: %s", _name(tower), error)
         return AutogradEncoder(tower)
+
+
+def check_dtype(tower: ImageTower, dtype: torch.dtype) -> None:
+    """Raises InputError for a dtype other than float32 where the explicit form does not apply."""
+    if dtype != torch.float32 and not _is_explicit(tower):
+        raise InputError(
+            f"expected precision fp32 for a {_name(tower)} image tower: bf16 and fp16 need the explicit ViT"
+        )
+
+
+def _name(tower: ImageTower) -> str:
+    visual = tower.model.visual
+    return type(getattr(visual, "trunk", visual)).__name__
+
+
+def _is_explicit(tower: ImageTower) -> bool:
+    return covers(tower.model.visual) and _gives_what_visual_gives(tower)
 
 
 def _gives_what_visual_gives(tower: ImageTower) -> bool:
