@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from open_clip.transformer import (
@@ -32,7 +32,8 @@ from .linear import FrozenLinear
 __all__ = ["VitEncoder", "covers"]
 
 _QUICK = 1.702
-_DOUBLE_UP_TO = 128  # rows
+_NORM_SAVES, _LAST_BLOCK_SAVES = 3, 10  # tensors
+_DOUBLE_UP_TO = 256  # rows; benchmarks/README.md
 _aten = torch.ops.aten
 
 
@@ -154,14 +155,6 @@ class _LastBlock:
         return torch.cat([gx[:, :1] + g[:, None], gx[:, 1:]], dim=1)
 
 
-class _Slots(NamedTuple):
-    """Where each part's tensors stand in the flat tuple of saved activations."""
-
-    stem: slice
-    blocks: tuple[slice, ...]
-    head: slice
-
-
 class VitEncoder:
     """The explicit form of `Encoder`; the layout of pixels is [N, patches, 3 * P * P].
 
@@ -246,14 +239,14 @@ class VitEncoder:
 
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
         """The cotangent [N, D] of f(x + d) -> that of d: `dtype` [N, patches, 3 * P * P]."""
-        slots = self._slots(len(saved))
-        g = self._pool_gradient(saved[slots.head], cotangent)
+        stem, blocks, last, pooled = self._parts(saved)
+        g = self._pool_gradient(pooled, cotangent)
         if self._last is not None:
-            g = self._last.input_gradient(saved[slots.blocks[-1]], g)
-        for block, slot in reversed(list(zip(self._blocks, slots.blocks, strict=False))):
-            g = block.input_gradient(saved[slot], g)
+            g = self._last.input_gradient(last, g)
+        for block, activations in zip(reversed(self._blocks), reversed(blocks), strict=True):
+            g = block.input_gradient(activations, g)
         if self._norm_pre is not None:
-            g = self._norm_pre.input_gradient(saved[slots.stem], g)
+            g = self._norm_pre.input_gradient(stem, g)
         return self._patch.input_gradient(g[:, 1:])
 
     def _tokens(self, patches: Tensor) -> Tensor:
@@ -296,15 +289,13 @@ class VitEncoder:
         spread = (g / patches)[:, None].expand(-1, patches, -1)
         return torch.cat([torch.zeros_like(g)[:, None], spread], dim=1)
 
-    def _slots(self, total: int) -> _Slots:
-        stem = 0 if self._norm_pre is None else 3
-        ends, last = total - 3, 0 if self._last is None else 10
-        each = (ends - stem - last) // len(self._blocks) if self._blocks else 0
-        starts = [stem + i * each for i in range(len(self._blocks))]
-        blocks = [slice(start, start + each) for start in starts]
-        if last:
-            blocks.append(slice(ends - last, ends))
-        return _Slots(slice(0, stem), tuple(blocks), slice(ends, total))
+    def _parts(self, saved: Saved) -> tuple[Saved, list[Saved], Saved, Saved]:
+        """The flat tuple of saved activations as those of ln_pre, the blocks, the last block, the pooling."""
+        stem, end = 0 if self._norm_pre is None else _NORM_SAVES, len(saved) - _NORM_SAVES
+        last = end - (0 if self._last is None else _LAST_BLOCK_SAVES)
+        each = (last - stem) // max(1, len(self._blocks))
+        blocks = [saved[start : start + each] for start in range(stem, last, each or 1)]
+        return saved[:stem], blocks, saved[last:end], saved[end:]
 
 
 _Linear = Callable[[Tensor, Tensor | None], FrozenLinear]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from clipfast import InputError, cli
+from clipfast.bench import run as running
+from clipfast.bench.columns import Towers, check, closure, names
+from clipfast.bench.interleave import ratio, rounds
+from clipfast.bench.plan import BARS, Job, jobs
+from clipfast.bench.report import draw, tables
+from clipfast.bench.run import summary, write_json
+from clipfast.bench.scenario import Scenario, make_images
+from clipfast.encoders.vit import VitEncoder
+from towers import make_tower
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def row(model: str = "ViT-B-32", batch: int = 8, countered: int = 0, allocator: str = "default", **seconds):
+    columns = {
+        "reference": [6.0, 8.0, 7.0],
+        "reference early return": [3.0, 3.0, 3.0],
+        "reference bf16": [4.0, 4.0, 4.0],
+        "engine fp32": [2.0, 2.0, 1.0],
+        "engine bf16": [1.0, 1.0, 1.0],
+        "undefended eager fp32": [1.0, 1.0, 1.0],
+        "undefended packed fp32": [0.9, 0.5, 0.8],
+        "undefended eager bf16": [0.4, 0.5, 0.6],
+        **seconds,
+    }
+    scenario = Scenario(model=model, batch=batch, countered=countered, rounds=3)
+    return {"allocator": allocator, "scenario": scenario.to_dict(), "seconds": columns}
+
+
+def text(result) -> str:
+    console = Console(width=250, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    for table in tables(result):
+        console.print(table)
+    return console.export_text()
+
+
+def test_ratios_are_paired_before_the_median():
+    paired = ratio([6.0, 8.0, 7.0, 9.0], [2.0, 8.0, 1.0, 3.0])  # 3, 1, 7, 3
+    assert (paired.median, paired.low, paired.high) == (3.0, 2.5, 4.0)
+    single = ratio([4.0], [2.0])
+    assert (single.median, single.low, single.high) == (2.0, 2.0, 2.0)
+
+
+def test_every_column_runs_once_a_round_in_changing_order():
+    ran: list[str] = []
+    columns = {name: lambda name=name: ran.append(name) for name in "abcd"}
+    measured = list(rounds(columns, 5))
+    assert len(measured) == 5
+    assert all(set(seconds) == set("abcd") and min(seconds.values()) > 0 for seconds in measured)
+    orders = ["".join(ran[i : i + 4]) for i in range(0, len(ran), 4)]
+    assert len(orders) == 6  # one of them to warm up
+    assert all(sorted(order) == list("abcd") for order in orders)
+    assert len(set(orders)) > 1
+
+
+def test_summary_states_cost_over_the_fastest_undefended_form_of_the_same_precision():
+    figures = summary(row())
+    assert figures["milliseconds"]["reference"] == 7000
+    engines = figures["engines"]
+    assert engines["engine fp32"]["floor"] == "undefended packed fp32"
+    assert engines["engine bf16"]["floor"] == "undefended eager bf16"
+    assert engines["engine fp32"]["over_reference"].median == 4.0  # of 3, 4 and 7
+    assert engines["engine fp32"]["over_floor"].median == pytest.approx(2 / 0.9)  # of 2.2, 4 and 1.25
+    assert engines["engine bf16"]["over_reference_same_precision"].median == 4.0
+    assert "over_reference_same_precision" not in engines["engine fp32"]
+
+
+def test_bars_count_in_the_worse_regime():
+    slow = [2.0, 2.0, 2.0]
+    result = {
+        "device": "cpu",
+        "rows": [row(), row(allocator="large thresholds", **{"engine fp32": slow})],
+        "peaks": [],
+    }
+    shown = text(result)
+    assert re.search(r"batch 8, 0 countered\W+fp32 over reference\W+>= 4.5\W+3.50\W+missed", shown)
+    assert re.search(r"batch 8, 0 countered\W+bf16 time over floor\W+<= 2.15\W+2.00\W+met", shown)
+
+
+@pytest.mark.parametrize("countered", [0, 3, 8])
+def test_the_gate_is_forced_whatever_noise_is_drawn(countered):
+    towers = Towers(make_tower(gain=8.0), compile=False, precisions=("fp32",))
+    images = make_images(towers.eager, 8, countered)
+    assert int(images.countered.sum()) == countered
+    for _ in range(5):
+        closure("engine fp32", towers, images)()
+    images.countered.logical_not_()
+    with pytest.raises(RuntimeError, match=f"expected {8 - countered} countered images, got {countered}"):
+        closure("engine fp32", towers, images)()
+
+
+def test_every_column_runs():
+    towers = Towers(make_tower(gain=8.0), compile=False, precisions=("fp32", "bf16"))
+    images = make_images(towers.eager, 2, 1)
+    for name in names(towers):
+        closure(name, towers, images)()
+
+
+def test_a_wrong_engine_gets_no_figure(monkeypatch):
+    towers = Towers(make_tower(gain=8.0), compile=False, precisions=("fp32",))
+    images = make_images(towers.eager, 4, 4)
+    check(towers, images, "fp32")
+    right = VitEncoder.input_gradient
+    monkeypatch.setattr(VitEncoder, "input_gradient", lambda *args: -right(*args))
+    with pytest.raises(RuntimeError, match="engine fp32 is not the reference"):
+        check(towers, images, "fp32")
+
+
+def test_a_failing_process_is_told_with_what_it_said(monkeypatch):
+    scenario = Scenario(model="no-such-model", batch=1, countered=0, rounds=1)
+    monkeypatch.setattr(running, "jobs", lambda *_, **__: [Job(allocator="default", scenarios=(scenario,))])
+    with pytest.raises(RuntimeError, match="no-such-model"):
+        running.run(device="cpu", threads=1, quick=True, progress=lambda _: None, save=lambda _: None)
+
+
+def test_result_is_written_whole(tmp_path):
+    path = tmp_path / "bench.json"
+    write_json({"rows": []}, path)
+    with pytest.raises(TypeError):
+        write_json({"rows": [object()]}, path)
+    assert json.loads(path.read_text()) == {"rows": []}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plot_is_drawn_and_says_what_is_missing(tmp_path):
+    result = {"device": "cpu", "rows": [row(), row(countered=8)], "peaks": []}
+    draw(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    with pytest.raises(InputError, match="two countered shares or more"):
+        draw({"device": "cpu", "rows": [row()], "peaks": []}, tmp_path / "none.png")
+
+
+def test_command_shows_an_earlier_run(tmp_path):
+    path = tmp_path / "bench.json"
+    write_json({"device": "cpu", "rows": [row()], "peaks": []}, path)
+    shown = CliRunner().invoke(cli.app, ["bench", "--show", str(path)])
+    assert shown.exit_code == 0
+    assert "ViT-B-32 batch 8, 0 countered" in shown.stdout.replace("\n", " ")
+
+
+def test_plan_holds_every_bar():
+    measured = {
+        (job.allocator, s.batch, s.countered)
+        for job in jobs("cpu", quick=False)
+        for s in job.scenarios
+        if s.model == "ViT-B-32" and s.rounds
+    }
+    for bar in BARS:
+        for allocator in ("default", "large thresholds"):
+            assert (allocator, bar.batch, bar.countered) in measured
+
+
+def test_the_page_s_bars_are_the_recorded_ones():
+    recorded = json.loads((RESULTS / "cpu.json").read_text())
+    cells = re.findall(r"│([^│\n]+)│([^│\n]+)│([^│\n]+)│([^│\n]+)│([^│\n]+)│", text(recorded))
+    bars = [tuple(cell.strip() for cell in line) for line in cells if line[4].strip() in ("met", "missed")]
+    assert len(bars) == 4 * 5 + 1
+    page = (RESULTS.parent / "README.md").read_text()
+    for line in bars:
+        assert "| " + " | ".join(line) + " |" in page, line
