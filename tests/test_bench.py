@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from towers import make_tower
 from typer.testing import CliRunner
 
 from clipfast import InputError, cli
@@ -17,7 +18,6 @@ from clipfast.bench.report import draw, tables
 from clipfast.bench.run import summary, write_json
 from clipfast.bench.scenario import Scenario, make_images
 from clipfast.encoders.vit import VitEncoder
-from towers import make_tower
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 

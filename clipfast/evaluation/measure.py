@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..bench.interleave import rounds
 from .attacks import pgd
 from .systems import System
 
@@ -82,13 +82,5 @@ def share(right: NDArray[np.bool_]) -> dict[str, float]:
 
 def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int = 3) -> list[float]:
     """Median seconds of each run; they take turns, so that a noisy machine bears on all alike."""
-    samples: list[list[float]] = [[] for _ in runs]
-    for repeat in range(repeats + 1):
-        for times, go in zip(samples, runs, strict=True):
-            start = time.perf_counter()
-            go()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            if repeat:  # the first round warms up
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in samples]
+    measured = list(rounds({str(i): run for i, run in enumerate(runs)}, repeats))
+    return [statistics.median(seconds[str(i)] for seconds in measured) for i in range(len(runs))]
