@@ -146,7 +146,7 @@ def test_command_shows_an_earlier_run(tmp_path):
     write_json({"device": "cpu", "rows": [row()], "peaks": []}, path)
     shown = CliRunner().invoke(cli.app, ["bench", "--show", str(path)])
     assert shown.exit_code == 0
-    assert "ViT-B-32 batch 8, 0 countered" in shown.stdout.replace("\n", " ")
+    assert "ViT-B-32, allocator default: milliseconds" in shown.stdout.replace("\n", " ")
 
 
 def test_plan_holds_every_bar():

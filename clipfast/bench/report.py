@@ -20,12 +20,37 @@ if TYPE_CHECKING:
 __all__ = ["draw", "tables"]
 
 
+# Headings, and the measured forms that stand under each; the fastest is shown.
+_COLUMNS = {
+    "reference": ("reference",),
+    "early return": ("reference early return",),
+    "compiled": ("reference compiled",),
+    "in bf16": ("reference bf16",),
+    "in fp16": ("reference fp16", "reference autocast fp16", "reference graphs fp16"),
+    **{
+        f"{kind} {precision}": tuple(form.format(precision) for form in forms)
+        for kind, forms in {
+            "engine": ("engine {}", "engine {} compiled"),
+            "undefended": (
+                "undefended eager {}",
+                "undefended compiled {}",
+                "undefended packed {}",
+                "undefended packed compiled {}",
+            ),
+        }.items()
+        for precision in ("fp32", "bf16", "fp16")
+    },
+}
+
+
 def tables(result: dict[str, Any]) -> Iterator[Table]:
     """Times, ratios, the bars of ViT-B/32, and peak memory."""
-    for allocator in dict.fromkeys(row["allocator"] for row in result["rows"]):
+    groups = dict.fromkeys((row["scenario"]["model"], row["allocator"]) for row in result["rows"])
+    for model, allocator in groups:
         rows = [row for row in result["rows"] if row["allocator"] == allocator]
-        yield _times(rows, f"milliseconds, medians; allocator: {allocator}")
-        yield _ratios(rows, f"ratios, medians of rounds (quartiles); allocator: {allocator}")
+        rows = [row for row in rows if row["scenario"]["model"] == model]
+        yield _times(rows, f"{model}, allocator {allocator}: milliseconds, medians; the fastest form of each")
+        yield _ratios(rows, f"{model}, allocator {allocator}: ratios, medians of rounds (quartiles)")
     if result["device"] == "cpu":
         yield _bars(result["rows"])
     if result["peaks"]:
@@ -33,37 +58,43 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 
 def _times(rows: list[dict[str, Any]], title: str) -> Table:
-    columns = list(dict.fromkeys(name for row in rows for name in sorted(row["seconds"], key=_rank)))
-    table = Table("", *(Scenario(**row["scenario"]).name for row in rows), title=title)
     measured = [summary(row)["milliseconds"] for row in rows]
-    for name in columns:
-        table.add_row(name, *(f"{times[name]:.1f}" if name in times else "" for times in measured))
+    known = set().union(*measured)
+    columns = {heading: [form for form in forms if form in known] for heading, forms in _COLUMNS.items()}
+    columns = {heading: forms for heading, forms in columns.items() if forms}
+    table = Table("batch", "countered", *columns, title=title)
+    for row, times in zip(rows, measured, strict=True):
+        fastest = [
+            min((times[form] for form in forms if form in times), default=None) for forms in columns.values()
+        ]
+        scenario = Scenario(**row["scenario"])
+        table.add_row(
+            str(scenario.batch), str(scenario.countered), *("" if t is None else f"{t:.1f}" for t in fastest)
+        )
     return table
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return ("reference", "engine", "undefended").index(name.split()[0]), name
 
 
 def _ratios(rows: list[dict[str, Any]], title: str) -> Table:
     headings = ("over reference", "same precision", "over early return", "time over floor", "floor")
-    table = Table("scenario", "engine", *headings, title=title)
+    table = Table("batch", "countered", "engine", *headings, title=title)
     for row in rows:
+        scenario = Scenario(**row["scenario"])
         for name, ratios in summary(row)["engines"].items():
             table.add_row(
-                Scenario(**row["scenario"]).name,
+                str(scenario.batch),
+                str(scenario.countered),
                 name.removeprefix("engine "),
                 _show(ratios["over_reference"]),
                 _show(ratios.get("over_reference_same_precision")),
                 _show(ratios["over_early_return"]),
                 _show(ratios["over_floor"]),
-                ratios["floor"].removeprefix("undefended "),
+                ratios["floor"].removeprefix("undefended ").rsplit(" ", 1)[0],
             )
     return table
 
 
 def _show(ratio: Ratio | None) -> str:
-    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
 
 
 def _bars(rows: list[dict[str, Any]]) -> Table:
