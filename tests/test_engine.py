@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import split_threshold
 from torch import Tensor
-from towers import make_tower, smooth
+from towers import TRACED, make_tower, smooth
 
 import clipfast
 from clipfast import CounterattackConfig
@@ -20,6 +20,7 @@ from clipfast.encoders.vit import VitEncoder
 from clipfast.engine import Engine
 from clipfast.errors import OutOfMemoryError
 from clipfast.graphs import Graphs
+from clipfast.models.tower import ImageTower
 from clipfast.precision import available, dtype_of
 from clipfast.reference import Counterattacked, counterattack, drift_of, into_bounds
 from clipfast.schedule import Defended
@@ -123,6 +124,17 @@ def test_engine_is_the_reference(chunk, norm, separate, mix):
     if separate:  # the engine computes f(x) only where it is needed
         expected.clean_embedding[~expected.countered] = torch.nan
     assert_tiers(result, expected, config)
+
+
+@pytest.mark.parametrize("family", ["resnet", "timm siglip", "timm convnext", "coca attentional pool"])
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+def test_engine_is_the_reference_on_traced_towers(mix, family):
+    tower = ImageTower(TRACED[family]()).requires_grad_(False)
+    x, noise, config, tau = batch(tower)
+    config = gated(config, tau, mix)
+    engine = make_engine(tower, config)
+    assert engine.encoder.form == "traced"
+    assert_tiers(engine.run(x, noise), counterattack(tower, x, noise, config), config)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])

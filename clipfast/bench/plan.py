@@ -90,6 +90,7 @@ def jobs(device: str, *, quick: bool) -> list[Job]:
             allocator="large thresholds",
             scenarios=scenarios("ViT-B-32", (8, 4, 5), (32, 0, 3), (32, 16, 3), (32, 32, 3)),
         ),
-        Job(allocator="large thresholds", scenarios=scenarios("ViT-L-14", (1, 0, 3), (8, 0, 2), (8, 8, 2))),
+        Job(allocator="default", scenarios=scenarios("ViT-L-14", (1, 0, 3))),
+        Job(allocator="default", scenarios=scenarios("ViT-L-14", (8, 0, 2), (8, 8, 2))),
         Job(allocator="default", scenarios=scenarios("ViT-L-14-336", (8, 8, 0)), peaks=_PEAKS),
     ]

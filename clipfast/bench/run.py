@@ -36,13 +36,14 @@ def run(
             "precisions": ["fp32", "bf16"] if device == "cpu" else ["fp32", "bf16", "fp16"],
             "scenarios": [scenario.to_dict() for scenario in job.scenarios],
         }
-        if any(scenario.rounds for scenario in job.scenarios):
-            _measure(job, base, result, progress)
-            save(result)
-        for column in job.peaks:
-            last = [job.scenarios[-1].to_dict()]
-            _measure(job, {**base, "compile": False, "scenarios": last, "peak_of": column}, result, progress)
-            save(result)
+        last = {**base, "compile": False, "scenarios": [job.scenarios[-1].to_dict()]}
+        workers = [base] if any(scenario.rounds for scenario in job.scenarios) else []
+        workers += [{**last, "peak_of": column} for column in job.peaks]
+        for worker in workers:
+            try:
+                _measure(job, worker, result, progress)
+            finally:
+                save(result)
     return result
 
 
@@ -69,12 +70,14 @@ def _measure(
                 scenario = Scenario(**line["scenario"])
                 done = f"round {len(rounds[key])} of {scenario.rounds}"
                 progress(f"{scenario.name}, {job.allocator}: {done}")
-        if process.wait():
-            errors.seek(0)
-            raise RuntimeError(f"a benchmark process failed:\n{errors.read()[-4000:]}")
-    for key, measured in rounds.items():
+        code = process.wait()
+        errors.seek(0)
+        said = errors.read()[-4000:]
+    for key, measured in rounds.items():  # what was measured stands, whatever came after
         seconds = {name: [r[name] for r in measured] for name in sorted(measured[0])}
         result["rows"].append({"allocator": job.allocator, "scenario": json.loads(key), "seconds": seconds})
+    if code:
+        raise RuntimeError(f"a benchmark process ended with exit code {code}:\n{said}")
 
 
 def summary(row: dict[str, Any]) -> dict[str, Any]:

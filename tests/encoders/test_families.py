@@ -8,190 +8,21 @@ from collections.abc import Callable
 
 import open_clip
 import pytest
-import timm
 import torch
-from timm.models.eva import Eva
-from timm.models.swin_transformer import SwinTransformer
+from agreement import assert_agrees, assert_close, by_autograd, draw
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from towers import EXPLICIT, TRACED, VIT, build
 
-from clipfast.encoders import AutogradEncoder, Encoder, TracedEncoder, make_encoder, traced
+from clipfast.encoders import AutogradEncoder, TracedEncoder, make_encoder, traced
 from clipfast.errors import InputError
 from clipfast.models.tower import ImageTower
-
-TEXT = {"context_length": 10, "vocab_size": 12, "width": 32, "heads": 2, "layers": 1}
-VIT = {"layers": 3, "width": 64, "head_width": 32, "patch_size": 8}
-RESNET = {"layers": (1, 1, 1, 1), "width": 8, "head_width": 32}
-POOLER = {"attentional_pool": True, "attn_pooler_queries": 7, "attn_pooler_heads": 2}
-CUSTOM = {"scale_heads": True, "scale_attn_inner": True, "scale_attn": True, "scale_fc": True}
-TIMM = {"timm_pool": "", "timm_proj": "linear"}
-
-
-def build(kind: type[nn.Module] = open_clip.CLIP, size: int | tuple[int, int] = 32, **vision) -> nn.Module:
-    """A tiny random model of one of open_clip's classes, none of whose parameters is zero or one."""
-    options = {"quick_gelu": vision.pop("quick_gelu", False)}
-    text = dict(TEXT)
-    if kind is open_clip.CoCa:
-        vision["output_tokens"] = True
-        text |= {"output_tokens": True, "embed_cls": True}
-        options["multimodal_cfg"] = {"context_length": 10, "width": 32, "heads": 2, "layers": 1}
-    torch.manual_seed(0)
-    model = kind(
-        embed_dim=24,
-        vision_cfg=open_clip.CLIPVisionCfg(image_size=size, **vision),
-        text_cfg=open_clip.CLIPTextCfg(**text),
-        **options,
-    )
-    return finished(model, size)
-
-
-def build_timm(trunk: Callable[[], nn.Module], size: int = 32) -> nn.Module:
-    """The same around a timm model that takes no tiny form by open_clip's configuration."""
-    model = build(open_clip.CustomTextCLIP, size, timm_model_name="test_resnet", **TIMM)
-    torch.manual_seed(0)
-    model.visual.trunk = trunk()
-    model.visual.head = nn.Linear(model.visual.trunk.num_features, 24)
-    return finished(model, size)
-
-
-def finished(model: nn.Module, size: int | tuple[int, int]) -> nn.Module:
-    with torch.no_grad():
-        for parameter in model.visual.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for name, buffer in model.visual.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.add_(0.05 * torch.randn_like(buffer))
-    open_clip.model.set_model_preprocess_cfg(
-        model,
-        {"size": size, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD},
-    )
-    return model.eval()
-
-
-def vit(name: str = "test_vit", **options) -> nn.Module:
-    return timm.create_model(name, img_size=32, patch_size=8, num_classes=0, **options)
-
-
-def eva() -> nn.Module:
-    return Eva(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0, qkv_fused=False,
-        swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True,
-        use_abs_pos_emb=True, ref_feat_shape=(4, 4), init_values=0.1,
-    )  # fmt: skip
-
-
-def swin() -> nn.Module:
-    return SwinTransformer(
-        img_size=32, patch_size=2, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=0
-    )
-
-
-def build_custom(**vision) -> nn.Module:
-    return build(open_clip.CustomTextCLIP, **vision)
-
-
-def build_coca(**vision) -> nn.Module:
-    return build(open_clip.CoCa, **vision)
 
 
 def with_head(function: Callable[[Tensor], Tensor]) -> ImageTower:
     model = build(**VIT | {"layers": 1})
     model.encode_image = lambda image, normalize: function(model.visual(image))  # noqa: ARG005
     return ImageTower(model)
-
-
-EXPLICIT: dict[str, Callable[[], nn.Module]] = {
-    "vit token pool": lambda: build(**VIT),
-    "vit avg pool": lambda: build(**VIT, pool_type="avg"),
-    "vit one block": lambda: build(**VIT | {"layers": 1}),
-    "vit norm after pool": lambda: build(**VIT, pool_type="avg", final_ln_after_pool=True),
-    "vit norm after token pool": lambda: build(**VIT, final_ln_after_pool=True),
-    "vit no ln_pre": lambda: build(**VIT, no_ln_pre=True, pos_embed_type="sin_cos_2d"),
-    "vit layer scale": lambda: build(**VIT, ls_init_value=0.1),
-    "vit quickgelu": lambda: build(**VIT, quick_gelu=True),
-    "vit tanh gelu": lambda: build(**VIT, act_kwargs={"approximate": "tanh"}),
-    "vit norm eps": lambda: build(**VIT, norm_kwargs={"eps": 1e-2}),
-    "vit patch dropout": lambda: build(**VIT, patch_dropout=0.5),
-    "vit rectangular": lambda: build(**VIT, size=(24, 40)),
-    "vit custom text": lambda: build_custom(**VIT),
-    "coca class token": lambda: build_coca(**VIT),
-}
-TRACED: dict[str, Callable[[], nn.Module]] = {
-    "coca attentional pool": lambda: build_coca(**VIT, **POOLER),
-    "coca attentional avg pool": lambda: build_coca(**VIT, **POOLER, pool_type="avg", ls_init_value=0.1),
-    "vit ragged": lambda: build(**VIT, size=36),
-    "vit qk_norm": lambda: build(**VIT, **CUSTOM, qk_norm=True),
-    "vit custom": lambda: build(**VIT, **CUSTOM, quick_gelu=True, ls_init_value=0.1),
-    "resnet": lambda: build(**RESNET, size=64),
-    "timm vit": lambda: build_timm(vit),
-    "timm siglip": lambda: build_timm(lambda: vit(class_token=False, global_pool="map")),
-    "timm gap": lambda: build_timm(lambda: vit(class_token=False, global_pool="avg", init_values=0.1)),
-    "timm vit proj none": lambda: build_custom(
-        size=160, timm_model_name="test_vit", timm_pool="token", timm_proj="none"
-    ),
-    "timm relpos": lambda: build_timm(lambda: vit("test_vit_relpos")),
-    "timm eva": lambda: build_timm(eva),
-    "timm swin": lambda: build_timm(swin),
-    "timm convnext": lambda: build_custom(size=64, timm_model_name="test_convnext", **TIMM),
-    "timm resnet": lambda: build_custom(size=64, timm_model_name="test_resnet", **TIMM),
-    # ViTamin's activations write in place, to a view of a layer norm's result.
-    "timm layer norm conv": lambda: build_custom(size=64, timm_model_name="test_efficientnet_ln", **TIMM),
-    "timm mobile": lambda: build_custom(size=64, timm_model_name="test_byobnet", **TIMM),
-    "timm coatnet": lambda: build_timm(
-        lambda: timm.create_model("test_coatnet", img_size=64, num_classes=0), size=64
-    ),
-}
-
-
-def by_autograd(tower: ImageTower, pixels: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = pixels.clone().requires_grad_()
-    embedding = tower(leaf)
-    return embedding.detach(), torch.autograd.grad(embedding, leaf, cotangent)[0]
-
-
-def draw(tower: ImageTower, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x, d and a cotangent."""
-    dtype = next(tower.parameters()).dtype
-    x, d = torch.rand(2, n, 3, *tower.image_size, dtype=dtype)
-    return x, 0.02 * d - 0.01, torch.randn_like(tower(x).detach())
-
-
-def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str) -> None:
-    assert ours.shape == theirs.shape
-    assert ours.dtype == theirs.dtype
-    scale = theirs.abs().max().item()
-    assert scale > 0
-    error = (ours - theirs).abs().max().item() / scale
-    print(f"{what} {error:.1e}", end=" ")
-    assert error < tolerance, what
-
-
-def assert_agrees(encoder: Encoder, tower: ImageTower, n: int, tolerance: float) -> None:
-    """An encoder's passes on a batch, and on some of its rows, against autograd through the tower."""
-    x, d, cotangent = draw(tower, n)
-    clean = by_autograd(tower, x, cotangent)[0]
-    noisy, gradient = by_autograd(tower, x + d, cotangent)
-    layout, moved = encoder.to_layout(x), encoder.to_layout(d)
-    assert torch.equal(encoder.from_layout(layout), x)
-    base = encoder.project(layout).detach()
-    assert_close(encoder.embed(base), clean, tolerance, "embed")
-    assert_close(encoder.embed(base, moved), noisy, tolerance, "embed d")
-
-    embedding, saved = encoder.forward(base, moved)
-    assert_close(embedding, noisy, tolerance, "forward")
-    assert all(tensor.shape[0] == n for tensor in saved)
-    before = [tensor.clone() for tensor in (*saved, cotangent)]
-    pulled = encoder.input_gradient(saved, cotangent)
-    assert all(torch.equal(a, b) for a, b in zip((*saved, cotangent), before, strict=True))
-    assert_close(encoder.from_layout(pulled), gradient, tolerance, "gradient")
-
-    ours_clean, ours_noisy, pair = encoder.forward_pair(base, moved)
-    assert_close(ours_clean, clean, tolerance, "pair")
-    assert_close(ours_noisy, noisy, tolerance, "pair d")
-    rows = torch.tensor([n - 1, 0, n // 2, n - 1])[: n + 1]
-    held = tuple(tensor.index_select(0, rows) for tensor in pair)
-    some = encoder.from_layout(encoder.input_gradient(held, cotangent[rows]))
-    assert_close(some, gradient[rows], tolerance, "rows")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +43,7 @@ def test_traced_is_exact_in_double(name: str) -> None:
     assert_agrees(TracedEncoder(tower), tower, 4, tolerance=1e-12)
 
 
-@pytest.mark.parametrize("name", ["vit token pool", "vit layer scale", "vit quickgelu"])
+@pytest.mark.parametrize("name", ["vit class token", "vit layer scale", "vit QuickGELU"])
 def test_an_explicit_tower_can_be_traced(name: str) -> None:
     tower = ImageTower(EXPLICIT[name]())
     assert_agrees(TracedEncoder(tower), tower, 4, tolerance=1e-5)
@@ -398,7 +229,7 @@ def test_a_tower_that_leaves_nothing_to_check_is_not_traced(value: float, reason
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_needs_the_explicit_form(dtype: torch.dtype) -> None:
-    assert make_encoder(ImageTower(EXPLICIT["vit token pool"]()), dtype=dtype).form == "explicit"
+    assert make_encoder(ImageTower(EXPLICIT["vit class token"]()), dtype=dtype).form == "explicit"
     for name, shown in (("resnet", "ModifiedResNet"), ("timm convnext", "ConvNeXt")):
         with pytest.raises(InputError, match=f"expected precision fp32 for a {shown} image tower"):
             make_encoder(ImageTower(TRACED[name]()), dtype=dtype)
