@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -39,7 +40,7 @@ def row(model: str = "ViT-B-32", batch: int = 8, countered: int = 0, allocator: 
 
 
 def text(result) -> str:
-    console = Console(width=250, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=250, record=True, file=io.StringIO())
     for table in tables(result):
         console.print(table)
     return console.export_text()
