@@ -54,23 +54,24 @@ def _measure(
     command = [sys.executable, "-m", "clipfast.bench.worker", json.dumps(worker)]
     rounds: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
-        assert process.stdout is not None
-        for text in process.stdout:
-            line = json.loads(text)
-            kind = line.pop("kind")
-            if kind == "environment":
-                result["environments"].append({"allocator": job.allocator, **line})
-            elif kind == "peak":
-                result["peaks"].append({"allocator": job.allocator, **line})
-                progress(f"peak of {line['column']}: {line['bytes'] / 2**20:.0f} MiB")
-            else:
-                key = json.dumps(line["scenario"])
-                rounds.setdefault(key, []).append(line["seconds"])
-                scenario = Scenario(**line["scenario"])
-                done = f"round {len(rounds[key])} of {scenario.rounds}"
-                progress(f"{scenario.name}, {job.allocator}: {done}")
-        code = process.wait()
+        popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
+        with popen as process:
+            assert process.stdout is not None
+            for text in process.stdout:
+                line = json.loads(text)
+                kind = line.pop("kind")
+                if kind == "environment":
+                    result["environments"].append({"allocator": job.allocator, **line})
+                elif kind == "peak":
+                    result["peaks"].append({"allocator": job.allocator, **line})
+                    progress(f"peak of {line['column']}: {line['bytes'] / 2**20:.0f} MiB")
+                else:
+                    key = json.dumps(line["scenario"])
+                    rounds.setdefault(key, []).append(line["seconds"])
+                    scenario = Scenario(**line["scenario"])
+                    done = f"round {len(rounds[key])} of {scenario.rounds}"
+                    progress(f"{scenario.name}, {job.allocator}: {done}")
+        code = process.returncode
         errors.seek(0)
         said = errors.read()[-4000:]
     for key, measured in rounds.items():  # what was measured stands, whatever came after
