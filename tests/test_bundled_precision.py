@@ -11,8 +11,8 @@ from clipfast.evaluation.shapes import draw
 from clipfast.precision import available
 
 PICTURES, EPS, CHUNK = 1000, 2 / 255, 125
-# The design asks for 99 %. bfloat16 reaches 96.8 to 97.7: rounding adds about 4.5 % to a drift as small as this
-# model's, and many of its images lie near the threshold (benchmarks/README.md).
+# The design asks for 99 %; bfloat16 reaches 96.8 to 97.7. Rounding adds about 4.5 % to a drift as small as
+# this model's, and many of its images lie near the threshold (benchmarks/README.md).
 SAME_GATE = {"bf16": 0.96, "fp16": 0.99}
 LOW = [name for name in ("bf16", "fp16") if name in available(torch.device("cpu"))]
 
