@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..models.tower import ImageTower
-from .base import Saved
+from .base import PixelEncoder, Saved
 
 __all__ = ["AutogradEncoder", "embedding_and_gradient"]
 
@@ -21,7 +21,7 @@ def embedding_and_gradient(tower: ImageTower, pixels: Tensor, cotangent: Tensor)
     return embedding.detach(), gradient
 
 
-class AutogradEncoder:
+class AutogradEncoder(PixelEncoder):
     """The form of `Encoder` of last resort; the layout of pixels is [N, 3, H, W], in the tower's dtype.
 
     It saves x and d alone, and so `input_gradient` costs a forward pass and a backward pass.
@@ -32,18 +32,6 @@ class AutogradEncoder:
     def __init__(self, tower: ImageTower) -> None:
         self._tower = tower
 
-    def to_layout(self, pixels: Tensor) -> Tensor:
-        """[N, 3, H, W], as it is."""
-        return pixels
-
-    def from_layout(self, state: Tensor) -> Tensor:
-        """[N, 3, H, W], as it is."""
-        return state
-
-    def project(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W], as it is."""
-        return x
-
     @torch.no_grad()
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
         """f(x + d), or f(x): [N, D]."""
@@ -52,14 +40,6 @@ class AutogradEncoder:
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
         """f(x + d), and x and d."""
         return self.embed(base, d), (base, d)
-
-    def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
-        """f(x), f(x + d), and x and d."""
-        return self.embed(base), *self.forward(base, d)
-
-    def prefers_double(self, n: int) -> bool:  # noqa: ARG002
-        """Never: `forward_pair` makes the two passes one after the other."""
-        return False
 
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
         """The cotangent [N, D] of f(x + d) -> that of d [N, 3, H, W], by a forward and a backward pass."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Encoder", "Saved"]
+__all__ = ["Encoder", "PixelEncoder", "Saved"]
 
 Saved = tuple[Tensor, ...]  # batch first, so that rows can be gathered
 
@@ -52,3 +53,35 @@ class Encoder(Protocol):
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
         """The cotangent [N, D] of f(x + d) -> that of d, in layout."""
         ...
+
+
+class PixelEncoder(ABC):
+    """What encoders share whose layout is [N, 3, H, W] itself and whose double batch is two passes."""
+
+    def to_layout(self, pixels: Tensor) -> Tensor:
+        """[N, 3, H, W], as it is."""
+        return pixels
+
+    def from_layout(self, state: Tensor) -> Tensor:
+        """[N, 3, H, W], as it is."""
+        return state
+
+    def project(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W], as it is."""
+        return x
+
+    @abstractmethod
+    def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+        """See Encoder."""
+
+    @abstractmethod
+    def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
+        """See Encoder."""
+
+    def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
+        """f(x), f(x + d), and what `input_gradient` needs of the second."""
+        return self.embed(base), *self.forward(base, d)
+
+    def prefers_double(self, n: int) -> bool:  # noqa: ARG002
+        """Never: `forward_pair` makes the two passes one after the other."""
+        return False

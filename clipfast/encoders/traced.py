@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..models.tower import ImageTower
 from .autograd import embedding_and_gradient
-from .base import Saved
+from .base import PixelEncoder, Saved
 
 __all__ = ["TracedEncoder", "TracingError"]
 
@@ -37,7 +37,7 @@ class TracingError(RuntimeError):
     """A tower cannot be traced, or its trace is not the tower; the message says why."""
 
 
-class TracedEncoder:
+class TracedEncoder(PixelEncoder):
     """The traced form of `Encoder`; the layout of pixels is [N, 3, H, W], in the tower's dtype.
 
     tower: in eval mode, of float32 or float64 weights, which are shared and not copied; its hooks and
@@ -67,18 +67,6 @@ class TracedEncoder:
         if fault:
             raise TracingError(fault)
 
-    def to_layout(self, pixels: Tensor) -> Tensor:
-        """[N, 3, H, W], as it is."""
-        return pixels
-
-    def from_layout(self, state: Tensor) -> Tensor:
-        """[N, 3, H, W], as it is."""
-        return state
-
-    def project(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W], as it is."""
-        return x
-
     @torch.no_grad()
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
         """f(x + d), or f(x): [N, D], by the tower itself with its own attention kernels.
@@ -93,14 +81,6 @@ class TracedEncoder:
         """f(x + d), and what `input_gradient` needs."""
         embedding, *saved = self._forward(base + d)
         return embedding, tuple(saved)
-
-    def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
-        """f(x), f(x + d), and what `input_gradient` needs of the second."""
-        return self.embed(base), *self.forward(base, d)
-
-    def prefers_double(self, n: int) -> bool:  # noqa: ARG002
-        """Never: `forward_pair` makes the two passes one after the other."""
-        return False
 
     @torch.no_grad()
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
