@@ -31,8 +31,8 @@ class Engine:
 
     encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. A
     `CompiledEncoder` runs at a few batch sizes that others are padded to; on a GPU each stage is then one
-    CUDA graph. memory: bytes that saved
-    activations may take (default 1 GiB on a CPU, half of what is free on a GPU); it bounds the chunk.
+    CUDA graph. memory: bytes that saved activations may take (default 1 GiB on a CPU, half of what is free
+    on a GPU); it bounds the chunk.
 
     A batch runs in chunks: each is probed, its gate is read, and its countered rows wait with their saved
     activations until they fill a chunk of their own. Safe across threads: a call's state is its own.
@@ -101,6 +101,7 @@ class Engine:
             if self.drift_encoder is not None:
                 self.drift_by(pixels, noise)
                 self.pass_on(pixels, noise)
+                self.embed(pixels)  # f(x) of images that pass, which a probe gives elsewhere
 
     def chunks(self, n: int, chunk: int) -> list[int]:
         """The sizes that n images are cut into: equal ones; where sizes are padded, full ones and a rest."""

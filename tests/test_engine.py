@@ -228,10 +228,25 @@ def compiled() -> tuple:
 
 def test_compiled_is_the_reference_and_never_compiles_after_warmup(compiled):
     tower, x, noise, engine = compiled
+    made = set(engine.encoder._compiled)
     with torch.compiler.set_stance("fail_on_recompile"):
         for n in (7, 2, 1, 3, 5, 6):
             result = engine.run(x[:n], noise[:n])
             assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
+    assert set(engine.encoder._compiled) == made
+
+
+def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
+    tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
+    x, noise, config, tau = batch(drift_tower, 2)
+    encoders = [CompiledEncoder(make_encoder(each)) for each in (tower, drift_tower)]
+    config = gated(config, tau, "some")
+    engine = make_engine(tower, config, encoder=encoders[0], drift_encoder=encoders[1])
+    engine.warmup([2])
+    made = [set(encoder._compiled) for encoder in encoders]
+    engine.run(x, noise)
+    engine.embed(x[:1])  # what the classifier asks for beside a drift tower
+    assert [set(encoder._compiled) for encoder in encoders] == made
 
 
 def test_compiled_is_safe_across_threads(compiled):
