@@ -1,4 +1,4 @@
-"""Frozen linear layers in both directions, over weights that are re-laid once for the machine's products.
+"""Frozen linear layers in both directions, by the fastest products of the machine.
 
 The packed forms call operators that PyTorch keeps private (Inductor's own): everything about them, and what
 stands in where they are missing, is in this file.
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "product_forms", "product_of"]
+from ..ops.native import why_not
+
+__all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "product_of"]
 
 
 class PlainProduct:
@@ -27,6 +29,28 @@ class PlainProduct:
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
         return F.linear(x, self.weight, self.bias)
+
+
+class SplitProduct:
+    """The same out of bfloat16 parts, as exact as float32 (csrc/split_linear.cpp): reads the weight as it lies.
+
+    weight: float32 [out, in], dense by rows or by columns.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        if why_not() is not None:
+            raise NotImplementedError(why_not())
+        self.weight, self.bias = weight, bias
+        self._from_rows = _SPLIT_FROM_ROWS if weight.is_contiguous() else _SPLIT_FROM_ROWS_TRANSPOSED
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product."""
+        if x.numel() < self._from_rows * x.shape[-1]:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.clipfast.split_linear(x, self.weight, self.bias)
+
+
+_SPLIT_FROM_ROWS, _SPLIT_FROM_ROWS_TRANSPOSED = 4, 32  # benchmarks/README.md
 
 
 class PackedProduct(ABC):
@@ -93,35 +117,39 @@ class MklProduct(PackedProduct):
 
 
 _MKL_ROWS = 100
+
+Product = PlainProduct | SplitProduct | OneDnnProduct | MklProduct
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 @functools.cache
-def product_forms(dtype: torch.dtype) -> tuple[type[PlainProduct | OneDnnProduct | MklProduct], ...]:
+def product_forms(dtype: torch.dtype) -> tuple[type[Product], ...]:
     """The forms that give right answers on this CPU, the fastest first (benchmarks/README.md)."""
-    candidates = (MklProduct, OneDnnProduct) if dtype == torch.float32 else (OneDnnProduct,)
+    candidates: tuple[type[Product], ...] = (OneDnnProduct,)
+    if dtype == torch.float32:
+        candidates = (SplitProduct, MklProduct, OneDnnProduct)
     return (*(form for form in candidates if _works(form, dtype)), PlainProduct)
 
 
-def _works(form: type[OneDnnProduct | MklProduct], dtype: torch.dtype) -> bool:
-    """Whether a private operator exists and is right, for other row counts than it was packed for too."""
+def _works(form: type[Product], dtype: torch.dtype) -> bool:
+    """Whether a form runs here and is right, for other row counts than it was packed for too."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(96, 160, generator=generator).to(dtype)
     bias = torch.randn(96, generator=generator).to(dtype)
     try:
-        product = form(weight, bias)
-        for rows in (1, 7, _MKL_ROWS, 333):
-            x = torch.randn(rows, 160, generator=generator).to(dtype)
-            expected = F.linear(x.double(), weight.double(), bias.double())
-            error = (product(x).double() - expected).abs().max() / expected.abs().max()
-            if not error < _TOLERANCE[dtype]:
-                return False
+        for product in (form(weight, bias), form(weight.t().contiguous().t(), bias)):
+            for rows in (1, 7, _MKL_ROWS, 333):
+                x = torch.randn(rows, 160, generator=generator).to(dtype)
+                expected = F.linear(x.double(), weight.double(), bias.double())
+                error = (product(x).double() - expected).abs().max() / expected.abs().max()
+                if not error < _TOLERANCE[dtype]:
+                    return False
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return True
 
 
-def product_of(weight: Tensor, bias: Tensor | None, *, pack: bool) -> PlainProduct | PackedProduct:
+def product_of(weight: Tensor, bias: Tensor | None, *, pack: bool) -> Product:
     """The fastest product with a weight [out, in] here; `pack=False`: the plain one."""
     if not pack or weight.device.type != "cpu":
         return PlainProduct(weight, bias)

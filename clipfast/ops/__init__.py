@@ -1,0 +1,1 @@
+"""The fused operators, registered with torch under the namespace `clipfast`."""
