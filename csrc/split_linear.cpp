@@ -4,9 +4,10 @@
 // one float32 product: those left out lie below 2^-24 of it (Henry, Tang, Heinecke, "Leveraging the bfloat16
 // artificial intelligence datatype for higher-precision computations", ARITH 2019).
 //
-// The weight stays as it lies in memory, row by row or column by column. Each thread takes some of its rows, a
-// panel of 32 at a time: while the tile units multiply one panel by all of x, the vector units split the next
-// into the thread's cache, so a weight is read once for up to kBlockRows rows of x.
+// The weight lies in blocks of 32 x 32 numbers, [out / 32, in / 32, 32, 32], zeros where it ends: a page of memory
+// each, read whole in either direction. Each thread takes some panels of it, the blocks that make 32 results:
+// while the tile units multiply one panel by all of x, the vector units split the next into the thread's cache.
+// So a weight is read once for up to kRows rows of x.
 //
 // Operands are kept as strips of 16 rows (of x or of w), a strip as tiles of 16 x 32 numbers, step by step
 // along the contraction, the three parts one after the other. Within a step the numbers i and i + 16 stand
@@ -36,9 +37,14 @@ namespace {
 
 using torch::stable::Tensor;
 
-struct Matrix {  // row by row
+struct Matrix {  // row by row, densely
   const float* data;
-  int64_t rows, columns, stride;
+  int64_t rows, columns;
+};
+
+struct Weight {
+  const float* blocks;
+  int64_t out, in;  // of the product
 };
 
 #if CLIPFAST_HAS_TILES
@@ -53,10 +59,11 @@ constexpr int64_t kStep = 32;              // numbers of the contraction in a ti
 constexpr int64_t kTile = kStrip * kStep;  // numbers in a tile
 constexpr int64_t kParts = 3;
 constexpr int64_t kStepSize = kParts * kTile;
-constexpr int kProducts = 6;                  // of parts
-constexpr int64_t kSums = kStrip * kStrip;    // numbers in a tile of the result
-constexpr int64_t kBlockRows = 224;           // of x whose strips are multiplied together, and
-constexpr int64_t kBlockSteps = 24;           // steps: so that they and two panels of w fit the second cache
+constexpr int64_t kProducts = 6;           // of parts
+constexpr int64_t kBlock = kStep * kStep;  // numbers in a block of the weight
+constexpr int64_t kSums = kStrip * kStrip;  // numbers in a tile of the result
+constexpr int64_t kRows = 224;             // of x that are multiplied together, and
+constexpr int64_t kSteps = 16;             // steps: so that their strips and two panels fit the second cache
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -137,96 +144,77 @@ inline void transpose(__m512i (&r)[kStrip]) {
   }
 }
 
-// Rows first..first + 15 of m, which run along the contraction, as a strip; zeros where m ends. turned: as the
-// right operand of a product, which the tile units take column by column.
+// Rows first..first + 15 of m as a step of a strip, zeros where m ends. turned: as the right operand of a product,
+// which the tile units take column by column.
 template <bool turned>
-void split_rows(const Matrix& m, int64_t first, int64_t step, int64_t steps, Part* out) {
-  for (int64_t s = step; s < step + steps; ++s, out += kStepSize) {
-    const int64_t k = s * kStep;
-    const __mmask16 low = lanes(m.columns - k), high = lanes(m.columns - k - kStrip);
-    __m512i tiles[kParts][kStrip];
-    for (int64_t r = 0; r < kStrip; ++r) {
-      const bool inside = first + r < m.rows;
-      const float* const row = m.data + (inside ? first + r : 0) * m.stride + k;
-      const Pair pair = split(_mm512_maskz_loadu_ps(inside ? low : 0, row),
-                              _mm512_maskz_loadu_ps(inside ? high : 0, row + kStrip));
-      for (int64_t p = 0; p < kParts; ++p) tiles[p][r] = pair.parts[p];
-    }
-    for (int64_t p = 0; p < kParts; ++p) {
-      if (turned) transpose(tiles[p]);
-      for (int64_t r = 0; r < kStrip; ++r) _mm512_store_si512(out + p * kTile + r * kStep, tiles[p][r]);
-    }
+void split_rows(const Matrix& m, int64_t first, int64_t step, Part* out) {
+  const int64_t k = step * kStep;
+  const __mmask16 low = lanes(m.columns - k), high = lanes(m.columns - k - kStrip);
+  __m512i tiles[kParts][kStrip];
+  for (int64_t r = 0; r < kStrip; ++r) {
+    const bool inside = first + r < m.rows;
+    const float* const row = m.data + (inside ? first + r : 0) * m.columns + k;
+    const Pair pair = split(_mm512_maskz_loadu_ps(inside ? low : 0, row),
+                            _mm512_maskz_loadu_ps(inside ? high : 0, row + kStrip));
+    for (int64_t p = 0; p < kParts; ++p) tiles[p][r] = pair.parts[p];
+  }
+  for (int64_t p = 0; p < kParts; ++p) {
+    if (turned) transpose(tiles[p]);
+    for (int64_t r = 0; r < kStrip; ++r) _mm512_store_si512(out + p * kTile + r * kStep, tiles[p][r]);
   }
 }
 
-// Columns first..first + 15 of m, which run along the contraction, as a strip for the right of a product.
-void split_columns(const Matrix& m, int64_t first, int64_t step, int64_t steps, Part* out) {
-  const __mmask16 mask = lanes(m.columns - first);
-  for (int64_t s = step; s < step + steps; ++s, out += kStepSize) {
-    for (int64_t r = 0; r < kStrip; ++r) {
-      const int64_t k = s * kStep + r;
-      const bool low = k < m.rows, high = k + kStrip < m.rows;
-      const float* const a = m.data + (low ? k : 0) * m.stride + first;
-      const float* const b = m.data + (high ? k + kStrip : 0) * m.stride + first;
-      const Pair pair =
-          split(_mm512_maskz_loadu_ps(low ? mask : 0, a), _mm512_maskz_loadu_ps(high ? mask : 0, b));
-      for (int64_t p = 0; p < kParts; ++p) _mm512_store_si512(out + p * kTile + r * kStep, pair.parts[p]);
-    }
-  }
-}
-
-// Two strips of the weight over some steps of the contraction.
+// The blocks of the weight that make 32 results, for some steps of the contraction.
 struct Panel {
-  int64_t row, step, steps;
-  bool two;  // or one, at the weight's end
+  const float* blocks;
+  int64_t step, steps;
+  int64_t step_stride, next;  // numbers to the block of the next step, and to the panel after this one
 };
 
-// Splits a whole panel while the tile units multiply another: in each of their passes over the steps a share
-// of its rows, a few after each of the products of parts.
-template <bool by_rows>
+// Splits a panel into two strips, a few rows whenever asked to, as the tile units multiply another. transposed: the
+// contraction runs along a block's columns, so that its rows are the strips' columns.
+template <bool transposed>
 class Splitting {
  public:
   Splitting() = default;
-  Splitting(const Matrix& w, const Panel& panel, int64_t passes, Part* out)
-      : w_(w.data + (by_rows ? panel.row * w.stride + panel.step * kStep
-                             : panel.step * kStep * w.stride + panel.row)),
-        stride_(w.stride), steps_(panel.steps), passes_(passes), out_(out) {}
 
-  void start(int64_t pass) {
-    if (passes_ == 0) return;
-    for (int p = 0; p <= kProducts; ++p) from_[p] = kRows * (pass * kProducts + p) / (passes_ * kProducts);
+  // times: how often it will be asked.
+  Splitting(const Panel& panel, int64_t times, Part* out)
+      : panel_(panel), rows_(panel.steps * kStep), rate_(ceil_div(rows_ << kFraction, times)), out_(out) {}
+
+  void some() {
+    due_ += rate_;
+    for (const int64_t end = std::min(due_ >> kFraction, rows_); row_ < end; ++row_) split_row();
   }
 
-  void run(int product, int64_t step) {
-    if (step >= steps_) return;
-    const int64_t share = from_[kProducts] - from_[0];
-    for (int64_t i = from_[product]; i < from_[product + 1]; ++i) {
-      const bool within = step + kAhead < steps_;
-      const float* const later = at(within ? step + kAhead : step + kAhead - steps_, within ? i : i + share);
-      _mm_prefetch(reinterpret_cast<const char*>(later), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(later + second()), _MM_HINT_T0);
-      const float* const a = at(step, i);
-      const Pair pair = split(_mm512_loadu_ps(a), _mm512_loadu_ps(a + second()));
-      const int64_t strip = by_rows ? i / kStrip : i % 2, row = by_rows ? i % kStrip : i / 2;
-      Part* const out = out_ + (strip * steps_ + step) * kStepSize + row * kStep;
-      for (int64_t p = 0; p < kParts; ++p) _mm512_store_si512(out + p * kTile, pair.parts[p]);
-    }
+  void rest() {
+    for (; row_ < rows_; ++row_) split_row();
   }
 
  private:
-  static constexpr int64_t kRows = 2 * kStrip, kAhead = 2;
+  static constexpr int64_t kFraction = 16, kAhead = 2 * kStep;
 
-  int64_t second() const { return by_rows ? kStrip : kStrip * stride_; }
-
-  const float* at(int64_t step, int64_t i) const {
-    if (by_rows) return w_ + i * stride_ + step * kStep;
-    return w_ + (step * kStep + i % kRows / 2) * stride_ + i % 2 * kStrip + i / kRows * kRows;
+  void split_row() {
+    const int64_t later = row_ + kAhead;
+    const float* const ahead = later < rows_ ? at(later) : at(later - rows_) + panel_.next;
+    _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(ahead + kStrip), _MM_HINT_T0);
+    // In order of memory, but that the rows r and r + 16 go together where they are the contraction's.
+    const int64_t step = row_ / kStep, i = row_ % kStep;
+    const int64_t strip = transposed ? i % 2 : i / kStrip, row = transposed ? i / 2 : i % kStrip;
+    const float* const a = transposed ? at(step * kStep + row) + strip * kStrip : at(row_);
+    const Pair pair = split(_mm512_loadu_ps(a), _mm512_loadu_ps(a + (transposed ? kBlock / 2 : kStrip)));
+    Part* const out = out_ + (strip * panel_.steps + step) * kStepSize + row * kStep;
+    for (int64_t p = 0; p < kParts; ++p) _mm512_store_si512(out + p * kTile, pair.parts[p]);
   }
 
-  const float* w_ = nullptr;
-  int64_t stride_ = 0, steps_ = 0, passes_ = 0;
+  const float* at(int64_t row) const {
+    return panel_.blocks + row / kStep * panel_.step_stride + row % kStep * kStep;
+  }
+
+  Panel panel_ = {};
+  int64_t rows_ = 0, rate_ = 0, due_ = 0, row_ = 0;
   Part* out_ = nullptr;
-  int64_t from_[kProducts + 1] = {};
 };
 
 void configure_tiles() {
@@ -263,9 +251,9 @@ inline void multiply_parts() {
 }
 
 // One or two strips of a by one or two of b: sums is [strip of a][strip of b] of 16 x 16.
-template <bool two_a, bool two_b, bool by_rows>
+template <bool two_a, bool two_b, bool transposed>
 void multiply(const Part* a0, const Part* a1, const Part* b0, const Part* b1, int64_t steps, float* sums,
-              bool add, Splitting<by_rows>& splitting) {
+              bool add, Splitting<transposed>& splitting) {
   if (add) {
     _tile_loadd(0, sums, 64);
     if (two_b) _tile_loadd(1, sums + kSums, 64);
@@ -282,22 +270,22 @@ void multiply(const Part* a0, const Part* a1, const Part* b0, const Part* b1, in
     load_a<two_a>(a0, a1);
     load_b<two_b>(b0 + 2 * kTile, b1 + 2 * kTile);
     multiply_parts<two_a, two_b>();
-    splitting.run(0, s);
+    splitting.some();
     load_b<two_b>(b0 + kTile, b1 + kTile);
     multiply_parts<two_a, two_b>();
-    splitting.run(1, s);
+    splitting.some();
     load_a<two_a>(a0 + kTile, a1 + kTile);
     multiply_parts<two_a, two_b>();
-    splitting.run(2, s);
+    splitting.some();
     load_b<two_b>(b0, b1);
     multiply_parts<two_a, two_b>();
-    splitting.run(3, s);
+    splitting.some();
     load_a<two_a>(a0, a1);
     multiply_parts<two_a, two_b>();
-    splitting.run(4, s);
+    splitting.some();
     load_a<two_a>(a0 + 2 * kTile, a1 + 2 * kTile);
     multiply_parts<two_a, two_b>();
-    splitting.run(5, s);
+    splitting.some();
     a0 += kStepSize;
     a1 += kStepSize;
     b0 += kStepSize;
@@ -310,13 +298,17 @@ void multiply(const Part* a0, const Part* a1, const Part* b0, const Part* b1, in
   asm volatile("" ::: "memory");
 }
 
-template <bool by_rows>
-void multiply(const Part* a0, const Part* a1, const Part* b0, const Part* b1, int64_t steps, float* sums,
-              bool add, Splitting<by_rows>& splitting, bool two_a, bool two_b) {
-  if (two_a && two_b) return multiply<true, true>(a0, a1, b0, b1, steps, sums, add, splitting);
-  if (two_a) return multiply<true, false>(a0, a1, b0, b1, steps, sums, add, splitting);
-  if (two_b) return multiply<false, true>(a0, a1, b0, b1, steps, sums, add, splitting);
-  return multiply<false, false>(a0, a1, b0, b1, steps, sums, add, splitting);
+// One or two strips of x by two of the weight, which is on the left where its rows run along the contraction.
+template <bool two_x, bool transposed>
+void multiply_strips(const Part* x, int64_t x_size, const Part* w, const Panel& panel, float* sums,
+                     Splitting<transposed>& splitting) {
+  const Part* const x0 = x + panel.step * kStepSize;
+  const Part* const w1 = w + panel.steps * kStepSize;
+  if (transposed) {
+    multiply<two_x, true>(x0, x0 + x_size, w, w1, panel.steps, sums, panel.step > 0, splitting);
+  } else {
+    multiply<true, two_x>(w, w1, x0, x0 + x_size, panel.steps, sums, panel.step > 0, splitting);
+  }
 }
 
 // A tile of sums -> y[row.., column..], with the bias. turned: the tile holds them transposed.
@@ -333,91 +325,71 @@ void store(const float* sums, const float* bias, float* y, int64_t row, int64_t 
   }
 }
 
-// The strips of a block of x by rows begin..end of the weight, counted in panels.
-template <bool by_rows>
-void multiply_panels(const Part* x, int64_t rows, int64_t steps, const Matrix& w, int64_t begin, int64_t end,
-                     const float* bias, float* y) {
+// The strips of some rows of x by the panels begin..end of the weight.
+template <bool transposed>
+void multiply_panels(const Part* x, int64_t rows, const Weight& w, int64_t begin, int64_t end, const float* bias,
+                     float* y) {
   thread_local Buffer<Part> panel_buffer;
   thread_local Buffer<float> sums_buffer;
-  const int64_t out = by_rows ? w.rows : w.columns, contraction = by_rows ? w.columns : w.rows;
-  const int64_t x_strips = ceil_div(rows, kStrip), w_strips = ceil_div(out, kStrip);
-  const int64_t passes = ceil_div(x_strips, 2), strip_size = steps * kStepSize;
-  const int64_t panel_size = 2 * std::min(steps, kBlockSteps) * kStepSize, sums_size = passes * 4 * kSums;
-  const bool at_once = steps <= kBlockSteps;  // or the sums of all panels wait for the next steps
+  const int64_t steps = ceil_div(w.in, kStep), x_strips = ceil_div(rows, kStrip), passes = ceil_div(x_strips, 2);
+  const int64_t x_size = steps * kStepSize, panel_size = 2 * std::min(steps, kSteps) * kStepSize;
+  const int64_t sums_size = passes * 4 * kSums;
+  const bool at_once = steps <= kSteps;  // or the sums of all panels wait for the next steps
   Part* const panels = panel_buffer.at_least(2 * panel_size);
-  float* const sums = sums_buffer.at_least((at_once ? 1 : end - begin) * sums_size);
+  Part* const halves[] = {panels, panels + panel_size};
+  float* const all_sums = sums_buffer.at_least((at_once ? 1 : end - begin) * sums_size);
+  const int64_t step_stride = (transposed ? ceil_div(w.out, kStep) : 1) * kBlock;
+  const int64_t panel_stride = (transposed ? 1 : steps) * kBlock;
   const auto panel_at = [&](int64_t t) {
-    const int64_t step = t / (end - begin) * kBlockSteps, strip = 2 * (begin + t % (end - begin));
-    return Panel{strip * kStrip, step, std::min(kBlockSteps, steps - step), strip + 1 < w_strips};
+    const int64_t step = t / (end - begin) * kSteps, first = begin + t % (end - begin);
+    const float* const blocks = w.blocks + first * panel_stride + step * step_stride;
+    return Panel{blocks, step, std::min(kSteps, steps - step), step_stride, panel_stride};
   };
-  const auto split_now = [&](const Panel& panel, Part* to) {
-    for (int64_t i = 0; i <= panel.two; ++i, to += panel.steps * kStepSize) {
-      if (by_rows) {
-        split_rows<false>(w, panel.row + i * kStrip, panel.step, panel.steps, to);
-      } else {
-        split_columns(w, panel.row + i * kStrip, panel.step, panel.steps, to);
-      }
-    }
-  };
+  const int64_t count = ceil_div(steps, kSteps) * (end - begin);
   configure_tiles();
-  split_now(panel_at(0), panels);
-  const int64_t count = ceil_div(steps, kBlockSteps) * (end - begin);
+  Splitting<transposed>(panel_at(0), 1, halves[0]).rest();
   for (int64_t t = 0; t < count; ++t) {
     const Panel panel = panel_at(t);
-    const Part* const w0 = panels + t % 2 * panel_size;
-    const Part* const w1 = w0 + panel.steps * kStepSize;
-    Splitting<by_rows> splitting;
-    if (t + 1 < count) {
-      const Panel next = panel_at(t + 1);
-      Part* const to = panels + (t + 1) % 2 * panel_size;
-      const bool whole = next.row + 2 * kStrip <= out && contraction % kStep == 0;
-      if (whole && next.steps <= panel.steps) {
-        splitting = {w, next, passes, to};
-      } else {
-        split_now(next, to);
-      }
-    }
-    float* tiles = sums + (at_once ? 0 : t % (end - begin)) * sums_size;
-    for (int64_t pass = 0; pass < passes; ++pass, tiles += 4 * kSums) {
-      const int64_t strip = 2 * pass;
+    const Part* const split = halves[t % 2];
+    Splitting<transposed> splitting;
+    if (t + 1 < count) splitting = {panel_at(t + 1), passes * panel.steps * kProducts, halves[(t + 1) % 2]};
+    const int64_t column = (begin + t % (end - begin)) * kStep;
+    float* sums = all_sums + (at_once ? 0 : t % (end - begin)) * sums_size;
+    for (int64_t strip = 0; strip < x_strips; strip += 2, sums += 4 * kSums) {
       const bool two_x = strip + 1 < x_strips;
-      const Part* const x0 = x + strip * strip_size + panel.step * kStepSize;
-      const Part* const x1 = x0 + strip_size;
-      splitting.start(pass);
-      if (by_rows) {
-        multiply(w0, w1, x0, x1, panel.steps, tiles, panel.step > 0, splitting, panel.two, two_x);
+      if (two_x) {
+        multiply_strips<true>(x + strip * x_size, x_size, split, panel, sums, splitting);
       } else {
-        multiply(x0, x1, w0, w1, panel.steps, tiles, panel.step > 0, splitting, two_x, panel.two);
+        multiply_strips<false>(x + strip * x_size, x_size, split, panel, sums, splitting);
       }
       if (panel.step + panel.steps < steps) continue;
       for (int64_t xi = 0; xi <= two_x; ++xi) {
-        for (int64_t wi = 0; wi <= panel.two; ++wi) {
-          const float* const tile = tiles + (by_rows ? 2 * wi + xi : 2 * xi + wi) * kSums;
-          store<by_rows>(tile, bias, y, (strip + xi) * kStrip, rows, panel.row + wi * kStrip, out);
+        for (int64_t wi = 0; wi < 2; ++wi) {
+          const float* const tile = sums + (transposed ? 2 * xi + wi : 2 * wi + xi) * kSums;
+          store<!transposed>(tile, bias, y, (strip + xi) * kStrip, rows, column + wi * kStrip, w.out);
         }
       }
     }
+    splitting.rest();
   }
   _tile_release();
 }
 
-// by_rows: w is the weight [out, in]; otherwise its transpose.
-template <bool by_rows>
-void multiply_all(const Matrix& x, const Matrix& w, const float* bias, float* y) {
+template <bool transposed>
+void multiply_all(const Matrix& x, const Weight& w, const float* bias, float* y) {
   thread_local Buffer<Part> x_buffer;
-  const int64_t out = by_rows ? w.rows : w.columns, steps = ceil_div(x.columns, kStep);
-  const int64_t even_rows = ceil_div(x.rows, ceil_div(x.rows, kBlockRows));
-  const int64_t block_rows = ceil_div(even_rows, kStrip) * kStrip;
-  Part* const strips = x_buffer.at_least(block_rows / kStrip * steps * kStepSize);
-  for (int64_t first = 0; first < x.rows; first += block_rows) {
-    const Matrix block{x.data + first * x.stride, std::min(block_rows, x.rows - first), x.columns, x.stride};
-    torch::stable::parallel_for(0, ceil_div(block.rows, kStrip) * steps, 1, [&](int64_t begin, int64_t end) {
+  const int64_t steps = ceil_div(x.columns, kStep);
+  const int64_t even = ceil_div(x.rows, ceil_div(x.rows, kRows)), some = ceil_div(even, kStrip) * kStrip;
+  Part* const strips = x_buffer.at_least(some / kStrip * steps * kStepSize);
+  for (int64_t first = 0; first < x.rows; first += some) {
+    const Matrix part{x.data + first * x.columns, std::min(some, x.rows - first), x.columns};
+    torch::stable::parallel_for(0, ceil_div(part.rows, kStrip) * steps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        split_rows<by_rows>(block, i / steps * kStrip, i % steps, 1, strips + i * kStepSize);
+        split_rows<!transposed>(part, i / steps * kStrip, i % steps, strips + i * kStepSize);
       }
     });
-    torch::stable::parallel_for(0, ceil_div(out, 2 * kStrip), 1, [&](int64_t begin, int64_t end) {
-      multiply_panels<by_rows>(strips, block.rows, steps, w, begin, end, bias, y + first * out);
+    torch::stable::parallel_for(0, ceil_div(w.out, kStep), 1, [&](int64_t begin, int64_t end) {
+      multiply_panels<transposed>(strips, part.rows, w, begin, end, bias, y + first * w.out);
     });
   }
 }
@@ -442,45 +414,42 @@ bool has_tiles() {
 
 bool has_tiles() { return false; }
 
-template <bool by_rows>
-void multiply_all(const Matrix&, const Matrix&, const float*, float*) {}
+template <bool transposed>
+void multiply_all(const Matrix&, const Weight&, const float*, float*) {}
 
 #endif
 
 const float* floats(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == torch::headeronly::ScalarType::Float,
-                  "clipfast::split_linear: expected ", name, " as a float32 tensor on a CPU");
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == torch::headeronly::ScalarType::Float &&
+                      tensor.is_contiguous(),
+                  "clipfast::split_linear: expected ", name, " as a contiguous float32 tensor on a CPU");
   return static_cast<const float*>(tensor.data_ptr());
 }
 
-Tensor split_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+Tensor split_linear(const Tensor& x, const Tensor& blocks, const std::optional<Tensor>& bias, int64_t out,
+                    bool transposed) {
   STD_TORCH_CHECK(has_tiles(), "clipfast::split_linear: this CPU, or this build, has no bfloat16 tiles (AMX)");
-  STD_TORCH_CHECK(weight.dim() == 2 && x.dim() >= 1, "clipfast::split_linear: expected x [..., in] and weight ",
-                  "[out, in], got ", x.dim(), " and ", weight.dim(), " dimensions");
-  const int64_t out = weight.size(0), in = weight.size(1);
-  STD_TORCH_CHECK(x.size(x.dim() - 1) == in, "clipfast::split_linear: expected x with ", in,
-                  " columns, as the weight has, got ", x.size(x.dim() - 1));
+  STD_TORCH_CHECK(x.dim() >= 1 && out >= 1 && blocks.dim() == 4 && blocks.size(2) == 32 && blocks.size(3) == 32,
+                  "clipfast::split_linear: expected x [..., in], a weight in blocks of 32 x 32, and out >= 1");
+  const int64_t in = x.size(x.dim() - 1);
+  STD_TORCH_CHECK(in >= 1 && blocks.size(transposed) == (out + 31) / 32 && blocks.size(!transposed) == (in + 31) / 32,
+                  "clipfast::split_linear: expected the blocks of a weight of ", in, " columns and ", out,
+                  " rows", transposed ? ", transposed" : "", ", got ", blocks.size(0), " x ", blocks.size(1), " blocks");
   STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == out),
                   "clipfast::split_linear: expected a bias of length ", out);
-  STD_TORCH_CHECK(!bias || bias->is_contiguous(), "clipfast::split_linear: expected a contiguous bias");
-  const bool by_rows = weight.stride(1) == 1 && weight.stride(0) >= in;
-  STD_TORCH_CHECK(by_rows || (weight.stride(0) == 1 && weight.stride(1) >= out),
-                  "clipfast::split_linear: expected a weight that is dense by rows or by columns, got strides ",
-                  weight.stride(0), " and ", weight.stride(1));
   const Tensor rows = torch::stable::contiguous(x);
+  const Matrix left{floats(rows, "x"), x.numel() / in, in};
+  const Weight weight{floats(blocks, "the blocks"), out, in};
   const float* const b = bias ? floats(*bias, "the bias") : nullptr;
-  const Matrix left{floats(rows, "x"), in == 0 ? 0 : x.numel() / in, in, in};
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = out;
   Tensor y = torch::stable::new_empty(x, shape);
-  if (y.numel() == 0) return y;
-  STD_TORCH_CHECK(in > 0, "clipfast::split_linear: expected at least one column");
   float* const result = static_cast<float*>(y.data_ptr());
-  const float* const w = floats(weight, "the weight");
-  if (by_rows) {
-    multiply_all<true>(left, {w, out, in, weight.stride(0)}, b, result);
+  if (left.rows == 0) return y;
+  if (transposed) {
+    multiply_all<true>(left, weight, b, result);
   } else {
-    multiply_all<false>(left, {w, in, out, weight.stride(1)}, b, result);
+    multiply_all<false>(left, weight, b, result);
   }
   return y;
 }

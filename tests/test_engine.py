@@ -147,8 +147,8 @@ def test_steps_and_pass_through(steps, pass_through):
     x, noise, config, tau = batch(tower, steps=steps, pass_through=pass_through)
     config = gated(config, tau, "some")
     result, expected = make_engine(tower, config).run(x, noise), counterattack(tower, x, noise, config)
-    # Later steps amplify a flipped sign: after ten, the float32 reference itself is off its own float64 form on
-    # one image in sixty. The float64 tests hold every image to 1e-9.
+    # Later steps amplify a flipped sign: after ten, the float32 reference itself is off its own float64 form
+    # on one image in sixty. The float64 tests hold every image to 1e-9.
     assert_tiers(result, expected, config, strayed=int(steps == 10))
 
 

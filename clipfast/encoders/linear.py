@@ -6,18 +6,21 @@ stands in where they are missing, is in this file.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import weakref
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.native import why_not
+from ..ops.split_linear import split_linear, to_blocks
 
-__all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "product_of"]
+__all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "products_of"]
 
 
 class PlainProduct:
@@ -26,31 +29,36 @@ class PlainProduct:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
 
+    @classmethod
+    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
+        """The product and its gradient's."""
+        return cls(weight, bias), cls(weight.t(), None)
+
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
         return F.linear(x, self.weight, self.bias)
 
 
 class SplitProduct:
-    """The same out of bfloat16 parts, as exact as float32 (csrc/split_linear.cpp): reads the weight as it lies.
-
-    weight: float32 [out, in], dense by rows or by columns.
-    """
+    """The same out of bfloat16 parts, as exact as float32 products; both directions read one copy."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         if why_not() is not None:
             raise NotImplementedError(why_not())
-        self.weight, self.bias = weight, bias
-        self._from_rows = _SPLIT_FROM_ROWS if weight.is_contiguous() else _SPLIT_FROM_ROWS_TRANSPOSED
+        self.bias, self.out_features, self.transposed = bias, weight.shape[0], False
+        self.blocks = to_blocks(weight)
+
+    @classmethod
+    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[SplitProduct, SplitProduct]:
+        """The product and its gradient's."""
+        forward = cls(weight, bias)
+        backward = copy.copy(forward)
+        backward.bias, backward.out_features, backward.transposed = None, weight.shape[1], True
+        return forward, backward
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
-        if x.numel() < self._from_rows * x.shape[-1]:
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.clipfast.split_linear(x, self.weight, self.bias)
-
-
-_SPLIT_FROM_ROWS, _SPLIT_FROM_ROWS_TRANSPOSED = 4, 32  # benchmarks/README.md
+        return split_linear(x, self.blocks, self.bias, self.out_features, transposed=self.transposed)
 
 
 class PackedProduct(ABC):
@@ -61,6 +69,11 @@ class PackedProduct(ABC):
         self.bias = bias
         self._handle = next(_handles)
         _products[self._handle] = self
+
+    @classmethod
+    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
+        """The product and its gradient's."""
+        return cls(weight, bias), cls(weight.t(), None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
@@ -137,23 +150,26 @@ def _works(form: type[Product], dtype: torch.dtype) -> bool:
     weight = torch.randn(96, 160, generator=generator).to(dtype)
     bias = torch.randn(96, generator=generator).to(dtype)
     try:
-        for product in (form(weight, bias), form(weight.t().contiguous().t(), bias)):
-            for rows in (1, 7, _MKL_ROWS, 333):
-                x = torch.randn(rows, 160, generator=generator).to(dtype)
-                expected = F.linear(x.double(), weight.double(), bias.double())
-                error = (product(x).double() - expected).abs().max() / expected.abs().max()
-                if not error < _TOLERANCE[dtype]:
+        forward, backward = form.pair(weight, bias)
+        for rows in (1, 7, _MKL_ROWS, 333):
+            x = torch.randn(rows, 160, generator=generator).to(dtype)
+            g = torch.randn(rows, 96, generator=generator).to(dtype)
+            for result, expected in (
+                (forward(x), F.linear(x.double(), weight.double(), bias.double())),
+                (backward(g), g.double() @ weight.double()),
+            ):
+                if not (result - expected).abs().max() < _TOLERANCE[dtype] * expected.abs().max():
                     return False
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return True
 
 
-def product_of(weight: Tensor, bias: Tensor | None, *, pack: bool) -> Product:
-    """The fastest product with a weight [out, in] here; `pack=False`: the plain one."""
+def products_of(weight: Tensor, bias: Tensor | None, *, pack: bool) -> tuple[Product, Product]:
+    """The fastest product with a weight [out, in] here, and its gradient's; `pack=False`: the plain ones."""
     if not pack or weight.device.type != "cpu":
-        return PlainProduct(weight, bias)
-    return product_forms(weight.dtype)[0](weight, bias)
+        return PlainProduct.pair(weight, bias)
+    return product_forms(weight.dtype)[0].pair(weight, bias)
 
 
 class FrozenLinear:
@@ -166,8 +182,7 @@ class FrozenLinear:
         weight = weight.detach().to(dtype)
         bias = None if bias is None else bias.detach().to(dtype)
         self.dtype = dtype
-        self._forward = product_of(weight, bias, pack=pack)
-        self._backward = product_of(weight.t(), None, pack=pack)
+        self._forward, self._backward = products_of(weight, bias, pack=pack)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> `dtype` [..., out]."""

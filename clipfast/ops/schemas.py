@@ -9,10 +9,10 @@ __all__ = ["LIBRARY"]
 
 LIBRARY = torch.library.Library("clipfast", "FRAGMENT")
 
-# y [..., out] = x [..., in] @ weight [out, in]^T + bias, float32; the weight dense by rows or by columns.
-LIBRARY.define("split_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+# y [..., out] = x [..., in] @ weight^T + bias, float32: see clipfast.ops.split_linear.
+LIBRARY.define("split_linear(Tensor x, Tensor blocks, Tensor? bias, int out, bool transposed) -> Tensor")
 
 
 @torch.library.register_fake("clipfast::split_linear", lib=LIBRARY)
-def _split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+def _split_linear(x: Tensor, blocks: Tensor, bias: Tensor | None, out: int, transposed: bool) -> Tensor:  # noqa: ARG001
+    return x.new_empty(*x.shape[:-1], out)
