@@ -180,40 +180,46 @@ class Splitting {
 
   // times: how often it will be asked.
   Splitting(const Panel& panel, int64_t times, Part* out)
-      : panel_(panel), rows_(panel.steps * kStep), rate_(ceil_div(rows_ << kFraction, times)), out_(out) {}
+      : panel_(panel), left_(panel.steps * kStep), rate_(ceil_div(left_ << kFraction, times)), out_(out) {}
 
   void some() {
     due_ += rate_;
-    for (const int64_t end = std::min(due_ >> kFraction, rows_); row_ < end; ++row_) split_row();
+    for (; due_ >= kOne && left_ > 0; due_ -= kOne) split_row();
   }
 
   void rest() {
-    for (; row_ < rows_; ++row_) split_row();
+    while (left_ > 0) split_row();
   }
 
  private:
-  static constexpr int64_t kFraction = 16, kAhead = 2 * kStep;
+  static constexpr int64_t kFraction = 16, kOne = 1 << kFraction;
+  // Several pages are read side by side, each in order: more of memory is under way then than from one page.
+  static constexpr int64_t kPages = 8, kAhead = 4;
 
   void split_row() {
+    const int64_t step = first_ + page_;
+    const float* const block = panel_.blocks + step * panel_.step_stride;
     const int64_t later = row_ + kAhead;
-    const float* const ahead = later < rows_ ? at(later) : at(later - rows_) + panel_.next;
+    const float* const ahead = block + later % kStep * kStep + (later < kStep ? 0 : panel_.next);
     _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(ahead + kStrip), _MM_HINT_T0);
     // In order of memory, but that the rows r and r + 16 go together where they are the contraction's.
-    const int64_t step = row_ / kStep, i = row_ % kStep;
-    const int64_t strip = transposed ? i % 2 : i / kStrip, row = transposed ? i / 2 : i % kStrip;
-    const float* const a = transposed ? at(step * kStep + row) + strip * kStrip : at(row_);
+    const int64_t strip = transposed ? row_ % 2 : row_ / kStrip, row = transposed ? row_ / 2 : row_ % kStrip;
+    const float* const a = block + row * kStep + strip * (transposed ? kStrip : kBlock / 2);
     const Pair pair = split(_mm512_loadu_ps(a), _mm512_loadu_ps(a + (transposed ? kBlock / 2 : kStrip)));
     Part* const out = out_ + (strip * panel_.steps + step) * kStepSize + row * kStep;
     for (int64_t p = 0; p < kParts; ++p) _mm512_store_si512(out + p * kTile, pair.parts[p]);
-  }
-
-  const float* at(int64_t row) const {
-    return panel_.blocks + row / kStep * panel_.step_stride + row % kStep * kStep;
+    --left_;
+    if (++page_ < std::min(kPages, panel_.steps - first_)) return;
+    page_ = 0;
+    if (++row_ < kStep) return;
+    row_ = 0;
+    first_ += kPages;
   }
 
   Panel panel_ = {};
-  int64_t rows_ = 0, rate_ = 0, due_ = 0, row_ = 0;
+  int64_t left_ = 0, rate_ = 0, due_ = 0;
+  int64_t first_ = 0, page_ = 0, row_ = 0;  // the next row, of the block of step first_ + page_
   Part* out_ = nullptr;
 };
 
