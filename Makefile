@@ -37,10 +37,17 @@ $(BIN)/python:
 	    { echo "clipfast needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+# The C++ operators are built against the torch that is installed, so it comes first.
+$(VENV)/.torch: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" "torch>=2.11"
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all,dev]"
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+
+$(VENV)/.installed: $(SOURCES) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(SOURCES) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all,dev]"
 	@touch $@ $(VENV)/.installed

@@ -48,7 +48,7 @@ def gather_one_row(saved: Saved) -> None:
 def chunk_sizes(towers: Towers, images: Images, precision: str) -> dict[str, Callable[[], object]]:
     """The same batch in chunks of several sizes."""
     columns: dict[str, Callable[[], object]] = {}
-    for chunk in (2, 4, 8, 16):
+    for chunk in (2, 4, 8, 16, 32):
         engine = towers.engine(precision, images.config)
         engine.chunk = chunk
         columns[f"chunk {chunk}"] = partial(
@@ -74,10 +74,10 @@ def main(out: Path) -> None:
     """Prints each table and writes all of them."""
     torch.set_num_threads(2)
     towers = Towers(make_tower("ViT-B-32", CPU), compile=False, precisions=("fp32", "bf16"))
-    images = make_images(towers.eager, 16, 16)
+    images = make_images(towers.eager, 32, 32)
     tables: dict[str, dict[str, float]] = {}
     for precision in towers.precisions:
-        name = f"16 images, all countered, {precision}"
+        name = f"32 images, all countered, {precision}"
         tables[name] = medians(chunk_sizes(towers, images, precision))
         encoder = towers.engine(precision, images.config).encoder
         for n in (1, 2, 4, 8):

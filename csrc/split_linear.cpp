@@ -376,7 +376,6 @@ void multiply_panels(const Part* x, int64_t rows, const Weight& w, int64_t begin
         }
       }
     }
-    splitting.rest();
   }
   _tile_release();
 }

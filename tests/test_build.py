@@ -1,0 +1,62 @@
+"""The package with and without a C++ compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMPILER = os.environ.get("CXX") or shutil.which("c++")
+
+
+def build_wheel(folder: Path, compiler: str) -> tuple[Path, str]:
+    """A wheel from a copy of the sources, and what the build said."""
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    for name in ("clipfast", "csrc", "tools"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", str(source)]
+    environment = {**os.environ, "CC": compiler, "CXX": compiler}
+    done = subprocess.run(
+        [*command, "-w", str(folder)], env=environment, capture_output=True, text=True, check=True
+    )
+    return next(folder.glob("clipfast-*.whl")), done.stdout + done.stderr
+
+
+def test_without_a_compiler_it_installs_with_a_warning(tmp_path):
+    wheel, said = build_wheel(tmp_path, str(tmp_path / "no-compiler"))
+    assert 'building extension "clipfast.ops._native" failed' in said
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "clipfast/ops/native.py" in names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
+def test_with_a_compiler_it_brings_the_operators_for_any_python(tmp_path):
+    assert COMPILER
+    wheel, _ = build_wheel(tmp_path, COMPILER)
+    assert "-py3-none-linux" in wheel.name
+    zipfile.ZipFile(wheel).extract("clipfast/ops/_native.so", tmp_path)
+    library = tmp_path / "clipfast/ops/_native.so"
+    check = f"import clipfast.ops.schemas, torch; torch.ops.load_library({str(library)!r})"
+    subprocess.run([sys.executable, "-c", check], check=True)
+    assert b"PyInit" not in library.read_bytes()
+
+
+def test_torch_is_asked_for_only_where_a_compiler_could_use_it(tmp_path):
+    code = "import build_backend as b; print(b.get_requires_for_build_wheel())"
+    for compiler, asked in (("no-such-compiler", False), (sys.executable + " -x", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "CXX": compiler, "PYTHONPATH": str(ROOT / "tools")},
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert ("torch" in done.stdout) == asked
