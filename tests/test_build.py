@@ -10,19 +10,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from sources import ROOT, copy_sources
 
-ROOT = Path(__file__).parents[1]
 COMPILER = os.environ.get("CXX") or shutil.which("c++")
 
 
 def build_wheel(folder: Path, compiler: str) -> tuple[Path, str]:
     """A wheel from a copy of the sources, and what the build said."""
-    source = folder / "source"
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    for name in ("clipfast", "csrc", "tools"):
-        shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    source = copy_sources(folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", str(source)]
     environment = {**os.environ, "CC": compiler, "CXX": compiler}
     done = subprocess.run(
