@@ -1,0 +1,65 @@
+"""How far float32 is from float64, by each form of product: `python benchmarks/exactness.py`, ViT-B/32.
+
+Prints the largest error over the largest value of an embedding and of its gradient to the pixels, and the
+largest relative error of tau.
+"""
+
+from __future__ import annotations
+
+import copy
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from clipfast.bench.scenario import make_images, make_tower
+from clipfast.encoders import linear, make_encoder
+from clipfast.fresh_noise import fresh_noise
+from clipfast.models.tower import ImageTower
+from clipfast.schedule import drift
+
+Passes = tuple[Tensor, Tensor, Tensor]
+
+
+def by_autograd(tower: ImageTower, x: Tensor, d: Tensor, cotangent: Tensor) -> Passes:
+    """f(x), f(x + d), and the gradient of the second."""
+    moved = (x + d).requires_grad_()
+    noisy = tower(moved)
+    gradient = torch.autograd.grad(noisy, moved, cotangent)[0]
+    return tower(x).detach(), noisy.detach(), gradient
+
+
+@torch.no_grad()
+def by_encoder(tower: ImageTower, x: Tensor, d: Tensor, cotangent: Tensor) -> Passes:
+    """The same by the first of `product_forms`."""
+    encoder = make_encoder(tower)
+    layout = encoder.to_layout(d)
+    base = encoder.project(encoder.to_layout(x))
+    noisy, saved = encoder.forward(base, layout)
+    return encoder.embed(base), noisy, encoder.from_layout(encoder.input_gradient(saved, cotangent))
+
+
+def errors(passes: Passes, exact: Passes) -> str:
+    """Of an embedding, a gradient, and tau."""
+    (clean, noisy, gradient), (exact_clean, exact_noisy, exact_gradient) = passes, exact
+    embedding = (noisy - exact_noisy).abs().max() / exact_noisy.abs().max()
+    pulled = (gradient - exact_gradient).abs().max() / exact_gradient.abs().max()
+    tau = (drift(noisy, clean) / drift(exact_noisy, exact_clean) - 1).abs().max()
+    return f"embedding {embedding:.1e}, gradient {pulled:.1e}, tau {tau:.1e}"
+
+
+def main() -> None:
+    """Prints a line a form."""
+    tower = make_tower("ViT-B-32", torch.device("cpu"))
+    images = make_images(tower, 4, 0)
+    x, d = images.pixels, fresh_noise(images.pixels, images.config)
+    cotangent = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
+    exact = by_autograd(copy.deepcopy(tower).double(), x.double(), d.double(), cotangent.double())
+    print("eager reference:", errors(by_autograd(tower, x, d, cotangent), exact))
+    for form in linear.product_forms(torch.float32):
+        with mock.patch.object(linear, "product_forms", return_value=(form,)):
+            print(f"{form.__name__}:", errors(by_encoder(tower, x, d, cotangent), exact))
+
+
+if __name__ == "__main__":
+    main()
