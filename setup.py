@@ -35,14 +35,16 @@ def extensions() -> list[Extension]:
     """The operators' library, if torch is there to build against."""
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.submodule_search_locations is None or platform.system() != "Linux":
-        print("clipfast: no torch to build against; installing without the C++ operators", file=sys.stderr)
+        print(
+            "clipfast: no torch to build against, or no Linux; installing without the C++ operators",
+            file=sys.stderr,
+        )
         return []
     root = Path(torch.submodule_search_locations[0])
     return [
         Extension(
             "clipfast.ops._native",
             sources=sorted(str(path) for path in Path("csrc").glob("*.cpp")),
-            depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
             include_dirs=[str(root / "include")],
             library_dirs=[str(root / "lib")],
             libraries=["torch_cpu"],

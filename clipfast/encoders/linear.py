@@ -23,23 +23,34 @@ from ..ops.split_linear import split_linear, to_blocks
 __all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "products_of"]
 
 
-class PlainProduct:
-    """x [..., in] -> x @ weight.T (+ bias) by `F.linear`: on any device, and what exporters trace."""
+class Product(ABC):
+    """x [..., in] -> x @ weight.T (+ bias), over a weight [out, in] that stays as it is."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
+    @abstractmethod
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None: ...
 
     @classmethod
     def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
         """The product and its gradient's."""
         return cls(weight, bias), cls(weight.t(), None)
 
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product."""
+
+
+class PlainProduct(Product):
+    """By `F.linear`: on any device, and what exporters trace."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
         return F.linear(x, self.weight, self.bias)
 
 
-class SplitProduct:
+class SplitProduct(Product):
     """The same out of bfloat16 parts, as exact as float32 products; both directions read one copy."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -49,7 +60,7 @@ class SplitProduct:
         self.blocks = to_blocks(weight)
 
     @classmethod
-    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[SplitProduct, SplitProduct]:
+    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
         """The product and its gradient's."""
         forward = cls(weight, bias)
         backward = copy.copy(forward)
@@ -61,7 +72,7 @@ class SplitProduct:
         return split_linear(x, self.blocks, self.bias, self.out_features, transposed=self.transposed)
 
 
-class PackedProduct(ABC):
+class PackedProduct(Product):
     """The same over a re-laid weight, which a compiled graph must not look into: to it, one operator."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -69,11 +80,6 @@ class PackedProduct(ABC):
         self.bias = bias
         self._handle = next(_handles)
         _products[self._handle] = self
-
-    @classmethod
-    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
-        """The product and its gradient's."""
-        return cls(weight, bias), cls(weight.t(), None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
@@ -130,8 +136,6 @@ class MklProduct(PackedProduct):
 
 
 _MKL_ROWS = 100
-
-Product = PlainProduct | SplitProduct | OneDnnProduct | MklProduct
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
