@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import ast
 import copy
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -279,11 +279,8 @@ def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected:
             if not torch.equal(got.countered, expected.countered[rows]) or cosine.min() < 1 - 1e-6:
                 wrong.append(first)
 
-    threads = [threading.Thread(target=call, args=(first,)) for first in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
     assert not wrong
 
 
