@@ -45,11 +45,12 @@ def extensions() -> list[Extension]:
         Extension(
             "clipfast.ops._native",
             sources=sorted(str(path) for path in Path("csrc").glob("*.cpp")),
+            depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
             include_dirs=[str(root / "include")],
             library_dirs=[str(root / "lib")],
             libraries=["torch_cpu"],
             define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
-            extra_compile_args=["-std=c++20", "-O3", "-g0", "-fvisibility=hidden"],
+            extra_compile_args=["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"],
             language="c++",
             optional=True,  # a failure is a warning
         )

@@ -18,9 +18,8 @@ from torch import Tensor
 from clipfast.bench.columns import Towers
 from clipfast.bench.environment import environment
 from clipfast.bench.interleave import rounds
-from clipfast.bench.scenario import Images, make_images, make_tower
+from clipfast.bench.scenario import Images, make_images, make_tower, published_noise
 from clipfast.encoders import Encoder, Saved
-from clipfast.fresh_noise import fresh_noise
 
 ROUNDS = 5
 CPU = torch.device("cpu")
@@ -52,7 +51,7 @@ def chunk_sizes(towers: Towers, images: Images, precision: str) -> dict[str, Cal
         engine = towers.engine(precision, images.config)
         engine.chunk = chunk
         columns[f"chunk {chunk}"] = partial(
-            engine.run, images.pixels, fresh_noise(images.pixels, images.config)
+            engine.run, images.pixels, published_noise(images.pixels, images.config)
         )
     return columns
 
@@ -60,7 +59,7 @@ def chunk_sizes(towers: Towers, images: Images, precision: str) -> dict[str, Cal
 def probes(encoder: Encoder, images: Images, n: int) -> dict[str, Callable[[], object]]:
     """Both orders of a probe, and both ways to an image's activations."""
     base = encoder.project(encoder.to_layout(images.pixels[:n]))
-    d = encoder.to_layout(fresh_noise(images.pixels[:n], images.config))
+    d = encoder.to_layout(published_noise(images.pixels[:n], images.config))
     return {
         "double batch": partial(encoder.forward_pair, base, d),
         "one after the other": partial(one_after_the_other, encoder, base, d),

@@ -11,32 +11,32 @@ import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import noise as noises
+from . import draws, ops
 from . import precision as precisions
 from .config import CounterattackConfig
 from .differentiable import DifferentiableDefence, Mode
+from .draws import Draw
 from .encoders import CompiledEncoder, Encoder, check_dtype, make_encoder
 from .engine import Engine
 from .errors import GradientError, InputError, UncalibratedWarning
-from .fresh_noise import fresh_noise
 from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
 from .models.checkpoint import load_image_tower
 from .models.fingerprint import fingerprint
 from .models.loading import load_open_clip
 from .models.tower import ImageTower
+from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
 from .preprocess import Preprocess
 from .reference import counterattack_early_return
 from .schedule import Defended
-from .validation import check_noise, check_pixels
+from .validation import as_unit, check_noise, check_pixels, check_range
 from .zero_shot import Template, Tokenizer, class_weights
 
 __all__ = ["DefendedClassifier"]
@@ -66,7 +66,7 @@ class Options(TypedDict, total=False):
 
     templates: Sequence[Template]
     config: CounterattackConfig | None
-    implementation: str
+    implementation: Implementation | Literal["reference"]
     precision: str
     compile: bool
     noise_policy: NoisePolicy
@@ -102,7 +102,8 @@ class DefendedClassifier(nn.Module):
     model: any open_clip model object. It is switched to eval mode and its parameters are frozen.
     tokenizer: the model's. classnames, templates: see `clipfast.zero_shot.class_weights`.
     drift_model: the model that measures drift where `model` is adversarially fine-tuned: the original.
-    implementation: "auto", the fast engine, or "reference", the eager PyTorch of `clipfast.reference`.
+    implementation: "reference", the eager PyTorch of `clipfast.reference`, or the fast engine, with the
+    operators between its passes by name, "naive", "triton" or "cpp", or "auto" (see `clipfast.ops`).
     precision: of the large products' operands in the engine, "fp32", "bf16" or "fp16"; on a CPU without
     bfloat16 units "bf16" warns and runs in fp32 (`precision` tells). compile: run the engine's towers
     through torch.compile, for batch sizes that others are padded to; call `warmup` before serving.
@@ -133,7 +134,7 @@ class DefendedClassifier(nn.Module):
         templates: Sequence[Template] = DEFAULT_TEMPLATES,
         config: CounterattackConfig | None = None,
         drift_model: nn.Module | None = None,
-        implementation: str = "auto",
+        implementation: Implementation | Literal["reference"] = "auto",
         precision: str = "fp32",
         compile: bool = False,
         noise_policy: NoisePolicy = "fresh",
@@ -141,8 +142,8 @@ class DefendedClassifier(nn.Module):
         _published: bool = False,
     ) -> None:
         super().__init__()
-        if implementation not in ("auto", "reference"):
-            raise InputError(f"implementation must be 'auto' or 'reference', got {implementation!r}")
+        if implementation not in (known := (*get_args(Implementation), "reference")):
+            raise InputError(f"implementation must be one of {known}, got {implementation!r}")
         self.precision = precisions.resolve(precision, next(model.parameters()).device)
         if implementation == "reference" and (self.precision != "fp32" or compile):
             raise InputError("implementation 'reference' is eager float32: no other precision, no compile")
@@ -175,15 +176,17 @@ class DefendedClassifier(nn.Module):
                     f"got one for {self.drift_tower.image_size}"
                 )
         for tower in (self.image_tower, self.drift_tower):
-            if tower is not None and implementation == "auto":
+            if tower is not None and implementation != "reference":
                 check_dtype(tower, precisions.dtype_of(self.precision))
         weights = class_weights(model, tokenizer, self.classnames, self.templates)
         self.eval().requires_grad_(False)
-        self.register_buffer("class_weights", weights.clone(), persistent=False)
+        weights = weights.clone(memory_format=torch.contiguous_format)
+        self.register_buffer("class_weights", weights, persistent=False)
         scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
         self.register_buffer("logit_scale", scale, persistent=False)
         self._stats = StatsRecorder()
-        self._implementation, self._compile = implementation, compile
+        self._by_reference, self._compile = implementation == "reference", compile
+        self._operators: Implementation = "naive" if implementation == "reference" else implementation
         self._engine = _EngineSlot()
         self.register_load_state_dict_post_hook(_forget_engine)
         self.calibrated = self._is_calibrated(model, drift_model, published=_published)
@@ -314,7 +317,7 @@ class DefendedClassifier(nn.Module):
             x = check_pixels(pixels, self.image_size).to(self.device)
             start = self._start(x, noise, seed, first_image)
             if len(x) == 0:
-                return self._empty(x, with_delta)
+                return self._empty(as_unit(x), with_delta)
             result = self._counterattack(x, start, with_delta)
             prediction = Prediction(
                 logits=self._head(result.embedding),
@@ -333,10 +336,10 @@ class DefendedClassifier(nn.Module):
 
     def undefended(self, pixels: Tensor) -> Tensor:
         """Plain CLIP's logits: float32 [N, C]. Differentiable, for attackers of the undefended model."""
-        x = check_pixels(pixels, self.image_size).to(self.device)
+        x = as_unit(check_pixels(pixels, self.image_size).to(self.device))
         if len(x) == 0:
             return x.new_zeros(0, len(self.classnames))
-        return self._head(self.image_tower(x))
+        return self._head(self.image_tower(x), "naive")
 
     def differentiable(self, mode: Mode) -> DifferentiableDefence:
         """The defence as an eager module with gradients, for attackers: see `DifferentiableDefence`."""
@@ -345,13 +348,13 @@ class DefendedClassifier(nn.Module):
             config=self.config,
             image_tower=self.image_tower,
             drift_tower=self.drift_tower,
-            head=self._head,
-            draw_noise=lambda x: self._start(x, None, int(torch.randint(2**62, ()))),
+            head=partial(self._head, implementation="naive"),
+            draw_noise=self._draw_noise,
         )
 
     def warmup(self, batch_sizes: Iterable[int] = (1,)) -> None:
         """Does now what the first call of each of these batch sizes would wait for: packing, compiling."""
-        if self._implementation == "auto":
+        if not self._by_reference:
             self.engine.warmup(batch_sizes)
 
     @property
@@ -374,6 +377,7 @@ class DefendedClassifier(nn.Module):
             drift_encoder=None if self.drift_tower is None else self._encoder(self.drift_tower),
             image_size=self.image_size,
             device=self.device,
+            implementation=self._operators,
         )
 
     def _encoder(self, tower: ImageTower) -> Encoder:
@@ -385,11 +389,12 @@ class DefendedClassifier(nn.Module):
         self._engine = _EngineSlot()
         return super()._apply(*args, **kwargs)
 
-    def _counterattack(self, x: Tensor, start: Tensor, with_delta: bool) -> Defended:
-        if self._implementation == "reference":
+    def _counterattack(self, x: Tensor, start: Tensor | Draw, with_delta: bool) -> Defended:
+        if self._by_reference:
+            noise = draws.draw_noise(start, x.shape, self.config) if isinstance(start, Draw) else start
             result = Defended(
                 *counterattack_early_return(
-                    self.image_tower, x, start, self.config, drift_encode=self.drift_tower
+                    self.image_tower, as_unit(x), noise, self.config, drift_encode=self.drift_tower
                 )
             )
         else:
@@ -397,11 +402,12 @@ class DefendedClassifier(nn.Module):
         if self.drift_tower is not None and self.config.pass_through == "noise":
             passed = ~result.countered  # their f(x) was not needed until now
             if passed.any():
-                result.clean_embedding[passed] = self._embed(x[passed])
+                result.clean_embedding[passed] = self._embed(as_unit(x[passed]))
         lengths = torch.stack([e.norm(dim=1) for e in (result.embedding, result.clean_embedding)])
         # NaN compares false, and would else pass as "not below the threshold".
         usable = result.drift.isfinite() & ((lengths > 0) & lengths.isfinite()).all(dim=0)
         if not usable.all():
+            check_range(as_unit(x))
             rows = (~usable).nonzero().flatten().tolist()
             raise InputError(
                 f"expected a finite drift and embeddings, got drift {result.drift[rows[:4]].tolist()} for "
@@ -409,31 +415,35 @@ class DefendedClassifier(nn.Module):
             )
         return result
 
-    def _start(self, x: Tensor, noise: Tensor | None, seed: int | None, first_image: int = 0) -> Tensor:
+    def _start(self, x: Tensor, noise: Tensor | None, seed: int | None, first_image: int) -> Tensor | Draw:
         if noise is not None:
             if seed is not None:
                 raise InputError("expected noise or seed, got both")
             return check_noise(noise, x, self.config)
-        if seed is None and self.noise_policy == "fresh":
-            return fresh_noise(x, self.config)
-        if seed is None:
-            seeds = noises.content_seeds(x.detach().cpu().numpy(), self._noise_key)
-            images = np.zeros(len(x), np.uint32)
-        else:
-            key = _checked("seed", seed, 2**64)
+        if seed is not None:
             first = _checked("first_image", first_image, 2**32 - len(x))
-            seeds = np.full(len(x), key, np.uint64)
-            images = np.arange(first, first + len(x), dtype=np.uint32)
-        draw = noises.linf_noise if self.config.norm == "linf" else noises.l2_noise
-        return torch.from_numpy(draw(seeds, images, (3, *self.image_size), self.config.eps)).to(x.device)
+            return draws.seeded(_checked("seed", seed, 2**64), first, len(x), x.device)
+        if self.noise_policy == "content":
+            return draws.by_content(x, self._noise_key)
+        return draws.fresh(len(x), x.device)
+
+    def _draw_noise(self, x: Tensor) -> Tensor:
+        """Noise for attackers, from torch's generator."""
+        draw = draws.seeded(int(torch.randint(2**62, ())), 0, len(x), x.device)
+        return draws.draw_noise(draw, x.shape, self.config)
 
     def _embed(self, x: Tensor) -> Tensor:
-        if self._implementation == "reference":
+        if self._by_reference:
             return self.image_tower(x)
         return self.engine.embed(x)
 
-    def _head(self, embedding: Tensor) -> Tensor:
-        return self.logit_scale * F.normalize(embedding, dim=1) @ self.class_weights
+    def _head(self, embedding: Tensor, implementation: Implementation | None = None) -> Tensor:
+        return ops.zero_shot_head(
+            embedding.contiguous(),
+            self.class_weights,
+            self.logit_scale,
+            implementation=implementation or self._operators,
+        )
 
     def _empty(self, x: Tensor, with_delta: bool) -> Prediction:
         logits = x.new_zeros(0, len(self.classnames))

@@ -18,7 +18,7 @@ from .reference import (
     drift_of,
     into_bounds,
 )
-from .validation import check_noise, check_pixels
+from .validation import as_unit, check_noise, check_pixels
 
 __all__ = ["DifferentiableDefence", "Mode"]
 
@@ -74,7 +74,7 @@ class DifferentiableDefence(nn.Module):
         return drift_of(tower(x + into_bounds(start, x)), tower(x))
 
     def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = check_pixels(pixels, self.image_tower.image_size).to(self.image_tower.mean.device)
+        x = as_unit(check_pixels(pixels, self.image_tower.image_size)).to(self.image_tower.mean.device)
         return x, self._draw_noise(x) if noise is None else check_noise(noise, x, self.config)
 
     def _unrolled(self, x: Tensor, start: Tensor) -> Counterattacked:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from . import schedule
 from .config import CounterattackConfig
+from .draws import Draw
 from .encoders import CompiledEncoder, Encoder
 from .errors import OutOfMemoryError
 from .graphs import Graphs
+from .ops import Implementation
 from .schedule import Defended, Probe
 
 __all__ = ["Engine"]
@@ -32,7 +34,7 @@ class Engine:
     encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. A
     `CompiledEncoder` runs at a few batch sizes that others are padded to; on a GPU each stage is then one
     CUDA graph. memory: bytes that saved activations may take (default 1 GiB on a CPU, half of what is free
-    on a GPU); it bounds the chunk.
+    on a GPU); it bounds the chunk. implementation: of the operators between passes, see `clipfast.ops`.
 
     A batch runs in chunks: each is probed, its gate is read, and its countered rows wait with their saved
     activations until they fill a chunk of their own. Safe across threads: a call's state is its own.
@@ -47,8 +49,11 @@ class Engine:
         device: torch.device,
         drift_encoder: Encoder | None = None,
         memory: int | None = None,
+        implementation: Implementation = "auto",
     ) -> None:
         self.config = config
+        self.implementation: Implementation = implementation
+        self._threshold = torch.tensor(config.tau_threshold, dtype=torch.float32, device=device)
         self.encoder = encoder
         self.drift_encoder = drift_encoder
         self._compiles = isinstance(encoder, CompiledEncoder)
@@ -63,8 +68,11 @@ class Engine:
             self.chunk = 1 << (self.chunk.bit_length() - 1)
 
     @torch.no_grad()
-    def run(self, pixels: Tensor, noise: Tensor, *, with_delta: bool = True) -> Defended:
-        """Defends float32 pixels [N, 3, H, W] in [0, 1] with noise of that shape within eps; N at least 1.
+    def run(self, pixels: Tensor, noise: Tensor | Draw, *, with_delta: bool = True) -> Defended:
+        """Defends pixels [N, 3, H, W], uint8 or float in [0, 1], contiguous; N at least 1.
+
+        noise: float32, shaped as the pixels, within eps, contiguous; or a draw of it. An image with a pixel
+        outside of [0, 1] has the drift NaN.
 
         Where memory runs out the chunk is halved once, with a warning; results so far are kept. Raises
         OutOfMemoryError where that was not enough.
@@ -95,11 +103,11 @@ class Engine:
         if self._compiles:  # any number of a chunk's rows may be countered
             sizes = {1 << i for i in range(max(sizes).bit_length())}
         for n in sorted(sizes, reverse=True):
-            pixels = self._image.expand(n, -1, -1, -1)
+            pixels = self._image.expand(n, -1, -1, -1).contiguous()
             noise = torch.full_like(pixels, self.config.eps / 2)
-            self.counterattack(self.probe(pixels, noise)[1])
+            self.counterattack(self.probe(pixels, noise)[2])
             if self.drift_encoder is not None:
-                self.drift_by(pixels, noise)
+                self.gate_by(pixels, noise)
                 self.pass_on(pixels, noise)
                 self.embed(pixels)  # f(x) of images that pass, which a probe gives elsewhere
 
@@ -110,53 +118,55 @@ class Engine:
         parts = math.ceil(n / chunk)
         return [n // parts + (i < n % parts) for i in range(parts)]
 
-    def probe(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Probe]:
-        """tau [N]; and f(x), f(x + d0) and the activations of the second."""
+    def probe(self, pixels: Tensor, noise: Tensor | Draw) -> tuple[Tensor, Tensor, Probe]:
+        """tau [N], the countered, bool [N]; and f(x), f(x + d0) and the activations of the second."""
 
-        def stage(pixels: Tensor, noise: Tensor) -> Tensors:
-            x = self.encoder.to_layout(pixels)
-            d = schedule.start(self.encoder.to_layout(noise), x)
+        def stage(pixels: Tensor, *noise: Tensor) -> Tensors:
+            x, d = schedule.start(self.encoder, pixels, _noise(noise), self.config, self.implementation)
             probed = schedule.probe(self.encoder, x, d, double=self.encoder.prefers_double(len(x)))
-            return schedule.drift(probed.noisy, probed.clean), *schedule.flat(probed)
+            gated = schedule.gate(probed.clean, probed.noisy, self._threshold, self.implementation)
+            return *gated, *schedule.flat(probed)
 
-        tau, *probed = self._at_bucket("probe", stage, pixels, noise)
-        return tau, schedule.unflat(probed)
+        tau, countered, *probed = self._at_bucket("probe", stage, pixels, *_tensors(noise))
+        return tau, countered, schedule.unflat(probed)
 
     def counterattack(self, probed: Probe) -> tuple[Tensor, Tensor]:
         """f(x + delta) [N, D] and delta in layout, of countered images."""
 
         def stage(*tensors: Tensor) -> Tensors:
             probed = schedule.unflat(tensors)
-            delta = schedule.counterattack(self.encoder, probed, self.config)
+            delta = schedule.counterattack(self.encoder, probed, self.config, self.implementation)
             return schedule.finish(self.encoder, probed.base, delta), delta
 
         embedding, delta = self._at_bucket("counterattack", stage, *schedule.flat(probed))
         return embedding, delta
 
-    def drift_by(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """tau [N] as the drift encoder measures it."""
+    def gate_by(self, pixels: Tensor, noise: Tensor | Draw) -> tuple[Tensor, Tensor]:
+        """tau [N] and the countered, bool [N], as the drift encoder measures it."""
         assert self.drift_encoder is not None
         encoder = self.drift_encoder
 
-        def stage(pixels: Tensor, noise: Tensor) -> Tensors:
-            return (schedule.drift_by(encoder, pixels, noise),)
+        def stage(pixels: Tensor, *noise: Tensor) -> Tensors:
+            return schedule.gate_by(
+                encoder, pixels, _noise(noise), self._threshold, self.config, self.implementation
+            )
 
-        return self._at_bucket("drift_by", stage, pixels, noise)[0]
+        tau, countered = self._at_bucket("gate_by", stage, pixels, *_tensors(noise))
+        return tau, countered
 
-    def pass_on(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def pass_on(self, pixels: Tensor, noise: Tensor | Draw) -> tuple[Tensor, Tensor]:
         """The embeddings [N, D] and perturbations in layout of images that the drift encoder lets pass."""
 
-        def stage(pixels: Tensor, noise: Tensor) -> Tensors:
-            x = self.encoder.to_layout(pixels)
-            d = schedule.start(self.encoder.to_layout(noise), x)
+        def stage(pixels: Tensor, *noise: Tensor) -> Tensors:
+            x, d = schedule.start(self.encoder, pixels, _noise(noise), self.config, self.implementation)
             return schedule.pass_on(self.encoder, x, d, self.config)
 
-        embedding, delta = self._at_bucket("pass_on", stage, pixels, noise)
+        embedding, delta = self._at_bucket("pass_on", stage, pixels, *_tensors(noise))
         return embedding, delta
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
-        """f(x) [N, D] of pixels [N, 3, H, W]: undefended CLIP by the same encoder, in chunks."""
+        """f(x) [N, D] of float32 pixels [N, 3, H, W]: undefended CLIP by the same encoder, in chunks."""
 
         def stage(pixels: Tensor) -> Tensors:
             return (self.encoder.embed(self.encoder.project(self.encoder.to_layout(pixels))),)
@@ -174,8 +184,8 @@ class Engine:
         if bucket != n:
             rows = torch.arange(bucket, device=inputs[0].device) % n
             inputs = tuple(t.index_select(0, rows) for t in inputs)
-        graphs = self._graphs
-        outputs = stage(*inputs) if graphs is None else graphs.run((name, bucket), stage, *inputs)
+        graphs, key = self._graphs, (name, bucket, *(t.dtype for t in inputs))
+        outputs = stage(*inputs) if graphs is None else graphs.run(key, stage, *inputs)
         return outputs if bucket == n else tuple(t[:n] for t in outputs)
 
     @torch.no_grad()
@@ -189,13 +199,14 @@ class Engine:
 class _Batch:
     """One call on its way: what is done, and the countered rows that wait. A failed step can be repeated."""
 
-    def __init__(self, engine: Engine, pixels: Tensor, noise: Tensor, with_delta: bool) -> None:
+    def __init__(self, engine: Engine, pixels: Tensor, noise: Tensor | Draw, with_delta: bool) -> None:
         self.engine, self.pixels, self.noise = engine, pixels, noise
         self.probed = 0
         self._waiting: Probe | None = None
         self._rows = torch.empty(0, dtype=torch.int64, device=pixels.device)  # of the images that wait
         self._with_delta = with_delta
         self._tau: Tensor | None = None
+        self._countered: Tensor | None = None
         self._embedding: Tensor | None = None
         self._clean: Tensor | None = None
         self._delta: Tensor | None = None
@@ -210,18 +221,18 @@ class _Batch:
 
     def result(self) -> Defended:
         assert self._tau is not None
+        assert self._countered is not None
         assert self._embedding is not None
         assert self._clean is not None
-        countered = schedule.gate(self._tau, self.engine.config)
-        return Defended(self._embedding, self._clean, self._tau, countered, self._delta)
+        return Defended(self._embedding, self._clean, self._tau, self._countered, self._delta)
 
     def _probe(self, images: Tensor) -> None:
         engine, config = self.engine, self.engine.config
         first, n = self.probed, len(images)
-        pixels, noise = self.pixels[first : first + n], self.noise[first : first + n]
+        pixels, noise = self.pixels[first : first + n], _rows(self.noise, slice(first, first + n))
         if engine.drift_encoder is None:
-            tau, held = engine.probe(pixels, noise)
-            countered = schedule.gate(tau, config).nonzero().flatten()  # the one host read
+            tau, gated, held = engine.probe(pixels, noise)
+            countered = gated.nonzero().flatten()  # the one host read
             if len(countered) < n:
                 self._write(images, *schedule.passed(held, config))
             # A copy: with pass_through="clean" the embedding is the same tensor, and is written to later.
@@ -229,19 +240,19 @@ class _Batch:
             if 0 < len(countered) < n:
                 held = schedule.take(held, countered)
         else:
-            tau = engine.drift_by(pixels, noise)
-            gated = schedule.gate(tau, config)
+            tau, gated = engine.gate_by(pixels, noise)
             countered, others = gated.nonzero().flatten(), (~gated).nonzero().flatten()
             held = None
             if len(others):
-                embedding, delta = engine.pass_on(pixels[others], noise[others])
+                embedding, delta = engine.pass_on(pixels[others], _rows(noise, others))
                 self._write(images[others], embedding, delta)
                 clean = embedding if config.pass_through == "clean" else torch.full_like(embedding, torch.nan)
                 self._clean = _written(self._clean, images[others], clean, len(self.pixels))
             if len(countered):
-                _, held = engine.probe(pixels[countered], noise[countered])
+                held = engine.probe(pixels[countered], _rows(noise, countered))[2]
                 self._clean = _written(self._clean, images[countered], held.clean, len(self.pixels))
         self._tau = _written(self._tau, images, tau, len(self.pixels))
+        self._countered = _written(self._countered, images, gated, len(self.pixels))
         if held is not None and len(countered):
             self._waiting = held if self._waiting is None else _joined(self._waiting, held)
             self._rows = torch.cat([self._rows, images[countered]])
@@ -261,6 +272,19 @@ class _Batch:
         self._embedding = _written(self._embedding, images, embedding, n)
         if self._with_delta:
             self._delta = _written(self._delta, images, self.engine.encoder.from_layout(delta), n)
+
+
+def _tensors(noise: Tensor | Draw) -> Tensors:
+    return (noise,) if isinstance(noise, Tensor) else tuple(noise)
+
+
+def _noise(tensors: Sequence[Tensor]) -> Tensor | Draw:
+    """The noise of `_tensors`."""
+    return tensors[0] if len(tensors) == 1 else Draw(*tensors)
+
+
+def _rows(noise: Tensor | Draw, rows: slice | Tensor) -> Tensor | Draw:
+    return _noise([tensor[rows] for tensor in _tensors(noise)])
 
 
 def _written(whole: Tensor | None, images: Tensor, rows: Tensor, n: int) -> Tensor:

@@ -1,9 +1,10 @@
 """The counterattack (TTC, arXiv 2503.03613, section 3) as pure functions of tensors, each pass made once.
 
-`probe` gives f(x) and f(x + d0), the gate reads them, `counterattack` ascends from the activations that the
-probe saved, for countered rows alone, and `finish` embeds the result; `defend` is their composition. The
-answers are `clipfast.reference`'s, for 2 forward passes where an image passes the gate and 4 forward and 2
-backward where it is countered. Pixels and perturbations are in the encoder's layout.
+`start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them, `counterattack` ascends from the
+activations that the probe saved, for countered rows alone, and `finish` embeds the result; `defend` is their
+composition. The answers are `clipfast.reference`'s, for 2 forward passes where an image passes the gate and
+4 forward and 2 backward where it is countered. x and perturbations are in the encoder's layout.
+implementation: of the operators between the passes, see `clipfast.ops`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import ops
 from .config import CounterattackConfig
+from .draws import Draw
 from .encoders.base import Encoder, Saved
+from .ops import Implementation
 
 __all__ = [
     "Defended",
     "Probe",
     "counterattack",
     "defend",
-    "drift",
-    "drift_by",
     "finish",
     "flat",
     "gate",
+    "gate_by",
     "pass_on",
     "passed",
     "probe",
@@ -58,9 +61,31 @@ class Defended(NamedTuple):
     delta: Tensor | None  # [N, 3, H, W]
 
 
-def start(noise: Tensor, x: Tensor) -> Tensor:
-    """d0: the noise, moved where x + d0 would leave [0, 1]."""
-    return noise.clamp(min=-x, max=1 - x)
+def start(
+    encoder: Encoder,
+    pixels: Tensor,
+    noise: Tensor | Draw,
+    config: CounterattackConfig,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """x, and d0: noise within eps, moved where x + d0 would leave [0, 1].
+
+    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: float, shaped alike, or named by a draw.
+    """
+    if isinstance(noise, Draw):
+        given, (seeds, images) = None, noise
+    else:
+        given, seeds, images = noise, None, None
+    return ops.perturb(
+        pixels,
+        given,
+        seeds=seeds,
+        images=images,
+        eps=config.eps,
+        patch=encoder.patch_size,
+        norm=config.norm,
+        implementation=implementation,
+    )
 
 
 def probe(encoder: Encoder, x: Tensor, d: Tensor, *, double: bool = True) -> Probe:
@@ -71,14 +96,11 @@ def probe(encoder: Encoder, x: Tensor, d: Tensor, *, double: bool = True) -> Pro
     return Probe(x, base, d, encoder.embed(base), *encoder.forward(base, d))
 
 
-def drift(noisy: Tensor, clean: Tensor) -> Tensor:
-    """tau = ||f(x + d0) - f(x)|| / ||f(x)||: [N]."""
-    return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
-
-
-def gate(tau: Tensor, config: CounterattackConfig) -> Tensor:
-    """Which images are countered, bool [N]: those that drift less than tau_threshold."""
-    return tau < config.tau_threshold
+def gate(
+    clean: Tensor, noisy: Tensor, threshold: Tensor, implementation: Implementation = "auto"
+) -> tuple[Tensor, Tensor]:
+    """tau [N], and which images are countered, bool [N]: those that drift less than the threshold."""
+    return ops.drift_gate(clean.contiguous(), noisy.contiguous(), threshold, implementation=implementation)
 
 
 def flat(probed: Probe) -> tuple[Tensor, ...]:
@@ -104,18 +126,36 @@ def take(probed: Probe, rows: Tensor) -> Probe:
     return unflat([t.index_select(0, rows) for t in flat(probed)])
 
 
-def counterattack(encoder: Encoder, probed: Probe, config: CounterattackConfig) -> Tensor:
+def counterattack(
+    encoder: Encoder, probed: Probe, config: CounterattackConfig, implementation: Implementation = "auto"
+) -> Tensor:
     """delta = sum_k w_k d_k in layout, w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
     x, base, d, clean, embedding, saved = probed
     exponents = [math.exp(config.beta * (k - config.steps)) for k in range(config.steps + 1)]
     weights = [e / sum(exponents) for e in exponents]
-    delta = weights[0] * d
+    total = None
     for k in range(1, config.steps + 1):
-        d = _step(encoder, x, d, clean, embedding, saved, config)
-        delta = delta + weights[k] * d
+        cotangent, scale = ops.cotangent(
+            embedding.contiguous(), clean.contiguous(), implementation=implementation
+        )
+        d, total = ops.ascend(
+            x,
+            d,
+            encoder.input_gradient(saved, cotangent).contiguous(),
+            total,
+            scale,
+            weight_before=weights[0],
+            weight=weights[k],
+            eps=config.eps,
+            step_size=config.step_size,
+            norm=config.norm,
+            last=k == config.steps,
+            implementation=implementation,
+        )
         if k < config.steps:
             embedding, saved = encoder.forward(base, d)
-    return delta
+    assert total is not None
+    return total
 
 
 def finish(encoder: Encoder, base: Tensor, delta: Tensor) -> Tensor:
@@ -126,28 +166,29 @@ def finish(encoder: Encoder, base: Tensor, delta: Tensor) -> Tensor:
 def defend(
     encoder: Encoder,
     pixels: Tensor,
-    noise: Tensor,
+    noise: Tensor | Draw,
+    threshold: Tensor,
     config: CounterattackConfig,
     *,
     drift_encoder: Encoder | None = None,
+    implementation: Implementation = "auto",
 ) -> Defended:
     """The whole defence of N images, any of them countered, as one graph.
 
-    pixels, noise: float32 [N, 3, H, W], the noise a draw within eps. drift_encoder: the tower that measures
+    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: float, shaped alike, within eps, or named by a
+    draw. threshold: float32, a scalar, in the place of the config's. drift_encoder: the tower that measures
     drift, where it is another one.
     """
-    x = encoder.to_layout(pixels)
-    d = start(encoder.to_layout(noise), x)
+    x, d = start(encoder, pixels, noise, config, implementation)
     if drift_encoder is None:
         probed = probe(encoder, x, d)
-        tau, clean = drift(probed.noisy, probed.clean), probed.clean
-        countered = gate(tau, config)
+        clean = probed.clean
+        tau, countered = gate(clean, probed.noisy, threshold, implementation)
         rows = countered.nonzero().flatten()
         embedding, delta = passed(probed, config)
         held = take(probed, rows)
     else:
-        tau = drift_by(drift_encoder, pixels, noise)
-        countered = gate(tau, config)
+        tau, countered = gate_by(drift_encoder, pixels, noise, threshold, config, implementation)
         rows, others = countered.nonzero().flatten(), (~countered).nonzero().flatten()
         passing, _ = pass_on(encoder, x.index_select(0, others), d.index_select(0, others), config)
         held = probe(encoder, x.index_select(0, rows), d.index_select(0, rows))
@@ -156,7 +197,7 @@ def defend(
         clean = embedding if config.pass_through == "clean" else unknown
         clean = clean.index_copy(0, rows, held.clean)
         delta = torch.zeros_like(d) if config.pass_through == "clean" else d
-    ascended = counterattack(encoder, held, config)
+    ascended = counterattack(encoder, held, config, implementation)
     return Defended(
         embedding.index_copy(0, rows, finish(encoder, held.base, ascended)),
         clean,
@@ -166,11 +207,18 @@ def defend(
     )
 
 
-def drift_by(encoder: Encoder, pixels: Tensor, noise: Tensor) -> Tensor:
-    """tau [N] of pixels and noise [N, 3, H, W] as another tower than the classifier's measures it."""
-    x = encoder.to_layout(pixels)
+def gate_by(
+    encoder: Encoder,
+    pixels: Tensor,
+    noise: Tensor | Draw,
+    threshold: Tensor,
+    config: CounterattackConfig,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """tau [N] and the countered, bool [N], as another tower than the classifier's measures drift."""
+    x, d = start(encoder, pixels, noise, config, implementation)
     base = encoder.project(x)
-    return drift(encoder.embed(base, start(encoder.to_layout(noise), x)), encoder.embed(base))
+    return gate(encoder.embed(base), encoder.embed(base, d), threshold, implementation)
 
 
 def pass_on(encoder: Encoder, x: Tensor, d: Tensor, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
@@ -179,37 +227,3 @@ def pass_on(encoder: Encoder, x: Tensor, d: Tensor, config: CounterattackConfig)
     if config.pass_through == "clean":
         return encoder.embed(base), torch.zeros_like(d)
     return encoder.embed(base, d), d
-
-
-def _step(
-    encoder: Encoder,
-    x: Tensor,
-    d: Tensor,
-    clean: Tensor,
-    embedding: Tensor,
-    saved: Saved,
-    config: CounterattackConfig,
-) -> Tensor:
-    """d_k of d_(k-1): one step along the gradient of ||f(x + d) - f(x)||^2, back within eps and [0, 1]."""
-    difference = embedding - clean
-    # Any positive factor leaves the step as it is; this one keeps low precision from underflowing.
-    distance = difference.norm(dim=1, keepdim=True)
-    tiny = torch.finfo(distance.dtype).tiny
-    gradient = encoder.input_gradient(saved, difference / distance.clamp(min=tiny)).to(d.dtype)
-    if config.norm == "linf":
-        d = (d + config.step_size * gradient.sign()).clamp(-config.eps, config.eps)
-    else:
-        # g / (||g|| + 1e-10) of the gradient itself, which is 2 * distance times this one.
-        length = _length(gradient) + 1e-10 / (2 * distance.clamp(min=tiny)).reshape(_per_image(d))
-        d = d + config.step_size * gradient / length
-        d = d * (config.eps / _length(d).clamp(min=tiny)).clamp(max=1.0)
-    return start(d, x)
-
-
-def _length(d: Tensor) -> Tensor:
-    """The l2 norm of each image, shaped to broadcast over it."""
-    return d.flatten(1).norm(dim=1).reshape(_per_image(d))
-
-
-def _per_image(d: Tensor) -> tuple[int, ...]:
-    return (-1, *(1 for _ in d.shape[1:]))

@@ -13,17 +13,10 @@
 // along the contraction, the three parts one after the other. Within a step the numbers i and i + 16 stand
 // side by side: any order will do that both operands share, and this one needs no shuffle.
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
-
-#include <algorithm>
-#include <cstdint>
 #include <cstdlib>
 #include <new>
-#include <optional>
-#include <vector>
+
+#include "tensors.h"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define CLIPFAST_HAS_TILES 1
@@ -33,9 +26,8 @@
 #include <unistd.h>
 #endif
 
+namespace clipfast {
 namespace {
-
-using torch::stable::Tensor;
 
 struct Matrix {  // row by row, densely
   const float* data;
@@ -424,13 +416,6 @@ void multiply_all(const Matrix&, const Weight&, const float*, float*) {}
 
 #endif
 
-const float* floats(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == torch::headeronly::ScalarType::Float &&
-                      tensor.is_contiguous(),
-                  "clipfast::split_linear: expected ", name, " as a contiguous float32 tensor on a CPU");
-  return static_cast<const float*>(tensor.data_ptr());
-}
-
 Tensor split_linear(const Tensor& x, const Tensor& blocks, const std::optional<Tensor>& bias, int64_t out,
                     bool transposed) {
   STD_TORCH_CHECK(has_tiles(), "clipfast::split_linear: this CPU, or this build, has no bfloat16 tiles (AMX)");
@@ -440,16 +425,15 @@ Tensor split_linear(const Tensor& x, const Tensor& blocks, const std::optional<T
   STD_TORCH_CHECK(in >= 1 && blocks.size(transposed) == (out + 31) / 32 && blocks.size(!transposed) == (in + 31) / 32,
                   "clipfast::split_linear: expected the blocks of a weight of ", in, " columns and ", out,
                   " rows", transposed ? ", transposed" : "", ", got ", blocks.size(0), " x ", blocks.size(1), " blocks");
-  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == out),
-                  "clipfast::split_linear: expected a bias of length ", out);
+  const char* const op = "split_linear";
   const Tensor rows = torch::stable::contiguous(x);
-  const Matrix left{floats(rows, "x"), x.numel() / in, in};
-  const Weight weight{floats(blocks, "the blocks"), out, in};
-  const float* const b = bias ? floats(*bias, "the bias") : nullptr;
-  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+  const Matrix left{floats(rows, shape_of(x), op, "x"), x.numel() / in, in};
+  const Weight weight{floats(blocks, shape_of(blocks), op, "the blocks"), out, in};
+  const float* const b = bias ? floats(*bias, {out}, op, "the bias") : nullptr;
+  Shape shape = shape_of(x);
   shape.back() = out;
-  Tensor y = torch::stable::new_empty(x, shape);
-  float* const result = static_cast<float*>(y.data_ptr());
+  Tensor y = new_floats(x, shape);
+  float* const result = results(y);
   if (left.rows == 0) return y;
   if (transposed) {
     multiply_all<true>(left, weight, b, result);
@@ -460,5 +444,6 @@ Tensor split_linear(const Tensor& x, const Tensor& blocks, const std::optional<T
 }
 
 }  // namespace
+}  // namespace clipfast
 
-STABLE_TORCH_LIBRARY_IMPL(clipfast, CPU, m) { m.impl("split_linear", TORCH_BOX(&split_linear)); }
+STABLE_TORCH_LIBRARY_IMPL(clipfast, CPU, m) { m.impl("split_linear", TORCH_BOX(&clipfast::split_linear)); }

@@ -412,7 +412,7 @@ def test_bad_noise_is_named(classifier, x, change, named):
 
 def test_bad_options_are_named(tiny_clip, tokenizer, classifier, x):
     cases = [
-        ({"implementation": "triton"}, "implementation must be"),
+        ({"implementation": "tritonic"}, "implementation must be"),
         ({"precision": "int4"}, "precision must be one of"),
         ({"implementation": "reference", "compile": True}, "no other precision, no compile"),
         ({"implementation": "reference", "precision": "bf16"}, "no other precision, no compile"),

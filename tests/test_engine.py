@@ -371,8 +371,8 @@ def test_other_errors_are_not_taken_for_memory():
     engine = make_engine(tower, config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RuntimeError, match="shape"):
-            engine.run(x[..., :16], noise[..., :16])
+        with pytest.raises(RuntimeError, match="must match the size"):
+            engine.run(x[..., :16].contiguous(), noise[..., :16].contiguous())
 
 
 def test_memory_bounds_the_chunk():

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..config import CounterattackConfig
+from ..draws import fresh
 from ..encoders import make_encoder
 from ..encoders.compiled import CompiledEncoder
 from ..engine import Engine
-from ..fresh_noise import fresh_noise
 from ..models.tower import ImageTower
 from ..precision import dtype_of
 from ..reference import counterattack, counterattack_early_return
-from .scenario import Images
+from .scenario import Images, published_noise
 
 __all__ = ["Towers", "check", "closure", "names"]
 
@@ -100,7 +100,7 @@ def names(towers: Towers) -> list[str]:
 
 
 def closure(name: str, towers: Towers, images: Images) -> Closure:
-    """A column's work on a batch. Each defence draws its noise itself, by the same generator."""
+    """A column's work on a batch. Each defence draws its noise itself: torch's generator, or the engine's."""
     x, config = images.pixels, images.config
     kind, *words = name.split()
     precision = next((word for word in words if word in towers.precisions), "fp32")
@@ -119,11 +119,11 @@ def closure(name: str, towers: Towers, images: Images) -> Closure:
     else:
         encode = towers.compiled(precision) if "compiled" in words else towers.cast(precision)
     schedule = counterattack_early_return if "early" in words else counterattack
-    return lambda: schedule(encode, x, fresh_noise(x, config), config)
+    return lambda: schedule(encode, x, published_noise(x, config), config)
 
 
 def _counted(engine: Engine, images: Images) -> None:
-    result = engine.run(images.pixels, fresh_noise(images.pixels, images.config), with_delta=False)
+    result = engine.run(images.pixels, fresh(len(images.pixels), images.pixels.device), with_delta=False)
     if not torch.equal(result.countered, images.countered):
         raise RuntimeError(
             f"expected {int(images.countered.sum())} countered images, got {int(result.countered.sum())}"
@@ -144,7 +144,7 @@ def check(towers: Towers, images: Images, precision: str) -> None:
     Raises RuntimeError where it disagrees by more than the tests allow.
     """
     x, config = images.pixels, images.config
-    noise = fresh_noise(x, config)
+    noise = published_noise(x, config)
     expected = counterattack_early_return(towers.eager, x, noise, config)
     result = towers.engine(precision, config).run(x, noise)
     assert result.delta is not None

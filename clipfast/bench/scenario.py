@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import CounterattackConfig
-from ..fresh_noise import fresh_noise
 from ..models.tower import ImageTower
 from ..reference import drift_of, into_bounds
 
-__all__ = ["Images", "Scenario", "make_images", "make_tower"]
+__all__ = ["Images", "Scenario", "make_images", "make_tower", "published_noise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,11 @@ def make_tower(model: str, device: torch.device) -> ImageTower:
     return ImageTower(clip.eval().requires_grad_(False)).requires_grad_(False)
 
 
+def published_noise(pixels: Tensor, config: CounterattackConfig) -> Tensor:
+    """U(-eps, eps) per pixel as the published code draws it, by torch's generator: shaped as the pixels."""
+    return torch.empty_like(pixels).uniform_(-config.eps, config.eps)
+
+
 @torch.no_grad()
 def make_images(tower: ImageTower, batch: int, countered: int) -> Images:
     """Smooth images, which drift, and noise, which hardly does: the gate tells them apart at any draw.
@@ -79,7 +83,7 @@ def make_images(tower: ImageTower, batch: int, countered: int) -> Images:
     published = CounterattackConfig()
     drifts = []
     for x in pixels.split(8):
-        d = into_bounds(fresh_noise(x, published), x)
+        d = into_bounds(published_noise(x, published), x)
         drifts.append(drift_of(tower(x + d), tower(x)))
     drift = torch.cat(drifts)
     low, high = drift[mask].max().item(), drift[~mask].min().item()

@@ -21,6 +21,7 @@ class Encoder(Protocol):
     """
 
     form: str  # "explicit", "traced" or "autograd"
+    patch_size: tuple[int, int] | None  # of the layout [N, patches, 3 * P * Q]; None: [N, 3, H, W] itself
 
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W] -> layout."""
@@ -57,6 +58,8 @@ class Encoder(Protocol):
 
 class PixelEncoder(ABC):
     """What encoders share whose layout is [N, 3, H, W] itself and whose double batch is two passes."""
+
+    patch_size: tuple[int, int] | None = None
 
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W], as it is."""

@@ -25,6 +25,7 @@ class CompiledEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.form = encoder.form
+        self.patch_size = encoder.patch_size
         self.eager = encoder
         self._compiled: dict[tuple[str, int, int], Callable[..., Any]] = {}
         self._lock = threading.Lock()

@@ -170,7 +170,8 @@ class VitEncoder:
         tower: Any = visual
         self.dtype = dtype
         self._flash = flash = pack and tower.conv1.weight.device.type == "cpu"
-        self.patch_size: tuple[int, int] = tuple(tower.patch_size)
+        self.patch_size: tuple[int, int] | None
+        self.patch_size = self._patch_size = tuple(tower.patch_size)
         self.grid_size: tuple[int, int] = tuple(tower.grid_size)
         self._averages = tower.pool_type == "avg"
         self._norm_after_pool = tower.final_ln_after_pool
@@ -198,13 +199,13 @@ class VitEncoder:
 
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, patches, 3 * P * P]."""
-        (rows, columns), (height, width) = self.grid_size, self.patch_size
+        (rows, columns), (height, width) = self.grid_size, self._patch_size
         patches = pixels.reshape(-1, 3, rows, height, columns, width)
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def from_layout(self, state: Tensor) -> Tensor:
         """[N, patches, 3 * P * P] -> [N, 3, H, W]."""
-        (rows, columns), (height, width) = self.grid_size, self.patch_size
+        (rows, columns), (height, width) = self.grid_size, self._patch_size
         patches = state.reshape(-1, rows, columns, 3, height, width)
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 

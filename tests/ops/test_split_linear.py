@@ -150,13 +150,13 @@ def test_bad_input():
     x, weight, bias = draw(4, 40, 48)
     blocks = to_blocks(weight)
     for arguments, message in (
-        ((x.double(), blocks, bias, 48), "x as a contiguous float32 tensor"),
+        ((x.double(), blocks, bias, 48), "x as a contiguous Float tensor"),
         ((x[:, :20], blocks, bias, 48), "a weight of 20 columns and 48 rows, got 2 x 2 blocks"),
         ((x, blocks, bias, 70), "a weight of 40 columns and 70 rows, got 2 x 2 blocks"),
-        ((x, blocks, bias[:5], 48), "a bias of length 48"),
-        ((x, blocks, bias.double(), 48), "the bias as a contiguous float32 tensor"),
-        ((x, blocks.bfloat16(), bias, 48), "the blocks as a contiguous float32 tensor"),
-        ((x, blocks.transpose(2, 3), bias, 48), "the blocks as a contiguous float32 tensor"),
+        ((x, blocks, bias[:5], 48), "the bias as a contiguous Float tensor .48."),
+        ((x, blocks, bias.double(), 48), "the bias as a contiguous Float tensor"),
+        ((x, blocks.bfloat16(), bias, 48), "the blocks as a contiguous Float tensor"),
+        ((x, blocks.transpose(2, 3), bias, 48), "the blocks as a contiguous Float tensor"),
         ((x, weight, bias, 48), "a weight in blocks of 32 x 32"),
         ((x[:, :0], blocks, bias, 48), "a weight of 0 columns"),
     ):

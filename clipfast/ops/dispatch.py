@@ -1,0 +1,108 @@
+"""Which form of the operators runs: naive, Triton or C++."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from . import naive, native, triton_form
+from .schemas import LIBRARY
+
+__all__ = ["Implementation", "Implementations", "form", "implementations"]
+
+Implementation = Literal["auto", "naive", "triton", "cpp"]
+_VARIABLE = "CLIPFAST_IMPL"
+_FASTEST = {"cpu": "cpp", "cuda": "triton"}
+
+_log = logging.getLogger(__name__)
+_told: set[tuple[str, str]] = set()
+
+# What the dispatcher of torch falls back to, as in an exported program on a machine without the fast form.
+for _name in ("perturb", "drift_gate", "cotangent", "ascend", "zero_shot_head"):
+    LIBRARY.impl(_name, getattr(naive, _name), "CompositeExplicitAutograd")
+
+
+def form(operator: str, implementation: Implementation, *tensors: Tensor | None) -> Any:
+    """An operator's form for these tensors, taking what its schema says.
+
+    implementation: by name, or "auto": what CLIPFAST_IMPL names, else the fastest that is there; the naive
+    form for float64, and where a gradient is asked for. Raises InputError for an unknown name, and for a
+    named form that is not available for these tensors.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    name = _choose(
+        implementation,
+        given[0].device.type,
+        any(tensor.dtype == torch.float64 for tensor in given),
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
+    )
+    if name == "naive":
+        return getattr(naive, operator)
+    if name == "triton" and given[0].device.type == "cpu":  # Triton's interpreter
+        return getattr(triton_form, operator)
+    return getattr(torch.ops.clipfast, operator)
+
+
+@torch.compiler.assume_constant_result
+def _choose(implementation: str, device: str, float64: bool, gradient: bool) -> str:
+    asked = os.environ.get(_VARIABLE, "auto") if implementation == "auto" else implementation
+    if asked not in get_args(Implementation):
+        source = _VARIABLE if implementation == "auto" else "implementation"
+        raise InputError(f"{source} must be one of {get_args(Implementation)}, got {asked!r}")
+    name = _FASTEST.get(device, "naive") if asked == "auto" else asked
+    if name == "naive":
+        return name
+    reason = _why_not(name, device)
+    if float64:
+        reason = "it computes in float32, and was given float64"
+    if gradient:
+        reason = "it has no gradient, and one is asked for"
+    if reason is None:
+        _tell_once(device, name, f"the {name} operators run on {device}")
+        return name
+    if asked != "auto":
+        by = f" (by {_VARIABLE})" if implementation == "auto" else ""
+        raise InputError(f"implementation {name!r}{by} is not available on {device}: {reason}")
+    if not (float64 or gradient):
+        _tell_once(device, "naive", f"the naive operators run on {device}; not {name}: {reason}")
+    return "naive"
+
+
+def _why_not(name: str, device: str) -> str | None:
+    """Why a form does not run on a device, or None; makes it ready where it does."""
+    if name == "triton":
+        return triton_form.why_not(device)
+    return native.why_not() if device == "cpu" else "it runs on a CPU"
+
+
+def _tell_once(device: str, name: str, message: str) -> None:
+    if (device, name) not in _told:
+        _told.add((device, name))
+        _log.info(message)
+
+
+@dataclass(frozen=True)
+class Implementations:
+    """active: the operators' form on each kind of device here. unavailable: why another is not."""
+
+    active: dict[str, str]
+    unavailable: dict[str, str]
+
+
+def implementations() -> Implementations:
+    """Which form of the operators runs on which device, and why others do not.
+
+    Reads CLIPFAST_IMPL; raises InputError where it names a form that is not available.
+    """
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    unavailable = {}
+    for device, name in _FASTEST.items():
+        if all(_why_not(name, other) for other in devices):
+            unavailable[name] = _why_not(name, device if device in devices else "cpu") or ""
+    return Implementations({device: _choose("auto", device, False, False) for device in devices}, unavailable)
