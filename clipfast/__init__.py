@@ -11,8 +11,8 @@ from .errors import GradientError, InputError, UncalibratedWarning, names_extra
 
 if TYPE_CHECKING:
     from .classifier import DefendedClassifier
+    from .ops import implementations
     from .prediction import Prediction, Stats
-
 
 __all__ = [
     "CounterattackConfig",
@@ -23,6 +23,7 @@ __all__ = [
     "Stats",
     "UncalibratedWarning",
     "__version__",
+    "implementations",
 ]
 
 # What needs torch is imported when it is first asked for, so that the rest works without it.
@@ -30,6 +31,7 @@ _NEEDS_TORCH = {
     "DefendedClassifier": ".classifier",
     "Prediction": ".prediction",
     "Stats": ".prediction",
+    "implementations": ".ops",
 }
 
 

@@ -1,6 +1,7 @@
 // One step of the counterattack: sign step (l2: a step of the gradient's direction), projection, bounds, weighted sum.
 // See clipfast.ops.ascend.
 
+#include <array>
 #include <cmath>
 
 #include "loops.h"
@@ -30,12 +31,8 @@ struct Block {
 
 template <bool begins, bool ends, typename G, typename Move>
 CLIPFAST_INLINE void update(const Block<G>& b, int64_t n, const Step& step, const Move& move) {
-  const float* __restrict x = b.x;
-  const float* __restrict d = b.d;
-  const G* __restrict gradient = b.gradient;
-  const float* __restrict total = b.total;
-  float* __restrict d_out = b.d_out;
-  float* __restrict total_out = b.total_out;
+  const auto [x, d, gradient, total, d_out, total_out] = b;
+  CLIPFAST_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float moved = into_bounds(move(d[i], to_float(gradient[i])), x[i]);
     const float before = begins ? step.weight_before * d[i] : total[i];
@@ -64,12 +61,11 @@ CLIPFAST_INLINE void update_linf(const Block<G>& b, int64_t n, const Step& step)
   });
 }
 
-// factor: of the projection into the ball.
+// a: the step over the gradient's length. factor: of the projection into the ball.
 template <typename G>
-CLIPFAST_INLINE void update_l2(const Block<G>& b, int64_t n, const Step& step, float length, float factor) {
-  const float size = step.step_size;
-  update_any(b, n, step, [size, length, factor](float d, float g) __attribute__((always_inline)) {
-    return (d + size * g / length) * factor;
+CLIPFAST_INLINE void update_l2(const Block<G>& b, int64_t n, const Step& step, float a, float factor) {
+  update_any(b, n, step, [a, factor](float d, float g) __attribute__((always_inline)) {
+    return (d + a * g) * factor;
   });
 }
 
@@ -79,19 +75,19 @@ struct Sums {
 
 template <typename G>
 CLIPFAST_INLINE Sums sums_of(const Block<G>& b, int64_t n) {
-  const float* d = b.d;
-  const G* g = b.gradient;
-  return {sum(n, [=](int64_t i) __attribute__((always_inline)) { return to_float(g[i]) * to_float(g[i]); }),
-          sum(n, [=](int64_t i) __attribute__((always_inline)) { return d[i] * to_float(g[i]); }),
-          sum(n, [=](int64_t i) __attribute__((always_inline)) { return d[i] * d[i]; })};
+  const auto products = sums<3>(n, [d = b.d, g = b.gradient](int64_t i) __attribute__((always_inline)) {
+    const float gi = to_float(g[i]);
+    return std::array{gi * gi, d[i] * gi, d[i] * d[i]};
+  });
+  return {products[0], products[1], products[2]};
 }
 
 #define CLIPFAST_FOR(G)                                                                                         \
   CLIPFAST_CLONES void linf(const Block<G>& b, int64_t n, const Step& step) { update_linf(b, n, step); }        \
-  CLIPFAST_CLONES void l2(const Block<G>& b, int64_t n, const Step& step, float length, float factor) {         \
-    update_l2(b, n, step, length, factor);                                                                      \
+  CLIPFAST_CLONES void l2(const Block<G>& b, int64_t n, const Step& step, float a, float factor) {              \
+    update_l2(b, n, step, a, factor);                                                                           \
   }                                                                                                             \
-  CLIPFAST_CLONES void add_sums(const Block<G>& b, int64_t n, Sums& sums) { sums = sums_of(b, n); }
+  CLIPFAST_CLONES void add_up(const Block<G>& b, int64_t n, Sums& result) { result = sums_of(b, n); }
 CLIPFAST_FOR(float)
 CLIPFAST_FOR(BFloat16)
 CLIPFAST_FOR(Half)
@@ -111,30 +107,30 @@ void ascend_linf(const Block<G>& all, int64_t n, const Step& step) {
   });
 }
 
+// An image at a time, whose d and gradient the cache then still holds at the second pass.
 template <typename G>
 void ascend_l2(const Block<G>& all, int64_t images, int64_t size, const float* scale, const Step& step) {
   const int64_t blocks = (size + kBlock - 1) / kBlock;
-  const auto place = [&](int64_t i) { return i / blocks * size + i % blocks * kBlock; };
-  const auto length = [&](int64_t i) { return std::min(kBlock, size - i % blocks * kBlock); };
-  std::vector<Sums> parts(images * blocks);
-  for_blocks(images * blocks, [&](int64_t i) { add_sums(all.at(place(i)), length(i), parts[i]); });
-  std::vector<float> lengths(images), factors(images);
-  for (int64_t image = 0; image < images; ++image) {
+  const auto one = [&](int64_t image) {
+    const auto at = [&](int64_t i) { return all.at(image * size + i * kBlock); };
+    const auto length = [&](int64_t i) { return std::min(kBlock, size - i * kBlock); };
+    std::vector<Sums> parts(blocks);
+    for_blocks(blocks, [&](int64_t i) { add_up(at(i), length(i), parts[i]); });
     Sums whole;
-    for (int64_t i = image * blocks; i < (image + 1) * blocks; ++i) {
-      whole.gg += parts[i].gg;
-      whole.dg += parts[i].dg;
-      whole.dd += parts[i].dd;
+    for (const Sums& part : parts) {
+      whole.gg += part.gg;
+      whole.dg += part.dg;
+      whole.dd += part.dd;
     }
     // ||d + a g||^2 = dd + 2 a dg + a^2 gg, so that one pass gives both lengths.
-    lengths[image] = float(std::sqrt(whole.gg)) + 1e-10f / scale[image];
-    const double a = double(step.step_size) / lengths[image];
+    const double a = step.step_size / (std::sqrt(whole.gg) + 1e-10 / scale[image]);
     const double square = whole.dd + 2 * a * whole.dg + a * a * whole.gg;  // below 0 by rounding alone
     const double moved = std::sqrt(square < 0 ? 0 : square);
-    factors[image] = moved <= step.eps ? 1.0f : float(step.eps / moved);  // NaN stays
-  }
-  for_blocks(images * blocks, [&](int64_t i) {
-    l2(all.at(place(i)), length(i), step, lengths[i / blocks], factors[i / blocks]);
+    const float factor = moved <= step.eps ? 1.0f : float(step.eps / moved);  // NaN stays
+    for_blocks(blocks, [&](int64_t i) { l2(at(i), length(i), step, float(a), factor); });
+  };
+  torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; ++image) one(image);
   });
 }
 

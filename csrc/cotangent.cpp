@@ -11,7 +11,8 @@ namespace {
 
 // Returns the distance.
 template <typename T>
-CLIPFAST_INLINE float direction(const T* f, const T* f0, int64_t n, float* __restrict out) {
+CLIPFAST_INLINE float direction(const T* f, const T* f0, int64_t n, float* out) {
+  CLIPFAST_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) out[i] = to_float(f[i]) - to_float(f0[i]);
   const float square = sum(n, [=](int64_t i) __attribute__((always_inline)) { return out[i] * out[i]; });
   const float tiny = std::numeric_limits<float>::min(), length = std::sqrt(square);

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 
@@ -17,6 +18,13 @@
 #define CLIPFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #endif
 #define CLIPFAST_INLINE inline __attribute__((always_inline))
+
+// Before a loop whose tensors do not overlap: of more than a few the compiler would not find out by itself.
+#if defined(__clang__)
+#define CLIPFAST_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define CLIPFAST_INDEPENDENT _Pragma("GCC ivdep")
+#endif
 
 namespace clipfast {
 
@@ -48,19 +56,35 @@ CLIPFAST_INLINE float to_float(Half value) {
   return from_bits(sign | (rest >= 0x0f800000 ? rest | 0x7f800000 : bits));
 }
 
-// The sum of term(i) for i < n.
-template <typename Term>
-CLIPFAST_INLINE float sum(int64_t n, const Term& term) {
-  float lanes[kLanes] = {};
+// The sums of the `count` numbers that terms(i) gives, over i < n.
+template <size_t count, typename Terms>
+CLIPFAST_INLINE std::array<float, count> sums(int64_t n, const Terms& terms) {
+  float lanes[count][kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += term(i + lane);
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const std::array<float, count> some = terms(i + lane);
+      for (size_t k = 0; k < count; ++k) lanes[k][lane] += some[k];
+    }
   }
-  for (; i < n; ++i) lanes[i % kLanes] += term(i);
-  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-    for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  for (; i < n; ++i) {
+    const std::array<float, count> some = terms(i);
+    for (size_t k = 0; k < count; ++k) lanes[k][i % kLanes] += some[k];
   }
-  return lanes[0];
+  std::array<float, count> results;
+  for (size_t k = 0; k < count; ++k) {
+    for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+      for (int64_t lane = 0; lane < width; ++lane) lanes[k][lane] += lanes[k][lane + width];
+    }
+    results[k] = lanes[k][0];
+  }
+  return results;
+}
+
+// The sum of term(i) over i < n.
+template <typename Term>
+CLIPFAST_INLINE float sum(int64_t n, const Term& term) {
+  return sums<1>(n, [&](int64_t i) __attribute__((always_inline)) { return std::array{term(i)}; })[0];
 }
 
 // The value nearest to d that keeps x + d in [0, 1]; NaN where x or d is.

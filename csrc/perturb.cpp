@@ -21,8 +21,8 @@ CLIPFAST_INLINE float to_unit(P pixel) {
 }
 
 template <typename P>
-CLIPFAST_INLINE void start(const P* pixels, const float* __restrict noise, int64_t n, float* __restrict x,
-                           float* __restrict d) {
+CLIPFAST_INLINE void start(const P* pixels, const float* noise, int64_t n, float* x, float* d) {
+  CLIPFAST_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float value = to_unit(pixels[i]);
     x[i] = value;
@@ -78,7 +78,8 @@ CLIPFAST_CLONES float squares(const float* values, int64_t n) {
   return sum(n, [=](int64_t i) __attribute__((always_inline)) { return values[i] * values[i]; });
 }
 
-CLIPFAST_CLONES void scale_into_bounds(const float* x, float factor, int64_t n, float* __restrict d) {
+CLIPFAST_CLONES void scale_into_bounds(const float* x, float factor, int64_t n, float* d) {
+  CLIPFAST_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) d[i] = into_bounds(d[i] * factor, x[i]);
 }
 

@@ -10,9 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from sources import ROOT, copy_sources
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++")
+CROSS_COMPILER = shutil.which("aarch64-linux-gnu-g++")
 
 
 def build_wheel(folder: Path, compiler: str) -> tuple[Path, str]:
@@ -44,6 +46,15 @@ def test_with_a_compiler_it_brings_the_operators_for_any_python(tmp_path):
     check = f"import clipfast.ops.schemas, torch; torch.ops.load_library({str(library)!r})"
     subprocess.run([sys.executable, "-c", check], check=True)
     assert b"PyInit" not in library.read_bytes()
+
+
+@pytest.mark.skipif(not CROSS_COMPILER, reason="no compiler for aarch64")
+@pytest.mark.parametrize("source", sorted((ROOT / "csrc").glob("*.cpp")), ids=lambda path: path.stem)
+def test_it_compiles_for_aarch64(tmp_path, source):
+    include = Path(torch.__file__).parent / "include"
+    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    command = [str(CROSS_COMPILER), *flags, f"-I{include}", "-c", str(source), "-o", str(tmp_path / "out.o")]
+    subprocess.run(command, check=True)
 
 
 def test_torch_is_asked_for_only_where_a_compiler_could_use_it(tmp_path):

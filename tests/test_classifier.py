@@ -12,8 +12,16 @@ import pytest
 import torch
 from conftest import CLASSNAMES, linf_draw, make_classifier, make_tiny_clip, pixels, split_threshold
 
-from clipfast import CounterattackConfig, DefendedClassifier, GradientError, InputError, UncalibratedWarning
+from clipfast import (
+    CounterattackConfig,
+    DefendedClassifier,
+    GradientError,
+    InputError,
+    UncalibratedWarning,
+    implementations,
+)
 from clipfast.models.fingerprint import fingerprint
+from clipfast.noise import linf_noise
 from clipfast.reference import counterattack
 
 
@@ -89,6 +97,31 @@ def test_batch_of_eight_against_eight_of_one(tiny_clip, tokenizer, x, noise):
     embedding = torch.cat([p.embedding for p in alone])
     difference = (embedding - together.embedding).norm(dim=1) / together.embedding.norm(dim=1)
     assert difference[passed].max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", ["auto", "naive", "reference"])
+def test_a_seeds_noise_is_that_of_clipfast_noise(tiny_clip, tokenizer, x, implementation):
+    config = CounterattackConfig(tau_threshold=0)  # passes all, so that delta is the noise
+    classifier = make_classifier(tiny_clip, tokenizer, config=config, implementation=implementation)
+    middle, seed, first = torch.full(x.shape, 0.5), 2**64 - 3, 2**32 - 9
+    delta = classifier.predict(middle, seed=seed, first_image=first, with_delta=True).delta
+    images = np.arange(first, first + len(x)).astype(np.uint32)
+    drawn = linf_noise(np.full(len(x), seed, np.uint64), images, (3, 32, 32), config.eps)
+    assert np.array_equal(delta.numpy(), drawn)
+
+
+@pytest.mark.parametrize("implementation", ["naive", "cpp"])
+def test_operators_by_name_give_the_same_answers(tiny_clip, tokenizer, x, noise, implementation):
+    if implementation in implementations().unavailable:
+        pytest.skip("not built")
+    config = gated(tiny_clip, tokenizer, x, noise).config
+    one = make_classifier(tiny_clip, tokenizer, config=config, implementation=implementation)
+    by_reference = make_classifier(tiny_clip, tokenizer, config=config, implementation="reference")
+    ours, theirs = (c.predict(x, noise=noise, with_delta=True) for c in (one, by_reference))
+    assert torch.equal(ours.countered, theirs.countered)
+    assert 0 < int(ours.countered.sum()) < len(x)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=5e-3, rtol=0)
+    assert ((ours.delta - theirs.delta).abs() > 1e-5).float().mean() < 1e-3
 
 
 def test_seed_fixes_an_images_noise_whatever_stands_beside_it(classifier, x):

@@ -5,7 +5,7 @@ import torch
 from test_engine import assert_same_from_threads, assert_tiers, batch, gated
 from towers import make_tower
 
-from clipfast import CounterattackConfig
+from clipfast import CounterattackConfig, InputError
 from clipfast.encoders import CompiledEncoder, make_encoder
 from clipfast.engine import Engine
 from clipfast.precision import available, dtype_of
@@ -73,3 +73,25 @@ def test_a_fresh_gpu_classifier_draws_noise_there(classifier):
     prediction = classifier.predict(x, with_delta=True)
     assert prediction.logits.is_cuda
     assert prediction.delta.abs().max() <= CounterattackConfig().eps + 1e-6
+
+
+def test_a_seed_starts_alike_on_every_device(classifier):
+    x = torch.rand(3, 3, 32, 32)
+    on_cpu = classifier.predict(x, seed=7, with_delta=True)
+    on_gpu = classifier.cuda().predict(x, seed=7, with_delta=True)
+    passed = ~(on_cpu.countered | on_gpu.countered.cpu())
+    assert passed.any()
+    assert torch.equal(on_cpu.delta[passed], on_gpu.delta.cpu()[passed])
+
+
+def test_pixels_out_of_range_on_a_gpu_are_found_where_the_gate_is_read(classifier):
+    classifier = classifier.cuda()
+    x = torch.rand(3, 3, 32, 32, device="cuda")
+    for value, message in (
+        (1.5, "slightly out of range|pixels in"),
+        (torch.nan, "NaN or infinity in image 1"),
+    ):
+        bad = x.clone()
+        bad[1, 2, 3, 4] = value
+        with pytest.raises(InputError, match=message):
+            classifier.predict(bad)

@@ -53,7 +53,7 @@ def test_python_blocks_run(folder, capsys, monkeypatch):
     assert bodies
     for body in bodies:
         exec(compile(body, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 24
+    assert len(capsys.readouterr().out.splitlines()) == 24 + 1  # an image each, and the implementations
 
 
 def test_python_that_needs_downloads_is_valid():
