@@ -116,6 +116,12 @@ def test_bad_input(operator, right, wrong, message):
 # The same of the operators' schemas: nothing that skips the door makes the C++ form read beyond a tensor.
 PERTURB = {"pixels": PIXELS, "noise": PIXELS, "seeds": None, "images": None, "eps": 0.1,
            "patch_height": 2, "patch_width": 3, "l2": False}  # fmt: skip
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.mT.contiguous().mT
+
+
 ASCEND = {"x": X, "d": X, "gradient": X, "total": X, "scale": zeros(2), "weight_before": 0.1, "weight": 0.1,
           "eps": 0.1, "step_size": 0.1, "l2": True, "last": False}  # fmt: skip
 UNGUARDED = {
@@ -123,6 +129,7 @@ UNGUARDED = {
         {"pixels": zeros(3, 4, 6)}, {"pixels": zeros(2, 3, 4, 6, dtype=I32)}, {"pixels": zeros(2, 3, 5, 6)},
         {"pixels": PIXELS.double()}, {"noise": zeros(2, 3, 4, 5)}, {"noise": zeros(1, 3, 4, 6)},
         {"noise": zeros(2, 3, 4, 6, dtype=F16)}, {"noise": PIXELS.double()}, {"noise": None},
+        {"pixels": strided(PIXELS)}, {"noise": strided(PIXELS)},
         {"patch_height": 3}, {"patch_width": 4}, {"patch_height": -2}, {"patch_width": 0},
     ]),
     "perturb drawn": (PERTURB | {"noise": None} | KEYS, [
@@ -132,18 +139,19 @@ UNGUARDED = {
     ]),
     "drift_gate": ({"clean": F, "noisy": F, "threshold": zeros()}, [
         {"clean": zeros(5), "noisy": zeros(5)}, {"noisy": zeros(2, 4)}, {"noisy": zeros(1, 5)},
-        {"noisy": zeros(2, 5, dtype=BF16)}, {"clean": F.double(), "noisy": F.double()},
+        {"noisy": zeros(2, 5, dtype=BF16)}, {"noisy": strided(F)}, {"clean": F.double(), "noisy": F.double()},
         {"clean": F.long(), "noisy": F.long()}, {"threshold": zeros(3)}, {"threshold": zeros(dtype=F16)},
     ]),
     "cotangent": ({"embedding": F, "clean": F}, [
         {"clean": zeros(2, 4)}, {"clean": zeros(3, 5)}, {"embedding": zeros(5), "clean": zeros(5)},
-        {"embedding": zeros(2, 5, dtype=F16)}, {"embedding": F.double(), "clean": F.double()},
+        {"embedding": zeros(2, 5, dtype=F16)}, {"embedding": strided(F)}, {"embedding": F.double(), "clean": F.double()},
     ]),
     "ascend": (ASCEND, [
         {"d": zeros(2, 3, 7)}, {"gradient": zeros(2, 3)}, {"total": zeros(1, 3, 8)}, {"d": zeros(1, 3, 8)},
         {"x": X.double()}, {"d": X.double()}, {"gradient": X.double()}, {"total": X.half()},
         {"gradient": X.long()}, {"scale": None}, {"scale": zeros(1)}, {"scale": zeros(2, dtype=F64)},
         {"x": zeros(), "d": zeros(), "gradient": zeros(), "total": zeros()},
+        *({name: strided(X)} for name in ("x", "d", "gradient", "total")),
     ]),
     "zero_shot_head": ({"embedding": F, "class_weights": zeros(5, 7), "scale": zeros()}, [
         {"class_weights": zeros(7, 5)}, {"class_weights": zeros(5)}, {"embedding": zeros(5)},

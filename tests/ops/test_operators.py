@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from clipfast.noise import l2_noise, linf_noise
 from clipfast.ops import ascend, cotangent, drift_gate, perturb, zero_shot_head
+from clipfast.ops.native import why_not
 
 EPS = 4 / 255
 LINF = {"weight_before": 0.0159, "weight": 0.1173, "eps": EPS, "step_size": 1 / 255}
@@ -433,3 +435,34 @@ def test_addresses_of_perturbed_images_beyond_31_bits(norm):
         alone = perturb(pixels[some], seeds=seeds[some], images=images[some], **options)
         assert torch.equal(x[some], alone[0])
         torch.testing.assert_close(d[some], alone[1], rtol=0, atol=0 if norm == "linf" else 1e-6 * EPS)
+
+
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+def test_addresses_of_the_cpu_beyond_31_bits():
+    width = 2**26
+    rows = 2**31 // width + 2
+
+    def untouched(dtype: torch.dtype, numpy_dtype: str) -> torch.Tensor:
+        # Zeros of numpy's that are not written to take no memory.
+        return torch.from_numpy(np.zeros((rows, width), numpy_dtype)).view(dtype)
+
+    three, two = (untouched(BF16, "int16") for _ in range(2))
+    three[-1, -3:], two[-1, -2:] = 1.0, 1.0
+    tau, countered = drift_gate(two, three, torch.tensor(1.0), implementation="cpp")
+    assert tau[-1] == torch.tensor(0.5).sqrt()
+    assert countered.tolist() == [False] * (rows - 1) + [True]
+    if free_memory() < 12 * 2**30:
+        pytest.skip("the sum of a step takes 9 GB")
+    x = untouched(F32, "float32")
+    x[-1, -3:] = 0.5
+    options = {**LINF, "eps": 1.0, "last": True}
+    total = ascend(x, x, three, implementation="cpp", **options)[1]
+    expected = ascend(x[-1:, -4:], x[-1:, -4:], three[-1:, -4:], implementation="naive", **options)[1]
+    assert torch.equal(total[-1:, -4:], expected)
+    assert total.count_nonzero() == 3
+
+
+def free_memory() -> int:
+    """Bytes, of Linux alone."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
