@@ -186,10 +186,10 @@ class VitEncoder:
         positions = tower.positional_embedding.detach()  # [1 + patches, W]
         exact = torch.promote_types(tower.conv1.weight.dtype, torch.float32)
         kernel, bias = kernel.flatten(1).to(exact), bias.to(exact)
-        self._project = linear(kernel, bias, exact)
         self._patch = linear(kernel, None)
+        self._project = self._patch if dtype == exact else linear(kernel, None, exact)
         self._class_token = (tower.class_embedding.detach() + positions[0])[None, None]
-        self._positions = positions[1:]
+        self._positions = positions[1:] + bias
         self._norm_pre = _Norm(tower.ln_pre) if isinstance(tower.ln_pre, nn.LayerNorm) else None
         blocks = list(tower.transformer.resblocks)
         self._blocks = [_block(block, linear, flash) for block in (blocks if self._averages else blocks[:-1])]

@@ -64,13 +64,15 @@ def _choose(implementation: str, device: str, float64: bool, gradient: bool) -> 
     if gradient:
         reason = "it has no gradient, and one is asked for"
     if reason is None:
-        _tell_once(device, name, f"the {name} operators run on {device}")
+        _tell_once(logging.INFO, device, name, f"the {name} operators run on {device}")
         return name
     if asked != "auto":
         by = f" (by {_VARIABLE})" if implementation == "auto" else ""
         raise InputError(f"implementation {name!r}{by} is not available on {device}: {reason}")
     if not (float64 or gradient):
-        _tell_once(device, "naive", f"the naive operators run on {device}; not {name}: {reason}")
+        _tell_once(
+            logging.WARNING, device, "naive", f"the naive operators run on {device}; not {name}: {reason}"
+        )
     return "naive"
 
 
@@ -81,10 +83,10 @@ def _why_not(name: str, device: str) -> str | None:
     return native.why_not() if device == "cpu" else "it runs on a CPU"
 
 
-def _tell_once(device: str, name: str, message: str) -> None:
+def _tell_once(level: int, device: str, name: str, message: str) -> None:
     if (device, name) not in _told:
         _told.add((device, name))
-        _log.info(message)
+        _log.log(level, message)
 
 
 @dataclass(frozen=True)

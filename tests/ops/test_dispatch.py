@@ -175,6 +175,7 @@ def test_without_the_library_auto_is_naive(ran, monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "the naive operators run on cpu; not cpp: there was no compiler"
     ]
+    assert caplog.records[0].levelno == logging.WARNING
     with pytest.raises(
         InputError, match="implementation 'cpp' is not available on cpu: there was no compiler"
     ):
