@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib import metadata
 from typing import Any
 
 import torch
 
 from .. import __version__
 from ..encoders.linear import product_forms
+from ..ops import implementations
 
 __all__ = ["ALLOCATORS", "environment"]
 
@@ -40,10 +42,12 @@ def environment(device: torch.device) -> dict[str, Any]:
             str(dtype).removeprefix("torch."): product_forms(dtype)[0].__name__
             for dtype in (torch.float32, torch.bfloat16)
         },
+        "operators": implementations().active[device.type],
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = torch.version.cuda
+        found["triton"] = metadata.version("triton")
     return found
 
 
