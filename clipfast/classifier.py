@@ -421,7 +421,7 @@ class DefendedClassifier(nn.Module):
                 raise InputError("expected noise or seed, got both")
             return check_noise(noise, x, self.config)
         if seed is not None:
-            first = _checked("first_image", first_image, 2**32 - len(x))
+            first = _checked("first_image", first_image, 2**32 - len(x) + 1)
             return draws.seeded(_checked("seed", seed, 2**64), first, len(x), x.device)
         if self.noise_policy == "content":
             return draws.by_content(x, self._noise_key)
