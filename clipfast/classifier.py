@@ -438,12 +438,13 @@ class DefendedClassifier(nn.Module):
         return self.engine.embed(x)
 
     def _head(self, embedding: Tensor, implementation: Implementation | None = None) -> Tensor:
-        return ops.zero_shot_head(
-            embedding.contiguous(),
-            self.class_weights,
-            self.logit_scale,
-            implementation=implementation or self._operators,
-        )
+        with torch.autocast(self.device.type, enabled=False):
+            return ops.zero_shot_head(
+                embedding.float().contiguous(),
+                self.class_weights,
+                self.logit_scale,
+                implementation=implementation or self._operators,
+            )
 
     def _empty(self, x: Tensor, with_delta: bool) -> Prediction:
         logits = x.new_zeros(0, len(self.classnames))

@@ -47,12 +47,13 @@ CLIPFAST_INLINE float to_float(float value) { return value; }
 
 CLIPFAST_INLINE float to_float(BFloat16 value) { return from_bits(uint32_t(value.bits) << 16); }
 
-// Without branches: 2^112 moves the exponent, and lifts subnormal numbers; those that are not finite are put right.
+// Without branches. A subnormal number is the fraction of one just above 2^-14.
 CLIPFAST_INLINE float to_float(Half value) {
   const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, rest = uint32_t(value.bits & 0x7fff) << 13;
-  const float moved = from_bits(rest) * 0x1p112f;
+  const float normal = from_bits(rest + (112u << 23)), subnormal = from_bits(rest + (113u << 23)) - 0x1p-14f;
+  const float size = rest < (1u << 23) ? subnormal : normal;
   uint32_t bits;
-  std::memcpy(&bits, &moved, sizeof(bits));
+  std::memcpy(&bits, &size, sizeof(bits));
   return from_bits(sign | (rest >= 0x0f800000 ? rest | 0x7f800000 : bits));
 }
 

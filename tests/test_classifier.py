@@ -110,6 +110,16 @@ def test_a_seeds_noise_is_that_of_clipfast_noise(tiny_clip, tokenizer, x, implem
     assert np.array_equal(delta.numpy(), drawn)
 
 
+def test_an_attacker_may_use_autocast(classifier, x):
+    leaf = (x.float() / 255).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = classifier.undefended(leaf)
+        defended = classifier.differentiable("bpda")(leaf)
+    assert logits.dtype == defended.dtype == torch.float32
+    torch.testing.assert_close(logits, classifier.undefended(leaf), atol=2.0, rtol=0)
+    assert torch.autograd.grad(logits.sum() + defended.sum(), leaf)[0].abs().max() > 0
+
+
 @pytest.mark.parametrize("implementation", ["naive", "cpp"])
 def test_operators_by_name_give_the_same_answers(tiny_clip, tokenizer, x, noise, implementation):
     if implementation in implementations().unavailable:

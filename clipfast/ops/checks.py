@@ -86,8 +86,11 @@ def check_zero_shot_head(embedding: Tensor, class_weights: Tensor, scale: Tensor
     _check("scale", scale, [], (embedding.dtype,), embedding)
 
 
-def _divides(patch: tuple[int, ...], height: int, width: int) -> bool:
-    return len(patch) == 2 and min(patch) >= 1 and height % patch[0] == 0 and width % patch[1] == 0
+def _divides(patch: object, height: int, width: int) -> bool:
+    match patch:
+        case int(rows), int(columns):
+            return min(rows, columns) >= 1 and height % rows == 0 and width % columns == 0
+    return False
 
 
 def _check_norm(operator: str, norm: str) -> None:

@@ -51,7 +51,7 @@ def form(operator: str, implementation: Implementation, *tensors: Tensor | None)
 
 @torch.compiler.assume_constant_result
 def _choose(implementation: str, device: str, float64: bool, gradient: bool) -> str:
-    asked = os.environ.get(_VARIABLE, "auto") if implementation == "auto" else implementation
+    asked = (os.environ.get(_VARIABLE) or "auto") if implementation == "auto" else implementation
     if asked not in get_args(Implementation):
         source = _VARIABLE if implementation == "auto" else "implementation"
         raise InputError(f"{source} must be one of {get_args(Implementation)}, got {asked!r}")
@@ -100,11 +100,19 @@ class Implementations:
 def implementations() -> Implementations:
     """Which form of the operators runs on which device, and why others do not.
 
-    Reads CLIPFAST_IMPL; raises InputError where it names a form that is not available.
+    Reads CLIPFAST_IMPL; raises InputError where the form that it names is available on no device.
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     unavailable = {}
     for device, name in _FASTEST.items():
         if all(_why_not(name, other) for other in devices):
             unavailable[name] = _why_not(name, device if device in devices else "cpu") or ""
-    return Implementations({device: _choose("auto", device, False, False) for device in devices}, unavailable)
+    active, refused = {}, None
+    for device in devices:
+        try:
+            active[device] = _choose("auto", device, False, False)
+        except InputError as error:  # a form that is named and runs on another device
+            refused = error
+    if refused is not None and not active:
+        raise refused
+    return Implementations(active, unavailable)

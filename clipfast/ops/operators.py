@@ -3,9 +3,9 @@
 Each has a naive form in plain PyTorch, a Triton form and a C++ form, which agree. `implementation` names
 one, or is "auto": the one that CLIPFAST_IMPL names, else the fastest for the device. Tensors are contiguous
 and on one device. The Triton and C++ forms take float32 (embeddings and gradients float16 and bfloat16 too)
-and have no gradient: for float64, and where autograd is recording, "auto" is the naive form, unless
-CLIPFAST_IMPL names another. Each raises InputError for tensors that do not fit, and where a form that is
-named is not available.
+and have no gradient: for float64 (then all through, where float32 is said below), and where autograd is
+recording, "auto" is the naive form, unless CLIPFAST_IMPL names another. Each raises InputError for tensors
+that do not fit, and where a form that is named is not available.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ def ascend(
     NaN in the result: not sign(NaN) = 0, which would switch the defence off in silence.
     """
     checks.check_ascend(x, d, gradient, total, scale, norm)
-    run = form("ascend", implementation, x, d, gradient, total, scale)
     l2 = norm == "l2"
-    return run(x, d, gradient, total, scale if l2 else None, weight_before, weight, eps, step_size, l2, last)
+    scale = scale if l2 else None
+    run = form("ascend", implementation, x, d, gradient, total, scale)
+    return run(x, d, gradient, total, scale, weight_before, weight, eps, step_size, l2, last)
 
 
 def zero_shot_head(

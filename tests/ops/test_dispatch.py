@@ -217,6 +217,13 @@ def test_what_runs_on_a_machine_with_a_gpu(compiler, triton, monkeypatch):
     assert report.unavailable == {name: why for name, why in reasons.items() if why is not None}
     monkeypatch.setenv("CLIPFAST_IMPL", "naive")
     assert implementations().active == {"cpu": "naive", "cuda": "naive"}
+    for name, device, there in (("cpp", "cpu", compiler), ("triton", "cuda", triton)):
+        monkeypatch.setenv("CLIPFAST_IMPL", name)
+        if there:
+            assert implementations().active == {device: name}
+        else:
+            with pytest.raises(InputError, match=f"{name!r} .by CLIPFAST_IMPL. is not available"):
+                implementations()
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -32,6 +32,8 @@ DOOR = [
         ({"patch": (0, 0)}, "perturb: expected patches that divide 4 x 6 pixels"),
         ({"patch": (-2, -3)}, "perturb: expected patches that divide 4 x 6 pixels"),
         ({"patch": (2,)}, "perturb: expected patches"),
+        ({"patch": 2}, "perturb: expected patches"),
+        ({"patch": (2.0, 2.0)}, "perturb: expected patches"),
         ({"noise": [0.0]}, "expected noise as a tensor, got list"),
         ({"noise": zeros(2, 3, 4, 6, dtype=F16)}, "expected noise of float32 or float64, got torch.float16"),
         ({"noise": zeros(2, 3, 4, 5)}, r"expected noise \[2, 3, 4, 6\], got \[2, 3, 4, 5\]"),

@@ -462,6 +462,24 @@ def test_addresses_of_the_cpu_beyond_31_bits():
     assert total.count_nonzero() == 3
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("flushed", [False, True])
+def test_every_float16_is_read_as_it_is(form, flushed):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(F16)
+    every = every[every.isfinite()]
+    x, d = torch.full((1, len(every)), 0.5), torch.zeros(1, len(every))
+    clean, noisy = torch.ones(len(every), 1, dtype=F16), every[:, None].contiguous()
+    torch.set_flush_denormal(flushed)
+    try:
+        stepped = call(ascend, form, x, d, every[None], **LINF)[0]
+        tau = call(drift_gate, form, clean, noisy, torch.tensor(1.0))[0]
+    finally:
+        torch.set_flush_denormal(False)
+    expected = np.sign(every.numpy()).astype(np.float32) * np.float32(LINF["step_size"])
+    assert np.array_equal(stepped[0].numpy(), expected)
+    assert torch.equal(tau, (every.float() - 1).abs())
+
+
 def free_memory() -> int:
     """Bytes, of Linux alone."""
     lines = Path("/proc/meminfo").read_text().splitlines()
