@@ -468,16 +468,16 @@ def test_every_float16_is_read_as_it_is(form, flushed):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(F16)
     every = every[every.isfinite()]
     x, d = torch.full((1, len(every)), 0.5), torch.zeros(1, len(every))
-    clean, noisy = torch.ones(len(every), 1, dtype=F16), every[:, None].contiguous()
+    pixels = torch.arange(3 * 64 * 80, dtype=torch.int16).view(F16).view(1, 3, 64, 80)  # all below 1
+    wanted, signs = pixels.float(), np.sign(every.numpy()).astype(np.float32)
     torch.set_flush_denormal(flushed)
     try:
         stepped = call(ascend, form, x, d, every[None], **LINF)[0]
-        tau = call(drift_gate, form, clean, noisy, torch.tensor(1.0))[0]
+        taken = call(perturb, form, pixels, torch.zeros(pixels.shape), eps=EPS)[0]
     finally:
         torch.set_flush_denormal(False)
-    expected = np.sign(every.numpy()).astype(np.float32) * np.float32(LINF["step_size"])
-    assert np.array_equal(stepped[0].numpy(), expected)
-    assert torch.equal(tau, (every.float() - 1).abs())
+    assert np.array_equal(stepped[0].numpy(), signs * np.float32(LINF["step_size"]))
+    assert torch.equal(taken, wanted)
 
 
 def free_memory() -> int:
