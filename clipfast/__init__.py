@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .config import CounterattackConfig
-from .errors import GradientError, InputError, UncalibratedWarning, names_extra
+from .errors import ArtifactError, GradientError, InputError, UncalibratedWarning, names_extra
 
 if TYPE_CHECKING:
     from .classifier import DefendedClassifier
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction, Stats
 
 __all__ = [
+    "ArtifactError",
     "CounterattackConfig",
     "DefendedClassifier",
     "GradientError",
@@ -26,8 +27,8 @@ __all__ = [
     "implementations",
 ]
 
-# What needs torch is imported when it is first asked for, so that the rest works without it.
-_NEEDS_TORCH = {
+# Imported when it is first asked for: most needs torch, without which the rest works.
+_ON_DEMAND = {
     "DefendedClassifier": ".classifier",
     "Prediction": ".prediction",
     "Stats": ".prediction",
@@ -36,10 +37,10 @@ _NEEDS_TORCH = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_TORCH:
+    if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(_NEEDS_TORCH[name], __name__)
+        module = importlib.import_module(_ON_DEMAND[name], __name__)
     except ModuleNotFoundError as error:
         raise names_extra(f"clipfast.{name}", error) from error
     return getattr(module, name)

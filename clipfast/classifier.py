@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import operator
 import os
-import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -25,11 +22,11 @@ from .differentiable import DifferentiableDefence, Mode
 from .draws import Draw
 from .encoders import CompiledEncoder, Encoder, check_dtype, make_encoder
 from .engine import Engine
-from .errors import GradientError, InputError, UncalibratedWarning
+from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
 from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
 from .models.checkpoint import load_image_tower
 from .models.fingerprint import fingerprint
-from .models.loading import load_open_clip
+from .models.loading import brings_weights, load_open_clip
 from .models.tower import ImageTower
 from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
@@ -37,11 +34,10 @@ from .preprocess import Preprocess
 from .reference import counterattack_early_return
 from .schedule import Defended
 from .validation import as_unit, check_noise, check_pixels, check_range
+from .validation_rules import NoisePolicy, checked_integer, checked_noise_key
 from .zero_shot import Template, Tokenizer, class_weights
 
 __all__ = ["DefendedClassifier"]
-
-NoisePolicy = Literal["fresh", "content"]
 
 DEFAULT_TEMPLATES: tuple[Template, ...] = ("This is a photo of a {}.",)
 
@@ -49,16 +45,6 @@ DEFAULT_TEMPLATES: tuple[Template, ...] = ("This is a photo of a {}.",)
 _PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
 
 _log = logging.getLogger(__name__)
-
-
-def _checked(name: str, value: object, end: int) -> int:
-    """An integer (of any integer type but bool) from 0 up to but not including `end`."""
-    if not isinstance(value, bool):
-        with contextlib.suppress(TypeError):
-            number = operator.index(value)  # pyright: ignore[reportArgumentType]
-            if 0 <= number < end:
-                return number
-    raise InputError(f"{name} must be an integer from 0 to {end - 1}, got {value!r}")
 
 
 class Options(TypedDict, total=False):
@@ -90,6 +76,12 @@ class _EngineSlot:
         return _EngineSlot, ()
 
 
+def _named(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
+    """A model's name and its weights', in open_clip's words; of a file of weights its name."""
+    name = model_name if brings_weights(model_name) else model_name.replace("/", "-")
+    return name, None if pretrained is None else Path(pretrained).name
+
+
 def _forget_engine(classifier: nn.Module, _: object) -> None:
     """Other weights were loaded: the engine's copies are stale."""
     assert isinstance(classifier, DefendedClassifier)
@@ -102,6 +94,7 @@ class DefendedClassifier(nn.Module):
     model: any open_clip model object. It is switched to eval mode and its parameters are frozen.
     tokenizer: the model's. classnames, templates: see `clipfast.zero_shot.class_weights`.
     drift_model: the model that measures drift where `model` is adversarially fine-tuned: the original.
+    `source` is the model's name and weights' where one of the constructors below loaded it, else None.
     implementation: "reference", the eager PyTorch of `clipfast.reference`, or the fast engine, with the
     operators between its passes by name, "naive", "triton" or "cpp", or "auto" (see `clipfast.ops`).
     precision: of the large products' operands in the engine, "fp32", "bf16" or "fp16"; on a CPU without
@@ -139,7 +132,7 @@ class DefendedClassifier(nn.Module):
         compile: bool = False,
         noise_policy: NoisePolicy = "fresh",
         noise_key: bytes | None = None,
-        _published: bool = False,
+        _source: tuple[str, str | None] | None = None,
     ) -> None:
         super().__init__()
         if implementation not in (known := (*get_args(Implementation), "reference")):
@@ -147,12 +140,7 @@ class DefendedClassifier(nn.Module):
         self.precision = precisions.resolve(precision, next(model.parameters()).device)
         if implementation == "reference" and (self.precision != "fp32" or compile):
             raise InputError("implementation 'reference' is eager float32: no other precision, no compile")
-        if noise_policy not in get_args(NoisePolicy):
-            raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {noise_policy!r}")
-        if noise_key is not None and not isinstance(noise_key, bytes):
-            raise InputError(f"noise_key must be bytes, got {type(noise_key).__name__}")
-        if noise_key is not None and not 16 <= len(noise_key) <= 64:
-            raise InputError(f"noise_key must be 16 to 64 bytes, got {len(noise_key)}")
+        self._noise_key = checked_noise_key(noise_policy, noise_key)
         if isinstance(classnames, str):
             raise InputError(f"expected a sequence of class names, got the string {classnames!r}")
         if isinstance(templates, str):
@@ -164,7 +152,6 @@ class DefendedClassifier(nn.Module):
         self.classnames = tuple(classnames)
         self.templates = tuple(templates)
         self.noise_policy: NoisePolicy = noise_policy
-        self._noise_key = noise_key if noise_key is not None else secrets.token_bytes(32)
         self.preprocess = Preprocess.from_open_clip(model)
         self.image_tower = ImageTower(model)
         self.drift_tower = None
@@ -189,14 +176,10 @@ class DefendedClassifier(nn.Module):
         self._operators: Implementation = "naive" if implementation == "reference" else implementation
         self._engine = _EngineSlot()
         self.register_load_state_dict_post_hook(_forget_engine)
-        self.calibrated = self._is_calibrated(model, drift_model, published=_published)
+        self.source = _source
+        self.calibrated = self._is_calibrated(model, drift_model)
         if not self.calibrated:
-            warnings.warn(
-                f"tau_threshold = {self.config.tau_threshold:g} was not calibrated for this model; "
-                "thresholds do not carry over between models. Results say calibrated=False.",
-                UncalibratedWarning,
-                stacklevel=2,
-            )
+            warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=2)
 
     @classmethod
     def from_open_clip(
@@ -217,8 +200,7 @@ class DefendedClassifier(nn.Module):
         names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
         """
         model, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
-        published = (model_name.replace("/", "-"), pretrained) in _PUBLISHED_MODELS
-        return cls(model, tokenizer, classnames, _published=published, **options)
+        return cls(model, tokenizer, classnames, _source=_named(model_name, pretrained), **options)
 
     @classmethod
     def from_finetuned(
@@ -241,8 +223,8 @@ class DefendedClassifier(nn.Module):
         original, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
         tuned = copy.deepcopy(original)
         load_image_tower(tuned.visual, checkpoint)  # pyright: ignore[reportArgumentType]
-        published = (model_name.replace("/", "-"), pretrained) in _PUBLISHED_MODELS
-        return cls(tuned, tokenizer, classnames, drift_model=original, _published=published, **options)
+        source = _named(model_name, pretrained)
+        return cls(tuned, tokenizer, classnames, drift_model=original, _source=source, **options)
 
     @classmethod
     def bundled(
@@ -266,7 +248,7 @@ class DefendedClassifier(nn.Module):
             return cls.from_finetuned(
                 BUNDLED, None, BUNDLED_DIR / "tecoa.pt", names, device=device, **options
             )
-        return cls(original.model, original.tokenizer, names, **options)
+        return cls(original.model, original.tokenizer, names, _source=(BUNDLED, None), **options)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -297,7 +279,7 @@ class DefendedClassifier(nn.Module):
         seed: int | None = None,
         first_image: int = 0,
         with_delta: bool = False,
-    ) -> Prediction:
+    ) -> Prediction[Tensor]:
         """Classifies pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
 
         noise: the caller's own start, float [N, 3, H, W] within eps (U(-eps, eps) as published). seed: makes
@@ -421,8 +403,8 @@ class DefendedClassifier(nn.Module):
                 raise InputError("expected noise or seed, got both")
             return check_noise(noise, x, self.config)
         if seed is not None:
-            first = _checked("first_image", first_image, 2**32 - len(x) + 1)
-            return draws.seeded(_checked("seed", seed, 2**64), first, len(x), x.device)
+            first = checked_integer("first_image", first_image, 2**32 - len(x) + 1)
+            return draws.seeded(checked_integer("seed", seed, 2**64), first, len(x), x.device)
         if self.noise_policy == "content":
             return draws.by_content(x, self._noise_key)
         return draws.fresh(len(x), x.device)
@@ -446,7 +428,7 @@ class DefendedClassifier(nn.Module):
                 implementation=implementation or self._operators,
             )
 
-    def _empty(self, x: Tensor, with_delta: bool) -> Prediction:
+    def _empty(self, x: Tensor, with_delta: bool) -> Prediction[Tensor]:
         logits = x.new_zeros(0, len(self.classnames))
         return Prediction(
             logits=logits,
@@ -459,10 +441,12 @@ class DefendedClassifier(nn.Module):
             calibrated=self.calibrated,
         )
 
-    def _is_calibrated(self, model: nn.Module, drift_model: nn.Module | None, *, published: bool) -> bool:
+    def _is_calibrated(self, model: nn.Module, drift_model: nn.Module | None) -> bool:
         if self.config.calibrated_for is not None:
             measured_by: Any = model if drift_model is None else drift_model
             return self.config.is_calibrated(fingerprint(measured_by.visual))
         measured_with = ("tau_threshold", "eps", "norm")
         default = CounterattackConfig.published()
-        return published and all(getattr(self.config, n) == getattr(default, n) for n in measured_with)
+        return self.source in _PUBLISHED_MODELS and all(
+            getattr(self.config, n) == getattr(default, n) for n in measured_with
+        )

@@ -12,7 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,10 +22,11 @@ from rich.table import Table
 
 from . import __version__
 from .config import CounterattackConfig
-from .errors import InputError, UncalibratedWarning, names_extra
-from .preprocess import image_files
+from .errors import ArtifactError, InputError, UncalibratedWarning, names_extra
+from .preprocess import Preprocess, image_files
 
 if TYPE_CHECKING:
+    from .artifact import ArtifactClassifier
     from .classifier import DefendedClassifier
     from .prediction import Prediction
 
@@ -50,7 +53,7 @@ def main() -> None:
     """Runs the command line; problems with the input end it with a message and exit code 2."""
     try:
         app()
-    except InputError as error:
+    except (InputError, ArtifactError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
         _fail(str(names_extra("this command", error)))
@@ -83,6 +86,12 @@ def classify(
     images: Annotated[
         list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)
     ],
+    artifact: Annotated[
+        Path | None, typer.Option(help="An exported classifier: .onnx (needs no torch), .ts.pt or .pt2.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that an artifact of .ts.pt or .pt2 brings.")
+    ] = False,
     classnames: Annotated[
         str | None,
         typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
@@ -121,7 +130,20 @@ def classify(
         raise typer.Exit(1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UncalibratedWarning)
-        classifier = _classifier(model, pretrained, classnames, templates, config, device, precision)
+        if artifact is None:
+            if trust:
+                raise InputError("--trust needs --artifact, the file that is trusted")
+            classifier = _classifier(model, pretrained, classnames, templates, config, device, precision)
+        else:
+            settled = {
+                "--classnames": classnames,
+                "--templates": templates,
+                "--model": model,
+                "--pretrained": pretrained,
+                "--config": config,
+                "--precision": None if precision is Precision.fp32 else precision,
+            }
+            classifier = _from_artifact(artifact, trust, device, settled)
     for warning in caught:
         _err.print(f"[yellow]warning:[/] {escape(str(warning.message))}", highlight=False, soft_wrap=True)
     table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
@@ -129,14 +151,14 @@ def classify(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_err, transient=True, disable=len(files) < 16) as progress:
         task = progress.add_task("classifying", total=len(files))
-        for good, pixels, bad in _batches(classifier, files, batch_size):
+        for good, pixels, bad in _batches(classifier.preprocess, files, batch_size):
             for error in bad:
                 progress.console.print(
                     f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True
                 )
             failed += len(bad)
             if good:
-                prediction = classifier.predict(pixels, seed=seed, first_image=done)
+                prediction = _predict(classifier, pixels, seed=seed, first_image=done)
                 done += len(good)
                 for row in _rows(good, prediction, topk):
                     print(json.dumps(row)) if as_json else _add(table, row)
@@ -179,6 +201,22 @@ def _classifier(
     return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
 
 
+def _from_artifact(
+    artifact: Path, trust: bool, device: str, settled: dict[str, object]
+) -> ArtifactClassifier:
+    """Reads an exported file; `settled` are the options that it leaves no choice in, None if not given."""
+    from .runtime import load_artifact
+
+    for option, value in settled.items():
+        if value is not None:
+            raise InputError(f"--artifact {artifact} does not go with {option}: the file settles it")
+    if device == "auto":
+        return load_artifact(artifact, trust=trust)
+    if artifact.suffix == ".onnx":
+        raise InputError(f"--artifact {artifact} does not go with --device: onnxruntime chooses it")
+    return load_artifact(artifact, trust=trust, device=_checked_device(device))
+
+
 def _names(value: str) -> list[str]:
     """Class names from a file with one a line, or from a,b,c."""
     try:
@@ -216,30 +254,39 @@ def _lines(path: Path) -> list[str]:
 
 
 def _batches(
-    classifier: DefendedClassifier, files: list[Path], size: int
-) -> Iterator[tuple[list[Path], Any, list[InputError]]]:
+    preprocess: Preprocess, files: list[Path], size: int
+) -> Iterator[tuple[list[Path], NDArray[Any], list[InputError]]]:
     """(readable files, their pixels, the errors of the others), up to `size` files at a time."""
-    import numpy as np
-    import torch
-
     rest = iter(files)
     while chunk := list(islice(rest, size)):
         good: list[Path] = []
-        arrays: list[Any] = []
+        arrays: list[NDArray[Any]] = []
         bad: list[InputError] = []
         for path in chunk:
             try:
-                arrays.append(classifier.preprocess(path))
+                arrays.append(preprocess(path))
                 good.append(path)
             except InputError as error:
                 bad.append(error)
-        yield good, torch.from_numpy(np.stack(arrays)) if arrays else None, bad
+        yield good, np.stack(arrays) if arrays else preprocess.batch([]), bad
 
 
-def _rows(files: list[Path], prediction: Prediction, topk: int) -> Iterator[dict[str, Any]]:
+def _predict(
+    classifier: DefendedClassifier | ArtifactClassifier, pixels: NDArray[Any], **options: Any
+) -> Prediction[Any]:
+    from .artifact import ArtifactClassifier
+
+    if isinstance(classifier, ArtifactClassifier):
+        return classifier.predict(pixels, **options)
+    import torch
+
+    return classifier.predict(torch.from_numpy(pixels), **options)
+
+
+def _rows(files: list[Path], prediction: Prediction[Any], topk: int) -> Iterator[dict[str, Any]]:
     drift, countered = prediction.drift.tolist(), prediction.countered.tolist()
     changed, best = prediction.changed.tolist(), prediction.topk(topk)
-    undefended = prediction.undefended_logits.argmax(dim=1).tolist()
+    undefended = prediction.undefended_logits.argmax(1).tolist()
     for i, path in enumerate(files):
         yield {
             "image": str(path),
@@ -287,6 +334,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option(help="Three scenarios in a few minutes, not all in an hour.")
     ] = False,
+    exports: Annotated[
+        bool, typer.Option(help="Exported files against the reference, on the CPU, and not the engine.")
+    ] = False,
     show: Annotated[
         Path | None, typer.Option(help="Only print and draw the figures of this earlier run.")
     ] = None,
@@ -308,6 +358,7 @@ def bench(
                 device=_checked_device(device),
                 threads=threads,
                 quick=quick,
+                exports=exports,
                 progress=lambda message: status.update(escape(message)),
                 save=lambda result: write_json(result, out),
             )

@@ -1,19 +1,31 @@
 """What clipfast raises and warns with."""
 
 __all__ = [
+    "ArtifactError",
     "GradientError",
     "InputError",
     "OutOfMemoryError",
     "UncalibratedWarning",
     "names_extra",
     "out_of_range",
+    "uncalibrated",
 ]
 
-_NEEDED_BY_TORCH_EXTRA = ("torch", "torchvision", "open_clip", "safetensors")
+_EXTRAS = {
+    "torch": "torch",
+    "torchvision": "torch",
+    "open_clip": "torch",
+    "safetensors": "torch",
+    "onnxruntime": "runtime",
+}
 
 
 class InputError(ValueError):
     """An input is not what was expected; the message names what was expected and what came."""
+
+
+class ArtifactError(ValueError):
+    """An exported file is not what was expected; the message names the file and the reason."""
 
 
 class GradientError(RuntimeError):
@@ -28,13 +40,12 @@ class UncalibratedWarning(UserWarning):
     """The drift threshold was not calibrated for the model that it is used with."""
 
 
-def names_extra(what: str, error: ModuleNotFoundError) -> ImportError:
+def names_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     """The error to raise instead where a package of an extra is missing: it names the extra."""
-    if error.name not in _NEEDED_BY_TORCH_EXTRA:
+    if error.name not in _EXTRAS:
         return error
-    return ImportError(
-        f"{what} needs {error.name}, which is not installed: pip install 'clipfast[torch]'", name=error.name
-    )
+    extra = f"pip install 'clipfast[{_EXTRAS[error.name]}]'"
+    return ModuleNotFoundError(f"{what} needs {error.name}, which is not installed: {extra}", name=error.name)
 
 
 def out_of_range(low: float, high: float) -> str:
@@ -48,3 +59,11 @@ def out_of_range(low: float, high: float) -> str:
     else:
         guess = "no image that clipfast knows"
     return f"expected pixels in [0, 1], got values from {low:.9g} to {high:.9g}; this looks like {guess}"
+
+
+def uncalibrated(tau_threshold: float) -> str:
+    """What to warn of where a threshold was not calibrated for the model that it is used with."""
+    return (
+        f"tau_threshold = {tau_threshold:g} was not calibrated for this model; "
+        "thresholds do not carry over between models. Results say calibrated=False."
+    )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["content_seeds", "l2_noise", "linf_noise", "philox"]
 
 Words = NDArray[np.uint32]
+Word = Words | np.uint32
 Seeds = NDArray[np.uint64]
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -23,24 +24,36 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, ...]:
+def philox(counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]) -> tuple[Words, ...]:
     """One block of Philox 4x32-10: four uint32 words from a counter and a key (broadcast together)."""
-    c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
+    words = np.broadcast_arrays(*counter, *key)
+    c0, c1, c2, c3 = (word.astype(np.uint64) for word in words[:4])  # own copies, to work in place
     k0, k1 = (np.asarray(word, np.uint64) for word in key)
+    high = np.empty_like(c0)
     for r in range(10):
-        p0, p1 = c0 * _M0, c2 * _M1
-        round0, round1 = (k0 + np.uint64(r * _W0)) & _LOW, (k1 + np.uint64(r * _W1)) & _LOW
-        c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ round0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ round1, p0 & _LOW
-    return tuple(np.broadcast_arrays(*(word.astype(np.uint32) for word in (c0, c1, c2, c3))))
+        c0 *= _M0
+        c2 *= _M1
+        c1 ^= (k0 + np.uint64(r * _W0)) & _LOW
+        c1 ^= np.right_shift(c2, _HALF, out=high)
+        c3 ^= (k1 + np.uint64(r * _W1)) & _LOW
+        c3 ^= np.right_shift(c0, _HALF, out=high)
+        c0 &= _LOW
+        c2 &= _LOW
+        c0, c1, c2, c3 = c1, c2, c3, c0
+    return tuple(word.astype(np.uint32) for word in (c0, c1, c2, c3))
 
 
 def _draw(seeds: Seeds, images: Words, size: int, stream: int = 0) -> Words:
     """`size` words for each image: uint32 [N, size]."""
-    key = ((seeds & _LOW).astype(np.uint32)[:, None], (seeds >> _HALF).astype(np.uint32)[:, None])
-    blocks = np.arange(math.ceil(size / 4), dtype=np.uint32)[None]
-    zero = np.zeros((1, 1), np.uint32)
-    lanes = philox((blocks, images[:, None], zero + np.uint32(stream), zero), key)
-    return np.stack(lanes, axis=-1).reshape(len(seeds), 4 * blocks.size)[:, :size]
+    drawn = np.empty((len(seeds), math.ceil(size / 4), 4), np.uint32)
+    blocks = np.arange(drawn.shape[1], dtype=np.uint32)
+    keys = np.stack([seeds & _LOW, seeds >> _HALF], axis=1).astype(np.uint32)
+    # One image at a time, whose words stay in the cache.
+    for row, image, (low, high) in zip(drawn, images, keys, strict=True):
+        counter = (blocks, image, np.uint32(stream), np.uint32(0))
+        for lane, words in enumerate(philox(counter, (low, high))):
+            row[:, lane] = words
+    return drawn.reshape(len(seeds), 4 * blocks.size)[:, :size]
 
 
 def linf_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: float) -> NDArray[np.float32]:
@@ -50,8 +63,11 @@ def linf_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: fl
     becomes float32((r >> 8) - 2^23) * float32(eps * 2^-23), equal to the bit on every device.
     """
     words = _draw(seeds, images, math.prod(shape))
-    grid = (words >> np.uint32(8)).astype(np.int32) - np.int32(1 << 23)
-    return (grid.astype(np.float32) * np.float32(eps * 2.0**-23)).reshape(-1, *shape)
+    words >>= np.uint32(8)
+    words -= np.uint32(1 << 23)  # wraps below zero: read as int32 from here
+    noise = words.view(np.int32).astype(np.float32)
+    noise *= np.float32(eps * 2.0**-23)
+    return noise.reshape(-1, *shape)
 
 
 def l2_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: float) -> NDArray[np.float32]:

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .errors import InputError
 
 __all__ = ["Prediction", "Stats", "StatsRecorder"]
+
+# numpy's or torch's: what differs between them is asked of the array, and torch is not imported.
+Array = TypeVar("Array", bound=Any)
 
 # Drift differs between models by orders of magnitude, so the bins are logarithmic.
 DRIFT_BINS = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 41), [np.inf]])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The defended classifier's answer for N images and C classes, detached, on the model's device."""
+class Prediction(Generic[Array]):
+    """A defended classifier's answer for N images and C classes.
 
-    logits: Tensor  # float32 [N, C], defended
-    undefended_logits: Tensor  # float32 [N, C], plain CLIP's
-    embedding: Tensor  # float32 [N, D] f(x + delta), before L2 normalisation
-    drift: Tensor  # float32 [N] tau
-    countered: Tensor  # bool [N] tau < tau_threshold
-    delta: Tensor | None  # float32 [N, 3, H, W] the counter-perturbation in [0, 1] pixel units, if asked for
+    Torch tensors of `DefendedClassifier`, detached, on the model's device; numpy arrays of an exported one.
+    """
+
+    logits: Array  # float32 [N, C], defended
+    undefended_logits: Array  # float32 [N, C], plain CLIP's
+    embedding: Array | None  # float32 [N, D] f(x + delta), before L2 normalisation; exports do not give it
+    drift: Array  # float32 [N] tau
+    countered: Array  # bool [N] tau < tau_threshold
+    delta: Array | None  # float32 [N, 3, H, W] the counter-perturbation in [0, 1] pixel units, if asked for
     classnames: tuple[str, ...]
     calibrated: bool  # whether tau_threshold was calibrated for this model
 
@@ -35,19 +40,22 @@ class Prediction:
         return len(self.logits)
 
     @property
-    def probabilities(self) -> Tensor:
+    def probabilities(self) -> Array:
         """softmax(logits): float32 [N, C]."""
-        return self.logits.softmax(dim=1)
+        if not isinstance(self.logits, np.ndarray):
+            return self.logits.softmax(dim=1)
+        powers = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Array:
         """The most probable class of each image: int64 [N]."""
-        return self.logits.argmax(dim=1)
+        return self.logits.argmax(1)
 
     @property
-    def changed(self) -> Tensor:
+    def changed(self) -> Array:
         """Whether the defence gave another label than plain CLIP: bool [N]."""
-        return self.labels != self.undefended_logits.argmax(dim=1)
+        return self.labels != self.undefended_logits.argmax(1)
 
     def topk(self, k: int = 5) -> list[list[tuple[str, float]]]:
         """For each image its k (or all C) most probable classes, (name, probability), best first.
@@ -56,11 +64,17 @@ class Prediction:
         """
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
-        best = self.probabilities.topk(min(k, len(self.classnames)), dim=1)
+        probabilities = _as_numpy(self.probabilities)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+        values = np.take_along_axis(probabilities, best, axis=1)
         return [
-            [(self.classnames[index], value) for index, value in zip(indices, values, strict=True)]
-            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            [(self.classnames[index], value) for index, value in zip(*row, strict=True)]
+            for row in zip(best.tolist(), values.tolist(), strict=True)
         ]
+
+
+def _as_numpy(array: Any) -> NDArray[Any]:
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +101,10 @@ class StatsRecorder:
             self._counts = np.zeros(3, np.int64)
             self._histogram = np.zeros(len(DRIFT_BINS) - 1, np.int64)
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Prediction[Any]) -> None:
         """Counts a prediction's images."""
-        flags = torch.stack([prediction.countered, prediction.changed]).sum(dim=1).tolist()
-        histogram, _ = np.histogram(prediction.drift.cpu().numpy(), DRIFT_BINS)
+        flags = int(prediction.countered.sum()), int(prediction.changed.sum())
+        histogram, _ = np.histogram(_as_numpy(prediction.drift), DRIFT_BINS)
         with self._lock:
             self._counts += (len(prediction), *flags)
             self._histogram += histogram

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .config import CounterattackConfig
 from .errors import InputError, out_of_range
+from .validation_rules import check_noise_shape, check_noise_size, check_shape
 
 __all__ = ["as_unit", "check_noise", "check_pixels", "check_range"]
 
@@ -20,17 +21,7 @@ def check_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if not isinstance(pixels, Tensor):
         raise InputError(f"expected a torch tensor of pixels, got {type(pixels).__name__}")
-    wanted = f"[N, 3, {size[0]}, {size[1]}]"
-    got = list(pixels.shape)
-    if pixels.ndim == 3:
-        raise InputError(f"expected pixels {wanted}, got {got}: one image needs a batch axis, pixels[None]")
-    if pixels.ndim != 4:
-        raise InputError(f"expected pixels {wanted}, got {got}")
-    if pixels.shape[1] != 3:
-        hint = ": channels come first, permute(0, 3, 1, 2)" if pixels.shape[3] == 3 else ""
-        raise InputError(f"expected pixels {wanted}, got {got}{hint}")
-    if tuple(pixels.shape[2:]) != size:
-        raise InputError(f"expected pixels {wanted}, got {got}: clipfast.preprocess resizes and crops")
+    check_shape(pixels.shape, size)
     if pixels.dtype == torch.uint8:
         return pixels.contiguous()
     if not pixels.is_floating_point():
@@ -70,14 +61,9 @@ def check_noise(noise: Tensor, pixels: Tensor, config: CounterattackConfig) -> T
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
         raise InputError(f"expected noise as a float tensor, got {got}")
-    if noise.shape != pixels.shape:
-        raise InputError(f"expected noise of the pixels' shape {list(pixels.shape)}, got {list(noise.shape)}")
+    check_noise_shape(noise.shape, pixels.shape)
     noise = noise.detach().to(pixels.device, torch.float32).contiguous()
     if noise.numel():
         size = noise.abs().amax() if config.norm == "linf" else noise.flatten(1).norm(dim=1).amax()
-        # One part in a million for the rounding of eps; NaN compares false.
-        if not size.item() <= config.eps * (1 + 1e-6):
-            raise InputError(
-                f"expected noise within eps = {config.eps:g} ({config.norm}), got {size.item():g}"
-            )
+        check_noise_size(size.item(), config)
     return noise

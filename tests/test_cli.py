@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from artifacts import make_metadata, write_onnx, write_torchscript
 from PIL import Image
 
 from clipfast import CounterattackConfig, __version__, cli
 from clipfast.evaluation.shapes import CLASSNAMES, draw
+from clipfast.runtime import OnnxClassifier
 
 
 @pytest.fixture
@@ -49,6 +51,74 @@ def test_json_lines_say_what_the_classifier_says(run, folder, bundled):
         assert len(row["topk"]) == 2
     names = [file.stem.split("-", 1)[1] for file in files]
     assert sum(row["undefended_class"] == name for row, name in zip(rows, names, strict=True)) >= 4
+
+
+@pytest.mark.parametrize("kind", [".onnx", ".ts.pt"])
+def test_an_artifact_is_classified_with(run, folder, tmp_path_factory, monkeypatch, kind):
+    place, metadata = tmp_path_factory.mktemp("exported"), make_metadata()
+    onnx = write_onnx(place / "a.onnx", metadata)
+    script = write_torchscript(place / "a.ts.pt", metadata.to_json())
+    chosen = {".onnx": [onnx], ".ts.pt": [script, "--trust", "--device", "cpu"]}[kind]
+    given = ["classify", folder, "--seed", 3, "--batch-size", 2, "--artifact", *chosen]
+    code, out, err = run(*given, "--json", "--topk", 2)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    classifier, files = OnnxClassifier(onnx), sorted(folder.glob("*.png"))
+    prediction = classifier.predict(classifier.preprocess.batch(files), seed=3)
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    assert set(rows[0]) == set(json.loads(run("classify", files[0], "--json")[1]))  # as the library's
+    for i, row in enumerate(rows):
+        assert [(best["class"], best["probability"]) for best in row["topk"]] == [
+            (name, pytest.approx(value, rel=1e-4)) for name, value in prediction.topk(2)[i]
+        ]
+        assert row["class"] == row["topk"][0]["class"]
+        assert row["drift"] == pytest.approx(prediction.drift[i].item(), rel=1e-4)
+        assert row["countered"] is prediction.countered[i].item()
+        assert row["changed"] is prediction.changed[i].item()
+        assert row["undefended_class"] == metadata.classnames[prediction.undefended_logits[i].argmax()]
+        assert row["calibrated"] is True
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run(*given)
+    assert code == 0
+    assert f"5 images, {prediction.countered.sum()} countered" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--classnames", "a,b"], "a.onnx does not go with --classnames"),
+        (["--templates", "a.txt"], "a.onnx does not go with --templates"),
+        (["--model", "ViT-B-32"], "a.onnx does not go with --model"),
+        (["--pretrained", "openai"], "a.onnx does not go with --pretrained"),
+        (["--config", "a.json"], "a.onnx does not go with --config"),
+        (["--precision", "bf16"], "a.onnx does not go with --precision"),
+        (["--device", "cpu"], "a.onnx does not go with --device"),
+        (["--seed", "1"], "seed needs a file exported with --profile lab"),
+        (["--artifact", "gone.onnx"], "cannot read gone.onnx"),
+        (["--artifact", "a.pt2"], "a.pt2: a file of this format runs its own code"),
+        (["--artifact", "a.bin"], "a.bin: expected a file named .onnx, .ts.pt or .pt2"),
+    ],
+)
+def test_mistakes_with_an_artifact_end_with_a_message_and_code_2(run, folder, arguments, named):
+    path = write_onnx(folder / "a.onnx", make_metadata(profile="serving"))
+    code, out, err = run("classify", folder, "--artifact", path, *arguments)
+    assert (code, out) == (2, "")
+    assert "error:" in err
+    assert named in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_an_uncalibrated_artifact_is_warned_of(run, folder):
+    path = write_onnx(folder / "a.onnx", make_metadata(profile="serving", calibrated=False))
+    code, _, err = run("classify", folder, "--artifact", path)
+    assert code == 0
+    assert "warning: tau_threshold = 0.5 was not calibrated" in " ".join(err.split())
+
+
+def test_trust_alone_is_a_mistake(run, folder):
+    code, _, err = run("classify", folder, "--trust")
+    assert code == 2
+    assert "--trust needs --artifact" in err
 
 
 def test_table_names_every_image(run, folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from artifacts import make_metadata, write_onnx
+from PIL import Image
 from sources import ROOT, copy_sources
 
-HEAVY = ("torch", "open_clip", "torchvision", "onnx", "sklearn", "scipy", "triton")
+HEAVY = ("torch", "open_clip", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "triton")
 
 
 def python(code: str, executable: str | Path = sys.executable) -> str:
@@ -20,7 +23,18 @@ def python(code: str, executable: str | Path = sys.executable) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["clipfast", "clipfast.preprocess", "clipfast.config", "clipfast.cli"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "clipfast",
+        "clipfast.preprocess",
+        "clipfast.config",
+        "clipfast.cli",
+        "clipfast.prediction",
+        "clipfast.runtime",
+        "clipfast.exporters.metadata",
+    ],
+)
 def test_import_loads_nothing_heavy(module):
     assert python(f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
 
@@ -78,8 +92,6 @@ except ImportError as error:
     assert lines[1] == (
         "clipfast.DefendedClassifier needs torch, which is not installed: pip install 'clipfast[torch]'"
     )
-    from PIL import Image
-
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     for command in (["classify", tmp_path / "picture.png"], ["demo", "--out", tmp_path / "out"]):
         done = subprocess.run([bare / "bin/clipfast", *command], capture_output=True, text=True)
@@ -88,3 +100,26 @@ except ImportError as error:
     assert not (tmp_path / "out").exists()
     done = subprocess.run([bare / "bin/clipfast", "--version"], capture_output=True, text=True)
     assert done.returncode == 0
+
+
+def test_an_exported_file_is_served_without_torch(bare, tmp_path):
+    path = write_onnx(tmp_path / "a.onnx", make_metadata())
+    code = f"""
+import sys
+from clipfast import Prediction, Stats
+from clipfast.runtime import load_artifact
+classifier = load_artifact({str(path)!r})
+picture = classifier.preprocess.batch([{str(tmp_path / "picture.png")!r}])
+print(classifier.predict(picture, seed=0).topk(1)[0][0][0], classifier.stats().images, "torch" in sys.modules)
+"""
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "picture.png")
+    assert python(code, bare / "bin/python") == "green 1 False"
+    command = [bare / "bin/clipfast", "classify", tmp_path / "picture.png", "--json", "--artifact"]
+    done = subprocess.run([*command, path, "--seed", "0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["class"] == "green"
+    done = subprocess.run([*command, "a.pt2", "--trust"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs torch, which is not installed: pip install 'clipfast[torch]'" in " ".join(
+        done.stderr.split()
+    )

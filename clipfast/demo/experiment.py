@@ -60,8 +60,8 @@ class DemoResult:
     labels: Tensor
     clean_pixels: Tensor
     attacked_pixels: Tensor
-    clean: Prediction
-    attacked: Prediction
+    clean: Prediction[Tensor]
+    attacked: Prediction[Tensor]
     config: CounterattackConfig
 
 

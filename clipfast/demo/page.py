@@ -12,6 +12,7 @@ from string import Template
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ..prediction import Prediction
 from .experiment import DemoResult
@@ -71,7 +72,7 @@ def _picture(result: DemoResult, i: int) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _answers(prediction: Prediction, result: DemoResult, i: int) -> str:
+def _answers(prediction: Prediction[Tensor], result: DemoResult, i: int) -> str:
     truth = int(result.labels[i])
     answers = (int(logits[i].argmax()) for logits in (prediction.undefended_logits, prediction.logits))
     return "<br>".join(
