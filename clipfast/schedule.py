@@ -171,15 +171,34 @@ def defend(
     config: CounterattackConfig,
     *,
     drift_encoder: Encoder | None = None,
+    masked: bool = False,
+    with_clean: bool = False,
     implementation: Implementation = "auto",
 ) -> Defended:
     """The whole defence of N images, any of them countered, as one graph.
 
     pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: float, shaped alike, within eps, or named by a
-    draw. threshold: float32, a scalar, in the place of the config's. drift_encoder: the tower that measures
-    drift, where it is another one.
+    draw. threshold: float32, a scalar or one an image, [N], in the place of the config's. drift_encoder: the
+    tower that measures drift, where it is another one. masked: counter every image and let the gate choose
+    between results, so that no shape depends on a value. with_clean: f(x) of every image, needed or not.
     """
     x, d = start(encoder, pixels, noise, config, implementation)
+    if masked:
+        probed = probe(encoder, x, d)
+        if drift_encoder is None:
+            tau, countered = gate(probed.clean, probed.noisy, threshold, implementation)
+        else:
+            tau, countered = gate_by(drift_encoder, pixels, noise, threshold, config, implementation)
+        embedding, delta = passed(probed, config)
+        ascended = counterattack(encoder, probed, config, implementation)
+        chosen = countered.reshape(-1, *(1 for _ in d.shape[1:]))
+        return Defended(
+            torch.where(countered[:, None], finish(encoder, probed.base, ascended), embedding),
+            probed.clean,
+            tau,
+            countered,
+            encoder.from_layout(torch.where(chosen, ascended, delta)),
+        )
     if drift_encoder is None:
         probed = probe(encoder, x, d)
         clean = probed.clean
@@ -195,6 +214,9 @@ def defend(
         unknown = passing.new_full((pixels.shape[0], passing.shape[1]), torch.nan)
         embedding = unknown.index_copy(0, others, passing)
         clean = embedding if config.pass_through == "clean" else unknown
+        if with_clean and config.pass_through == "noise":
+            known = encoder.embed(encoder.project(x.index_select(0, others)))
+            clean = unknown.index_copy(0, others, known)
         clean = clean.index_copy(0, rows, held.clean)
         delta = torch.zeros_like(d) if config.pass_through == "clean" else d
     ascended = counterattack(encoder, held, config, implementation)

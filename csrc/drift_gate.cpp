@@ -28,7 +28,8 @@ std::tuple<Tensor, Tensor> drift_gate(const Tensor& clean, const Tensor& noisy, 
   const char* const op = "drift_gate";
   STD_TORCH_CHECK(clean.dim() == 2, "clipfast::drift_gate: expected clean [B, D], got ", clean.dim(), " axes");
   const Shape shape = shape_of(clean);
-  const float limit = *floats(threshold, {}, op, "the threshold");
+  const bool one_each = threshold.dim() > 0;
+  const float* const limits = floats(threshold, one_each ? Shape{shape[0]} : Shape{}, op, "the threshold");
   Tensor tau = new_floats(clean, {shape[0]});
   Tensor countered = torch::stable::new_empty(clean, {shape[0]}, ScalarType::Bool);
   float* const taus = results(tau);
@@ -39,7 +40,7 @@ std::tuple<Tensor, Tensor> drift_gate(const Tensor& clean, const Tensor& noisy, 
     torch::stable::parallel_for(0, shape[0], 32, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         taus[i] = row(f0 + i * shape[1], f + i * shape[1], shape[1]);
-        flags[i] = taus[i] < limit;  // false for NaN
+        flags[i] = taus[i] < limits[one_each ? i : 0];  // false for NaN
       }
     });
     return std::make_tuple(tau, countered);

@@ -40,14 +40,21 @@ class Product(ABC):
 
 
 class PlainProduct(Product):
-    """By `F.linear`: on any device, and what exporters trace."""
+    """By `F.linear` and `@`: on any device, and what exporters trace. Both directions read one weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias, self.transposed = weight, bias, False
+
+    @classmethod
+    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
+        """The product and its gradient's."""
+        backward = cls(weight, None)
+        backward.transposed = True
+        return cls(weight, bias), backward
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
-        return F.linear(x, self.weight, self.bias)
+        return x @ self.weight if self.transposed else F.linear(x, self.weight, self.bias)
 
 
 class SplitProduct(Product):

@@ -129,7 +129,10 @@ class _Check:
             torch.func.functionalize(both),
             tracing_mode="fake",
             _allow_non_fake_inputs=True,
-            decomposition_table={_aten.native_batch_norm_backward.default: _batch_norm_gradient},
+            decomposition_table={
+                _aten.native_batch_norm_backward.default: _batch_norm_gradient,
+                _aten.roll.default: _rolled,
+            },
         )
         return traced(*inputs)
 
@@ -190,6 +193,14 @@ def _batch_norm_gradient(
     scale = torch.rsqrt(running_var + eps)
     scale = scale if weight is None else scale * weight
     return g * scale.reshape(-1, *(1 for _ in g.shape[2:])), None, None
+
+
+def _rolled(x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:
+    """By parts: torch.export does not know whether a tensor that is rolled has any element."""
+    for shift, dim in zip(shifts, dims, strict=True):
+        cut = -shift % x.shape[dim]
+        x = torch.cat([x.narrow(dim, cut, x.shape[dim] - cut), x.narrow(dim, 0, cut)], dim=dim)
+    return x
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def check_drift_gate(clean: Tensor, noisy: Tensor, threshold: Tensor) -> None:
     _check_embeddings("clean", clean)
     _check("noisy", noisy, list(clean.shape), (clean.dtype,), clean)
     exact = _EXACT if clean.dtype == torch.float64 else (torch.float32,)
-    _check("threshold", threshold, [], exact, clean)
+    one_each = isinstance(threshold, Tensor) and threshold.ndim > 0
+    _check("threshold", threshold, [clean.shape[0]] if one_each else [], exact, clean)
 
 
 def check_cotangent(embedding: Tensor, clean: Tensor) -> None:

@@ -49,8 +49,8 @@ def drift_gate(
 ) -> tuple[Tensor, Tensor]:
     """tau = ||f(x + d0) - f(x)|| / ||f(x)|| (TTC, section 3), and tau < threshold: float32 and bool [B].
 
-    clean, noisy: f(x) and f(x + d0), [B, D]. threshold: float32, a scalar. Sums are float32. NaN is below
-    no threshold.
+    clean, noisy: f(x) and f(x + d0), [B, D]. threshold: float32, a scalar or one an image, [B]. Sums are
+    float32. NaN is below no threshold.
     """
     checks.check_drift_gate(clean, noisy, threshold)
     return form("drift_gate", implementation, clean, noisy)(clean, noisy, threshold)

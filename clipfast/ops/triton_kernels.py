@@ -65,7 +65,8 @@ def drift_gate(clean: Tensor, noisy: Tensor, threshold: Tensor) -> tuple[Tensor,
     tau = clean.new_empty(batch, dtype=torch.float32)
     countered = clean.new_empty(batch, dtype=torch.bool)
     if batch:
-        _launch(_drift_gate, (batch,), clean, noisy, threshold, tau, countered, width=width, block=_ROW_BLOCK)
+        sizes = {"width": width, "one_each": threshold.ndim > 0, "block": _ROW_BLOCK}
+        _launch(_drift_gate, (batch,), clean, noisy, threshold, tau, countered, **sizes)
     return tau, countered
 
 
@@ -199,7 +200,16 @@ def _scale_normals(
 
 
 @triton.jit
-def _drift_gate(clean, noisy, threshold, tau_out, countered, width: tl.constexpr, block: tl.constexpr):
+def _drift_gate(
+    clean,
+    noisy,
+    threshold,
+    tau_out,
+    countered,
+    width: tl.constexpr,
+    one_each: tl.constexpr,
+    block: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     drift = tl.zeros([block], tl.float32)
     length = tl.zeros([block], tl.float32)
@@ -211,7 +221,8 @@ def _drift_gate(clean, noisy, threshold, tau_out, countered, width: tl.constexpr
         length += c * c
     tau = tl.div_rn(tl.sqrt_rn(tl.sum(drift)), tl.sqrt_rn(tl.sum(length)))
     tl.store(tau_out + row, tau)
-    tl.store(countered + row, tau < tl.load(threshold).to(tl.float32))
+    limit = threshold + row if one_each else threshold
+    tl.store(countered + row, tau < tl.load(limit).to(tl.float32))
 
 
 @triton.jit

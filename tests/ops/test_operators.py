@@ -172,6 +172,16 @@ def test_a_drift_of_exactly_the_threshold_is_not_countered(form, float32_thresho
     assert call(drift_gate, form, clean, noisy, threshold * (1 + 2**-22))[1].tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("form", FORMS_AND_FLOAT64)
+def test_each_image_may_have_its_own_threshold(form):
+    clean, noisy = embeddings(form, 5, 40, F32)
+    tau, _ = call(drift_gate, form, clean, noisy, torch.tensor(0.0, dtype=form.exact))
+    thresholds = tau * torch.tensor([2, 0.5, 2, 0.5, 2], dtype=form.exact)
+    thresholds[0] = 1  # its drift is zero
+    _, countered = call(drift_gate, form, clean, noisy, thresholds)
+    assert countered.tolist() == [True, False, True, False, True]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_a_drift_that_is_not_finite_is_not_countered(form, dtype):

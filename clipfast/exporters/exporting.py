@@ -1,0 +1,181 @@
+"""Exports a defended classifier: what it takes and gives is declared, then traced, written and checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..classifier import DefendedClassifier
+from ..encoders import Encoder, make_encoder
+from ..errors import InputError
+from ..models.bundled import BUNDLED
+from ..models.fingerprint import fingerprint
+from ..models.tower import ImageTower
+from .graph import DefenceGraph
+from .interface import PixelType, Port, Profile
+from .metadata import Metadata, Precision
+
+__all__ = ["SUFFIXES", "Format", "export"]
+
+Format = Literal["onnx", "torchscript", "aotinductor"]
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".ts.pt", "aotinductor": ".pt2"}
+
+# Where the batch is dynamic the example's must equal no other dimension, or tracing may take one for it.
+_EXAMPLE_BATCH = 5
+
+_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+
+_log = logging.getLogger(__name__)
+
+
+def export(
+    classifier: DefendedClassifier,
+    path: str | os.PathLike[str],
+    *,
+    format: Format = "onnx",
+    profile: Profile = "serving",
+    precision: Precision = "fp32",
+    pixels: PixelType = "float32",
+    batch: int | None = None,
+    static: bool = False,
+    opset: int = 20,
+    license: str | None = None,
+) -> Metadata:
+    """Writes the whole defended classifier as one file, and returns what the file says about itself.
+
+    path: ends as the format's files do: .onnx, .ts.pt or .pt2. format: "torchscript" is a legacy target that
+    PyTorch has deprecated; "aotinductor" compiles for the classifier's device and this machine's CPU.
+    profile: "serving" takes pixels alone, draws its noise and has the threshold baked in, so that a caller
+    cannot switch the defence off; "lab" takes noise and threshold and gives delta too. pixels: the dtype of
+    that input. batch: its size, or None for any. static: batch 1, noise as an input, every shape known and
+    no row selected, for edge compilers; each image then costs what a countered one does. precision: of the
+    large products' operands; "fp16" needs a ViT. opset: of ONNX. license: of the weights.
+
+    Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
+    InputError for options that do not go together and for a tower that cannot be exported.
+    """
+    path = Path(path)
+    _check(path, format, precision)
+    described = _describe(classifier, profile, precision, pixels, 1 if static else batch, static, license)
+    inputs, outputs = described.ports
+    graph = DefenceGraph(
+        _encoder(classifier.image_tower, precision),
+        classifier.config,
+        classifier.class_weights,
+        classifier.logit_scale,
+        drift_encoder=None if classifier.drift_tower is None else _encoder(classifier.drift_tower, precision),
+        profile=profile,
+        static=static,
+    ).eval()
+    examples = _examples(inputs, classifier)
+    write = _writer(format, inputs, outputs, opset)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        written = Path(folder) / path.name
+        write(graph, examples, described.to_json(), written)
+        # The file itself last: whoever finds it finds all that it needs.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):
+            file.replace(path.parent / file.name)
+    return described
+
+
+def _check(path: Path, format: Format, precision: Precision) -> None:
+    for name, value, known in (("format", format, Format), ("precision", precision, Precision)):
+        if value not in get_args(known):
+            raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
+    if not path.name.endswith(SUFFIXES[format]):
+        raise InputError(f"expected a path that ends in {SUFFIXES[format]} for {format}, got {path}")
+    if not path.parent.is_dir():
+        raise InputError(f"no such folder: {path.parent}")
+
+
+def _describe(
+    classifier: DefendedClassifier,
+    profile: Profile,
+    precision: Precision,
+    pixels: PixelType,
+    batch: int | None,
+    static: bool,
+    license: str | None,
+) -> Metadata:
+    drift_tower = classifier.drift_tower
+    name, pretrained = classifier.source or (None, None)
+    if license is None:
+        license = "Apache-2.0" if name == BUNDLED else "that of the model's weights"
+    described = Metadata(
+        profile=profile,
+        static=static,
+        batch=batch,
+        pixels=pixels,
+        model_name=name,
+        pretrained=pretrained,
+        weights_sha256=fingerprint(classifier.image_tower.model.visual),
+        drift_weights_sha256=None if drift_tower is None else fingerprint(drift_tower.model.visual),
+        classnames=classifier.classnames,
+        templates=tuple(t if isinstance(t, str) else t("{}") for t in classifier.templates),
+        config=classifier.config,
+        calibrated=classifier.calibrated,
+        calibration=None,
+        preprocess=classifier.preprocess,
+        precision=precision,
+        versions={
+            "clipfast": __version__,
+            "torch": torch.__version__,
+            "open_clip_torch": distributions.version("open_clip_torch"),
+        },
+        license=license,
+    )
+    _ = described.ports  # raises where the options do not go together
+    return described
+
+
+def _encoder(tower: ImageTower, precision: Precision) -> Encoder:
+    encoder = make_encoder(tower, dtype=_DTYPES[precision], pack=False)
+    if encoder.form == "autograd":
+        kind = type(tower.model.visual).__name__
+        raise InputError(f"expected an image tower that can be traced, got {kind}: the log says why not")
+    return encoder
+
+
+def _examples(inputs: tuple[Port, ...], classifier: DefendedClassifier) -> tuple[Tensor, ...]:
+    """Tensors for tracing, on the classifier's device: thresholds among them that counter every image."""
+    device, eps = classifier.device, classifier.config.eps
+    examples = []
+    for port in inputs:
+        shape = [_EXAMPLE_BATCH if size is None else size for size in port.shape]
+        if port.name == "tau_threshold":
+            examples.append(torch.full(shape, torch.inf, device=device))
+        elif port.dtype == "uint8":
+            examples.append(torch.randint(256, shape, dtype=torch.uint8, device=device))
+        else:
+            examples.append(torch.rand(shape, device=device) * (eps if port.name == "noise" else 1.0))
+    return tuple(examples)
+
+
+def _writer(
+    format: Format, inputs: tuple[Port, ...], outputs: tuple[Port, ...], opset: int
+) -> Callable[[DefenceGraph, tuple[Tensor, ...], str, Path], None]:
+    """The format's own `write`, which needs packages that the others do not."""
+    batch = inputs[0].shape[0]
+    if format == "onnx":
+        from . import to_onnx
+
+        if opset not in to_onnx.OPSETS:
+            raise InputError(f"opset must be one of {list(to_onnx.OPSETS)}, got {opset!r}")
+        return lambda *args: to_onnx.write(*args, inputs=inputs, outputs=outputs, opset=opset)
+    if format == "torchscript":
+        from . import to_torchscript
+
+        return lambda *args: to_torchscript.write(*args, batch=batch)
+    from . import to_aotinductor
+
+    return lambda *args: to_aotinductor.write(*args, batch=batch)
