@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench bundled-model clean
+.PHONY: demo test test-slow lint format bench bundled-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
+
+# Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -38,8 +38,10 @@ def attend_saving(qkv: Tensor, heads: int, *, flash: bool) -> tuple[Tensor, Save
         out = _joined(out)
         return out, (qkv, lse, out) if qkv.dtype == torch.float32 else (qkv, lse)
     scores = _scores(q, k)
-    lse = scores.logsumexp(-1)  # [B, H, T]
-    return _joined((scores - lse[..., None]).exp().to(qkv.dtype) @ v), (qkv, lse)
+    logs = torch.log_softmax(scores, -1)
+    # torch.logsumexp is no operator that torch.export could take for a number of images it does not know.
+    lse = scores[..., 0] - logs[..., 0]  # [B, H, T]
+    return _joined(logs.exp().to(qkv.dtype) @ v), (qkv, lse)
 
 
 def attention_gradient(saved: Saved, g: Tensor, heads: int) -> Tensor:

@@ -20,10 +20,11 @@ def guard_empty_rows(graph: ir.Graph) -> None:
     """
     for selection in [node for node in graph if node.op_type == "NonZero"]:
         region, exits = _region(graph, selection)
+        condition = _is_any(selection)  # needs the mask too, which so stays where it is
         for node in reversed(list(graph)):
             if node not in region and _is_used_only_by(node, region, exits):
                 region.add(node)
-        _put_under_if(graph, selection, region, exits)
+        _put_under_if(graph, condition, region, exits)
     graph.sort()
 
 
@@ -48,18 +49,24 @@ def _is_used_only_by(node: ir.Node, region: set[ir.Node], exits: list[ir.Node]) 
     return bool(uses) and not is_result and not others
 
 
-def _put_under_if(graph: ir.Graph, selection: ir.Node, region: set[ir.Node], exits: list[ir.Node]) -> None:
+def _is_any(selection: ir.Node) -> list[ir.Node]:
+    """Nodes that tell whether any row is selected, the last of them as a bool."""
     mask = selection.inputs[0]
     assert mask is not None
-    assert mask.name is not None
-    count = _named("Cast", [mask], f"{mask.name}_number", to=ir.DataType.INT32)
-    most = _named("ReduceMax", count.outputs, f"{mask.name}_most", keepdims=0)
-    some = _named("Cast", most.outputs, f"{mask.name}_any", to=ir.DataType.BOOL)
+    number = _named("Cast", [mask], f"{mask.name}_number", to=ir.DataType.INT32)
+    most = _named("ReduceMax", number.outputs, f"{mask.name}_most", keepdims=0)
+    return [number, most, _named("Cast", most.outputs, f"{mask.name}_any", to=ir.DataType.BOOL)]
+
+
+def _put_under_if(
+    graph: ir.Graph, condition: list[ir.Node], region: set[ir.Node], exits: list[ir.Node]
+) -> None:
     moved = [node for node in graph if node in region]
     unchanged = [_named("Identity", node.inputs[:1], f"{node.outputs[0].name}_passed") for node in exits]
     for node, copied in zip(exits, unchanged, strict=True):
         _describe(copied.outputs[0], node.outputs[0])
-    branch = ir.node("If", [some.outputs[0]], num_outputs=len(exits))
+    some = condition[-1].outputs[0]
+    branch = ir.node("If", [some], num_outputs=len(exits))
     for result, node in zip(branch.outputs, exits, strict=True):
         _describe(result, node.outputs[0])
         result.name, node.outputs[0].name = node.outputs[0].name, f"{node.outputs[0].name}_countered"
@@ -68,10 +75,10 @@ def _put_under_if(graph: ir.Graph, selection: ir.Node, region: set[ir.Node], exi
                 graph.outputs[i] = result
         for user, index in tuple(node.outputs[0].uses()):
             user.replace_input_with(index, result)
-    graph.insert_after(moved[-1], [count, most, some, branch])
+    graph.insert_after(moved[-1], [*condition, branch])
     graph.remove(moved)
     for name, nodes, ends in (("then_branch", moved, exits), ("else_branch", unchanged, unchanged)):
-        body = ir.Graph([], [node.outputs[0] for node in ends], nodes=nodes, name=f"{selection.name}_{name}")
+        body = ir.Graph([], [node.outputs[0] for node in ends], nodes=nodes, name=f"{some.name}_{name}")
         branch.attributes[name] = ir.AttrGraph(name, body)
 
 

@@ -15,6 +15,7 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
+from .. import __version__
 from . import passes
 from .interface import Port
 from .translations import TRANSLATIONS
@@ -68,7 +69,11 @@ def write(
         assert exported is not None
         model = exported.model
         onnxscript.optimizer.fold_constants(
-            model, onnx_shape_inference=False, input_size_limit=_FOLDED_UP_TO, output_size_limit=_FOLDED_UP_TO
+            model,
+            onnx_shape_inference=False,
+            input_size_limit=_FOLDED_UP_TO,
+            output_size_limit=_FOLDED_UP_TO,
+            should_fold=lambda node: False if node.op_type == "Transpose" else None,
         )
     _TIDY(model)
     passes.keep_weights_once(model.graph)
@@ -77,7 +82,7 @@ def write(
     passes.strip(model)
     for value, port in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
         value.shape = ir.Shape(["batch" if size is None else size for size in port.shape])
-    model.producer_name, model.doc_string = "clipfast", None
+    model.producer_name, model.producer_version, model.doc_string = "clipfast", __version__, None
     model.metadata_props["clipfast"] = metadata
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if size > external_above:

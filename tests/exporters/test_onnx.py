@@ -1,0 +1,255 @@
+"""The defence in ONNX Runtime, for every tower, batch size and gate, and what the files hold."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from towers import EXPLICIT, TRACED, build_vit, smooth
+
+from clipfast import CounterattackConfig, UncalibratedWarning
+from clipfast.encoders import make_encoder
+from clipfast.exporters import to_onnx
+from clipfast.exporters.graph import DefenceGraph
+from clipfast.exporters.interface import ports
+from clipfast.models.tower import ImageTower
+from clipfast.reference import counterattack
+
+CLASSES = 11
+BY_VALUE = {"NonZero", "ScatterND", "If", "Loop", "RandomUniformLike", "RandomNormalLike", "Shape"}
+
+
+class Exported:
+    """A tower's lab file, and the reference beside it."""
+
+    def __init__(
+        self, model, path: Path, *, drift_model=None, static=False, opset=20, external_above=1 << 30, **config
+    ):
+        self.config = CounterattackConfig(**config)
+        self.tower = ImageTower(model).requires_grad_(False)
+        self.drift_tower = None if drift_model is None else ImageTower(drift_model).requires_grad_(False)
+        self.path = path
+        size = self.tower.image_size
+        width = self.tower(torch.rand(1, 3, *size)).shape[1]
+        self.class_weights = F.normalize(torch.randn(width, CLASSES), dim=0)
+        graph = DefenceGraph(
+            make_encoder(self.tower, pack=False),
+            self.config,
+            self.class_weights,
+            torch.tensor(100.0),
+            drift_encoder=None if self.drift_tower is None else make_encoder(self.drift_tower, pack=False),
+            profile="lab",
+            static=static,
+        ).eval()
+        batch = 1 if static else None
+        inputs, outputs = ports(
+            profile="lab", static=static, batch=batch, pixels="float32", image_size=size, classes=CLASSES
+        )
+        examples = tuple(torch.rand([batch or 5, *port.shape[1:]]) for port in inputs)
+        to_onnx.write(
+            graph,
+            examples,
+            "{}",
+            path,
+            inputs=inputs,
+            outputs=outputs,
+            opset=opset,
+            external_above=external_above,
+        )
+        self.names = [port.name for port in outputs]
+        self.session = onnxruntime.InferenceSession(path)
+
+    def run(self, x: torch.Tensor, noise: torch.Tensor, threshold: float) -> dict[str, torch.Tensor]:
+        fed = {"pixels": x.numpy(), "noise": noise.numpy()}
+        fed["tau_threshold"] = np.full(len(x), threshold, np.float32)
+        outputs = self.session.run(self.names, fed)
+        return {name: torch.from_numpy(value) for name, value in zip(self.names, outputs, strict=True)}
+
+    def reference(self, x: torch.Tensor, noise: torch.Tensor, threshold: float):
+        config = CounterattackConfig(**{**vars(self.config), "tau_threshold": threshold})
+        return counterattack(self.tower, x, noise, config, drift_encode=self.drift_tower)
+
+    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        return 100 * F.normalize(embedding, dim=1) @ self.class_weights
+
+    def check(self, n: int, mix: str, seed: int = 0) -> None:
+        x = smooth(n, self.tower.image_size)
+        generator = torch.Generator().manual_seed(seed)
+        noise = (2 * torch.rand(x.shape, generator=generator) - 1) * self.config.eps
+        if self.config.norm == "l2":
+            noise = noise / noise.flatten(1).norm(dim=1)[:, None, None, None] * self.config.eps * 0.9
+        tau = self.reference(x, noise, 0.0).drift.sort().values
+        threshold = {"none": 0.0, "some": tau[: n // 2 + 1].mean().item(), "all": 1e9}[mix]
+        expected, result = self.reference(x, noise, threshold), self.run(x, noise, threshold)
+        torch.testing.assert_close(result["drift"], expected.drift, rtol=1e-5, atol=2e-6)
+        assert torch.equal(result["countered"], expected.countered)
+        countered = int(expected.countered.sum())
+        assert {"none": countered == 0, "some": 0 < countered < n, "all": countered == n}[mix]
+        flipped = ((result["delta"] - expected.delta).abs() > 1e-5).flatten(1).float().mean(dim=1)
+        assert flipped.max() <= 2e-3, flipped
+        assert flipped.mean() <= 1e-3, flipped
+        logits = self.logits(expected.embedding)
+        for rows, atol in ((~expected.countered, 2e-4), (flipped == 0, 2e-3)):
+            torch.testing.assert_close(result["logits"][rows], logits[rows], rtol=0, atol=atol)
+        torch.testing.assert_close(result["logits"], logits, rtol=0, atol=5e-2)
+        clean = self.logits(self.tower(x))
+        torch.testing.assert_close(result["undefended_logits"], clean, rtol=0, atol=2e-4)
+
+
+FAMILIES = {**TRACED, **{name: EXPLICIT[name] for name in ("vit QuickGELU", "vit tanh GELU", "vit mean")}}
+FAMILIES |= {name: EXPLICIT[name] for name in ("vit 145 tokens", "vit layer scale", "coca class token")}
+QUICK = {"resnet", "timm siglip", "timm convnext", "vit QuickGELU", "vit 145 tokens"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_every_family(name, tmp_path):
+    exported = Exported(FAMILIES[name](), tmp_path / "tower.onnx")
+    for mix in ("none", "some", "all"):
+        exported.check(4, mix)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.fixture(scope="module")
+def vit(folder) -> Exported:
+    return Exported(build_vit(gain=8.0), folder / "vit.onnx")
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
+def test_any_batch_and_gate_in_one_session(vit, n, mix):
+    if n > 1 or mix != "some":
+        vit.check(n, mix)
+
+
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+def test_another_tower_measures_drift(tmp_path, pass_through):
+    models = build_vit(gain=8.0), build_vit("small patches", seed=1, gain=8.0)
+    exported = Exported(models[0], tmp_path / "t.onnx", drift_model=models[1], pass_through=pass_through)
+    for mix in ("none", "some", "all"):
+        exported.check(4, mix)
+
+
+def test_l2(tmp_path):
+    exported = Exported(build_vit(gain=8.0), tmp_path / "l2.onnx", norm="l2", eps=0.5, step_size=0.2)
+    for mix in ("none", "some", "all"):
+        exported.check(3, mix)
+
+
+@pytest.mark.parametrize("opset", list(to_onnx.OPSETS)[1:])
+def test_newer_opsets(tmp_path, opset):
+    exported = Exported(build_vit("one block", gain=8.0), tmp_path / "t.onnx", opset=opset)
+    assert onnx.load(exported.path).opset_import[0].version == opset
+    exported.check(4, "some")
+
+
+def test_static_file_has_no_shape_that_depends_on_a_value(tmp_path):
+    exported = Exported(build_vit(gain=8.0), tmp_path / "static.onnx", static=True)
+    model = onnx.load(exported.path)
+    assert not {node.op_type for node in nodes(model.graph)} & BY_VALUE
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    shapes = [value.type.tensor_type.shape.dim for value in inferred.graph.value_info]
+    assert all(size.HasField("dim_value") for shape in shapes for size in shape)
+    for mix in ("none", "all"):
+        exported.check(1, mix)
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes(attribute.g)
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_file_holds_each_weight_once_and_nothing_of_its_making(name, vit, tmp_path):
+    exported = vit if name == "vit" else Exported(TRACED[name](), tmp_path / "t.onnx")
+    model = onnx.load(exported.path)
+    assert {opset.domain for opset in model.opset_import} == {""}
+    assert all(
+        node.domain == "" and not node.doc_string and not node.metadata_props for node in nodes(model.graph)
+    )
+    assert not model.functions
+    assert {value.name for value in model.graph.value_info} <= {
+        tensor.name for tensor in model.graph.initializer
+    }
+    assert str(Path(__file__).parents[2]) not in str(model)
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    large = [array for array in stored if array.size > 64]
+    assert len({(array.shape, array.tobytes()) for array in large}) == len(large)
+    numbers = collections.Counter(array.size for array in large)
+    # What is there twice but turned would be a copy too.
+    own = sum(p.numel() for p in exported.tower.model.visual.parameters())
+    own += sum(b.numel() for b in exported.tower.model.visual.buffers()) + exported.class_weights.numel()
+    assert sum(array.size for array in stored) <= 1.02 * own, numbers
+
+
+def test_weights_beside_the_file_where_it_would_be_too_large(tmp_path):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    exported = Exported(build_vit(gain=8.0), home / "large.onnx", external_above=10_000)
+    assert sorted(file.name for file in home.iterdir()) == ["large.onnx", "large.onnx.data"]
+    kept = onnx.load(exported.path, load_external_data=False)
+    entries = [entry for tensor in kept.graph.initializer for entry in tensor.external_data]
+    assert {entry.value for entry in entries if entry.key == "location"} == {"large.onnx.data"}
+    weights = sum(p.numel() for p in exported.tower.model.visual.parameters())
+    assert (home / "large.onnx.data").stat().st_size > 0.95 * 4 * weights
+    for file in list(home.iterdir()):
+        file.rename(elsewhere / file.name)
+    exported.session = onnxruntime.InferenceSession(elsewhere / "large.onnx")
+    exported.check(4, "some")
+
+
+def test_nothing_stays_patched_when_an_export_fails(vit, tmp_path, monkeypatch):
+    log = logging.getLogger("onnxscript")
+    before = log.level, torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(to_onnx.torch.onnx, "export", fail)
+    with pytest.raises(RuntimeError, match="no"):
+        Exported(vit.tower.model, tmp_path / "t.onnx")
+    assert (log.level, torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_noise_drawn_inside_is_of_the_start(bundled, tmp_path):
+    """Its range, its mean and its spread, and that it is drawn for each image and each run."""
+    from clipfast.exporters import export
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        export(bundled, tmp_path / "serving.onnx", verify=False)
+    model = onnx.load(tmp_path / "serving.onnx")
+    assert [value.name for value in model.graph.input] == ["pixels"]
+    (draw,) = (node for node in nodes(model.graph) if node.op_type == "RandomUniformLike")
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(draw.output[0], onnx.TensorProto.FLOAT, None)
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    x = np.full((4, 3, *bundled.image_size), 0.5, np.float32)
+    first, second = (session.run([draw.output[0]], {"pixels": x})[0] for _ in range(2))
+    eps = bundled.config.eps
+    assert first.shape == x.shape
+    assert np.abs(first).max() <= eps
+    assert np.abs(first).max() > 0.999 * eps
+    assert abs(first.mean()) < 0.02 * eps
+    assert abs(first.std() / (eps / 3**0.5) - 1) < 0.02
+    assert np.abs(np.corrcoef(np.concatenate([first, second]).reshape(8, -1)) - np.eye(8)).max() < 0.05
