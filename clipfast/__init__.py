@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .config import CounterattackConfig
-from .errors import ArtifactError, GradientError, InputError, UncalibratedWarning, names_extra
+from .errors import (
+    ArtifactError,
+    GradientError,
+    InputError,
+    UncalibratedWarning,
+    VerificationError,
+    names_extra,
+)
 
 if TYPE_CHECKING:
     from .classifier import DefendedClassifier
@@ -23,6 +30,7 @@ __all__ = [
     "Prediction",
     "Stats",
     "UncalibratedWarning",
+    "VerificationError",
     "__version__",
     "implementations",
 ]

@@ -1,12 +1,14 @@
-"""The command line: `clipfast classify`, `clipfast demo` and `clipfast bench`."""
+"""The command line: `clipfast classify`, `export`, `verify`, `demo` and `bench`."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -22,12 +24,14 @@ from rich.table import Table
 
 from . import __version__
 from .config import CounterattackConfig
-from .errors import ArtifactError, InputError, UncalibratedWarning, names_extra
+from .errors import ArtifactError, InputError, UncalibratedWarning, VerificationError, names_extra
 from .preprocess import Preprocess, image_files
 
 if TYPE_CHECKING:
     from .artifact import ArtifactClassifier
     from .classifier import DefendedClassifier
+    from .exporters import Export
+    from .exporters.interface import Port
     from .prediction import Prediction
 
 app = typer.Typer(
@@ -49,19 +53,61 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class ExportFormat(StrEnum):
+    """Formats of an exported file."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
+    aotinductor = "aotinductor"
+
+
+class ExportProfile(StrEnum):
+    """What an exported file takes."""
+
+    serving = "serving"
+    lab = "lab"
+
+
+class ExportPrecision(StrEnum):
+    """Number formats of an exported file's large products."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class ExportPixels(StrEnum):
+    """Number formats of an exported file's pixels."""
+
+    float32 = "float32"
+    uint8 = "uint8"
+
+
 def main() -> None:
     """Runs the command line; problems with the input end it with a message and exit code 2."""
     try:
         app()
+    except VerificationError as error:
+        _fail(str(error), code=1)
     except (InputError, ArtifactError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
         _fail(str(names_extra("this command", error)))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, *, code: int = 2) -> NoReturn:
     _err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    sys.exit(2)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _printed_warnings() -> Iterator[None]:
+    """Prints what is warned of inside, each message once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UncalibratedWarning)
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        _err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def _version(value: bool) -> None:
@@ -128,8 +174,7 @@ def classify(
             _err.print(f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if not files:
         raise typer.Exit(1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UncalibratedWarning)
+    with _printed_warnings():
         if artifact is None:
             if trust:
                 raise InputError("--trust needs --artifact, the file that is trusted")
@@ -144,8 +189,6 @@ def classify(
                 "--precision": None if precision is Precision.fp32 else precision,
             }
             classifier = _from_artifact(artifact, trust, device, settled)
-    for warning in caught:
-        _err.print(f"[yellow]warning:[/] {escape(str(warning.message))}", highlight=False, soft_wrap=True)
     table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
     done = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -311,6 +354,176 @@ def _add(table: Table, row: dict[str, Any]) -> None:
         "yes" if row["countered"] else "no",
         escape(changed),
     )
+
+
+@app.command()
+def export(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write: .onnx, .ts.pt or .pt2.", show_default=False)
+    ],
+    format: Annotated[ExportFormat | None, typer.Option(help="Default: what the file's name says.")] = None,
+    profile: Annotated[
+        ExportProfile, typer.Option(help="lab takes noise and thresholds, and gives the perturbation.")
+    ] = ExportProfile.serving,
+    precision: Annotated[ExportPrecision, typer.Option()] = ExportPrecision.fp32,
+    pixels: Annotated[ExportPixels, typer.Option(help="Type of the pixels.")] = ExportPixels.float32,
+    batch: Annotated[str, typer.Option(help="Batch size: a number, or dynamic.")] = "dynamic",
+    static: Annotated[
+        bool,
+        typer.Option("--static", help="Batch 1, every shape known, noise as an input: for edge compilers."),
+    ] = False,
+    opset: Annotated[int, typer.Option(help="Of ONNX.")] = 20,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest difference of undefended logits from the reference.")
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare the file with the reference.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="Licence of the weights, noted in the file.")] = None,
+    classnames: Annotated[
+        str | None,
+        typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="File with one prompt template a line, each with {}.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
+    device: Annotated[str, typer.Option(help="Where it is traced: cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Write the defended classifier as one file. Exit code 1 if it disagrees with the reference."""
+    from .exporters import export as write
+
+    options: dict[str, Any] = {
+        "format": _format_of(out) if format is None else format.value,
+        "profile": profile.value,
+        "precision": precision.value,
+        "pixels": pixels.value,
+        "batch": _batch_size(batch),
+    }
+    with _err.status("loading the model") as status:
+        with _printed_warnings():
+            classifier = _classifier(model, pretrained, classnames, templates, config, device, Precision.fp32)
+        exported = write(
+            classifier,
+            out,
+            static=static,
+            opset=opset,
+            license=license,
+            verify=not no_verify,
+            tolerance=tolerance,
+            progress=lambda message: status.update(escape(message)),
+            **options,
+        )
+    if exported.verification is not None:
+        _out.print(exported.verification.table())
+    _describe(exported)
+
+
+def _format_of(path: Path) -> str:
+    from .exporters.exporting import SUFFIXES
+
+    for format, suffix in SUFFIXES.items():
+        if path.name.endswith(suffix):
+            return format
+    raise InputError(f"expected a file named {', '.join(SUFFIXES.values())}, or --format; got {path}")
+
+
+def _batch_size(value: str) -> int | None:
+    if value == "dynamic":
+        return None
+    if value.isascii() and value.isdigit() and int(value) > 0:
+        return int(value)
+    raise InputError(f"--batch must be a positive number or dynamic, got {value!r}")
+
+
+def _describe(exported: Export) -> None:
+    size = sum(file.stat().st_size for file in _parts(exported.path))
+    inputs, outputs = exported.metadata.ports
+    for line in (
+        f"{exported.path}: {size / 1e6:.1f} MB, profile {exported.metadata.profile}",
+        f"inputs: {_listed(inputs)}",
+        f"outputs: {_listed(outputs)}",
+        f"sha256: {_digest(exported.path)}",
+    ):
+        _out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _listed(ports: Sequence[Port]) -> str:
+    return ", ".join(
+        f"{port.name} {port.dtype} [{', '.join('N' if size is None else str(size) for size in port.shape)}]"
+        for port in ports
+    )
+
+
+def _parts(file: Path) -> list[Path]:
+    """An exported file, and the data file of large ONNX weights beside it."""
+    data = file.with_name(f"{file.name}.data")
+    return [file, data] if data.exists() else [file]
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    for part in _parts(file):
+        with part.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="An exported classifier.", show_default=False)],
+    against: Annotated[
+        str | None, typer.Option(help="open_clip model name. Default: the one that the file names.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag or file of weights. Default: those that the file names.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures. Default: drawn ones.")] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            help="Digest that FILE must have, checked before it is read; of FILE and FILE.data one after the "
+            "other where there is such a file (cat FILE FILE.data | sha256sum)."
+        ),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that a file of .ts.pt or .pt2 brings.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Compare an exported file with the reference. Exit code 1 if they disagree."""
+    from .artifact import check_file
+    from .exporters import verify as compare
+    from .exporters.rebuilding import rebuilt
+    from .runtime import load_artifact
+
+    check_file(file)
+    if sha256 is not None and (digest := _digest(file)) != sha256.strip().lower():
+        raise ArtifactError(f"{file}: expected the SHA-256 {sha256}, got {digest}")
+    device = _checked_device(device)
+    with _err.status("loading the model") as status:
+        with _printed_warnings():
+            options = {} if file.suffix == ".onnx" else {"device": device}
+            metadata = load_artifact(file, trust=trust, **options).metadata
+            classifier = rebuilt(metadata, model_name=against, pretrained=pretrained, device=device)
+        verification = compare(
+            file,
+            classifier,
+            images=None if images is None else classifier.preprocess.batch(image_files([images])),
+            trust=trust,
+            progress=lambda message: status.update(escape(message)),
+        )
+    _out.print(verification.table())
+    if not verification.agrees:
+        raise VerificationError(f"{file} disagrees with the reference: {verification.failures}")
+    _out.print(f"{escape(str(file))} agrees with the reference", highlight=False, soft_wrap=True)
 
 
 @app.command()

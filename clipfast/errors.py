@@ -6,6 +6,7 @@ __all__ = [
     "InputError",
     "OutOfMemoryError",
     "UncalibratedWarning",
+    "VerificationError",
     "names_extra",
     "out_of_range",
     "uncalibrated",
@@ -26,6 +27,10 @@ class InputError(ValueError):
 
 class ArtifactError(ValueError):
     """An exported file is not what was expected; the message names the file and the reason."""
+
+
+class VerificationError(ArtifactError):
+    """An exported file's answers are not the reference's; the message names the file and the checks."""
 
 
 class GradientError(RuntimeError):

@@ -5,6 +5,8 @@ Needs numpy, Pillow and onnxruntime.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import secrets
@@ -97,6 +99,7 @@ class OnnxClassifier(ArtifactClassifier):
         inputs, outputs = metadata.ports
         _check_ports(path, "input", inputs, session.get_inputs())
         _check_ports(path, "output", outputs, session.get_outputs())
+        _hand_back()
         super().__init__(path, metadata, noise_policy=noise_policy, noise_key=noise_key)
         self._session = session
         self._report(providers)
@@ -138,6 +141,12 @@ def load_artifact(path: str | os.PathLike[str], *, trust: bool = False, **option
         raise names_extra(name, error) from error
     kind = AOTInductorClassifier if name.endswith(".pt2") else TorchScriptClassifier
     return kind(path, trust=trust, **options)
+
+
+def _hand_back() -> None:
+    """Returns freed memory to the system: glibc keeps the weights that onnxruntime frees once packed."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _name(provider: Provider) -> str:

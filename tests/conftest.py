@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import open_clip
 import pytest
 import torch
 from torch import nn
 
-from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning
+from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning, cli
 from clipfast.evaluation.shapes import draw
+from clipfast.exporters import Export, export
 from clipfast.models.tokenizer import WordTokenizer
 
 WORDS = ("a", "photo", "of", "this", "is", "cat", "dog", "red", "panda", "picture")
@@ -85,3 +88,39 @@ def bundled() -> DefendedClassifier:
 @pytest.fixture(scope="session")
 def twin() -> DefendedClassifier:
     return DefendedClassifier.bundled(finetuned=True)
+
+
+# The bundled model's files that tests share; an export takes some ten seconds.
+EXPORTED: dict[str, dict[str, Any]] = {
+    "lab": {"profile": "lab"},
+    "serving": {"profile": "serving"},
+    "static": {"profile": "serving", "static": True, "pixels": "uint8"},
+    "fp16": {"profile": "lab", "precision": "fp16", "batch": 4, "opset": 21},
+}
+
+
+@pytest.fixture(scope="session")
+def exported(bundled, tmp_path_factory) -> Callable[[str], Export]:
+    folder = tmp_path_factory.mktemp("exported")
+    made: dict[str, Export] = {}
+
+    def get(kind: str) -> Export:
+        if kind not in made:
+            made[kind] = export(bundled, folder / f"{kind}.onnx", verify=False, **EXPORTED[kind])
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line: exit code, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["clipfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        captured = capsys.readouterr()
+        return exit.value.code or 0, captured.out, captured.err
+
+    return call

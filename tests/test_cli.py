@@ -8,7 +8,7 @@ import torch
 from artifacts import make_metadata, write_onnx, write_torchscript
 from PIL import Image
 
-from clipfast import CounterattackConfig, __version__, cli
+from clipfast import CounterattackConfig, __version__
 from clipfast.evaluation.shapes import CLASSNAMES, draw
 from clipfast.runtime import OnnxClassifier
 
@@ -19,18 +19,6 @@ def folder(tmp_path):
     for i, pixels in enumerate(drawn.pixels):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{i}-{CLASSNAMES[drawn.labels[i]]}.png")
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["clipfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        captured = capsys.readouterr()
-        return exit.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 def test_json_lines_say_what_the_classifier_says(run, folder, bundled):

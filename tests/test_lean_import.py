@@ -10,9 +10,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 from artifacts import make_metadata, write_onnx
 from PIL import Image
 from sources import ROOT, copy_sources
+
+from clipfast.evaluation.shapes import draw
 
 HEAVY = ("torch", "open_clip", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "triton")
 
@@ -123,3 +126,18 @@ print(classifier.predict(picture, seed=0).topk(1)[0][0][0], classifier.stats().i
     assert "needs torch, which is not installed: pip install 'clipfast[torch]'" in " ".join(
         done.stderr.split()
     )
+
+
+def test_classifies_pictures_from_an_exported_file_without_torch(bare, exported, bundled, tmp_path):
+    files = []
+    for i, picture in enumerate(draw(4, seed=(8, 8)).pixels):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(picture.transpose(1, 2, 0)).save(files[-1])
+    command = [bare / "bin/clipfast", "classify", tmp_path, "--artifact", exported("lab").path]
+    done = subprocess.run([*command, "--json", "--seed", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = bundled.predict(torch.from_numpy(bundled.preprocess.batch(files)), seed=2)
+    assert [row["class"] for row in rows] == [best[0][0] for best in expected.topk(1)]
+    assert [row["countered"] for row in rows] == expected.countered.tolist()
+    assert [row["drift"] for row in rows] == pytest.approx(expected.drift.tolist(), rel=1e-4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .scenario import Scenario
 
-__all__ = ["BARS", "Bar", "Job", "jobs"]
+__all__ = ["BARS", "EXPORTED_BARS", "Bar", "Job", "jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Job:
     allocator: str
     scenarios: tuple[Scenario, ...]
     compile: bool = False
+    exports: bool = False  # the columns are exported files
     peaks: tuple[str, ...] = ()  # columns whose peak memory is measured too, at the last scenario
 
 
@@ -50,11 +51,20 @@ BARS = (
     ),
 )  # fmt: skip
 
+# What exported ViT-B/32 must reach on two CPU threads: (any countered, figure) -> bar; of a time, at most.
+EXPORTED_BARS = {
+    (False, "onnx over reference"): 4.0,
+    (True, "onnx over reference"): 1.7,
+    (False, "aotinductor over reference"): 4.0,
+    (True, "aotinductor over reference"): 1.6,
+    (False, "onnx time over undefended onnx"): 2.1,
+}
+
 _PEAKS = ("reference", "reference early return", "engine fp32", "engine bf16")
 
 
-def jobs(device: str, *, quick: bool) -> list[Job]:
-    """The processes of a benchmark, in order."""
+def jobs(device: str, *, quick: bool, exports: bool = False) -> list[Job]:
+    """The processes of a benchmark, in order. exports: of exported files, on a CPU, and not of the engine."""
 
     def scenarios(model: str, *rows: tuple[int, int, int]) -> tuple[Scenario, ...]:
         return tuple(
@@ -62,6 +72,9 @@ def jobs(device: str, *, quick: bool) -> list[Job]:
             for batch, countered, rounds in rows
         )
 
+    if exports:
+        rows = scenarios("ViT-B-32", (1, 0, 15), (1, 1, 9), (8, 0, 7), (8, 8, 5))
+        return [Job(allocator=name, scenarios=rows, exports=True) for name in ("default", "large thresholds")]
     if quick:
         rows = scenarios("ViT-B-32", (1, 0, 9), (8, 0, 3), (8, 8, 3))
         return [Job(allocator="large thresholds", scenarios=rows)]

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from ..errors import InputError
 from .interleave import Ratio
-from .plan import BARS, Bar
-from .run import summary
+from .plan import BARS, EXPORTED_BARS, Bar
+from .run import exported_summary, summary
 from .scenario import Scenario
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ _COLUMNS = {
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
     """Times, ratios, the bars of ViT-B/32, and peak memory."""
+    exported = [row for row in result["rows"] if "onnx" in row["seconds"]]
+    if exported:
+        yield _exports(exported)
+        return
     groups = dict.fromkeys((row["scenario"]["model"], row["allocator"]) for row in result["rows"])
     for model, allocator in groups:
         rows = [row for row in result["rows"] if row["allocator"] == allocator]
@@ -146,6 +150,28 @@ def _figures(bar: Bar, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float,
     if (bar.batch, bar.countered) == (1, 0):
         cost = best("fp32", "over_eager_undefended", wants_more=False)
         yield "fp32 time over undefended eager", 1.0, cost, False
+
+
+def _exports(rows: list[dict[str, Any]]) -> Table:
+    """Each figure of exported files in each regime, and its bar."""
+    headings = ("allocator", "batch", "countered", "figure", "measured (quartiles)", "bar", "")
+    table = Table(*headings, title="exported files: ratios, medians of rounds")
+    for row in rows:
+        scenario = Scenario(**row["scenario"])
+        for figure, measured in exported_summary(row).items():
+            bar = EXPORTED_BARS.get((scenario.countered > 0, figure))
+            at_most = "time" in figure
+            met = bar is not None and (measured.median <= bar if at_most else measured.median >= bar)
+            table.add_row(
+                row["allocator"],
+                str(scenario.batch),
+                str(scenario.countered),
+                figure,
+                _show(measured),
+                "" if bar is None else f"{'<=' if at_most else '>='} {bar:g}",
+                "" if bar is None else "met" if met else "missed",
+            )
+    return table
 
 
 def _peaks(peaks: list[dict[str, Any]]) -> Table:

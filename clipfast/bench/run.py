@@ -17,22 +17,29 @@ from .interleave import ratio
 from .plan import Job, jobs
 from .scenario import Scenario
 
-__all__ = ["run", "summary", "write_json"]
+__all__ = ["exported_summary", "run", "summary", "write_json"]
 
 
 def run(
-    *, device: str, threads: int, quick: bool, progress: Callable[[str], None], save: Callable[[Any], None]
+    *,
+    device: str,
+    threads: int,
+    quick: bool,
+    exports: bool = False,
+    progress: Callable[[str], None],
+    save: Callable[[Any], None],
 ) -> dict[str, Any]:
     """Measures and returns the result; `save` gets it as it stands after each process.
 
     Raises RuntimeError where a process fails, with what it said.
     """
     result: dict[str, Any] = {"device": device, "environments": [], "rows": [], "peaks": []}
-    for job in jobs(device, quick=quick):
+    for job in jobs(device, quick=quick, exports=exports):
         base = {
             "device": device,
             "threads": threads,
             "compile": job.compile,
+            "exports": job.exports,
             "precisions": ["fp32", "bf16"] if device == "cpu" else ["fp32", "bf16", "fp16"],
             "scenarios": [scenario.to_dict() for scenario in job.scenarios],
         }
@@ -105,6 +112,17 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
         if same in seconds:
             engines[name]["over_reference_same_precision"] = ratio(seconds[same], seconds[name])
     return {"milliseconds": medians, "engines": engines}
+
+
+def exported_summary(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's ratios, medians over its rounds: {figure: Ratio}, named as in `plan.EXPORTED_BARS`."""
+    seconds: dict[str, list[float]] = row["seconds"]
+    figures = {
+        f"{name} over reference": ratio(seconds["reference"], seconds[name])
+        for name in ("onnx", "aotinductor")
+    }
+    figures["onnx time over undefended onnx"] = ratio(seconds["onnx"], seconds["undefended onnx"])
+    return figures
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..models.tower import ImageTower
 from .columns import Towers, check, closure, names
 from .environment import environment
 from .interleave import rounds
@@ -26,6 +30,9 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False
     scenarios = [Scenario(**scenario) for scenario in job["scenarios"]]
     tower = make_tower(scenarios[0].model, device)
+    if job["exports"]:
+        _measure_exports(tower, scenarios, job["threads"])
+        return
     towers = Towers(tower, compile=job["compile"], precisions=tuple(job["precisions"]))
     if column := job.get("peak_of"):
         _emit(kind="peak", column=column, **_peak(towers, scenarios[0], column))
@@ -38,6 +45,19 @@ def main() -> None:
         columns = {name: closure(name, towers, images) for name in names(towers)}
         for seconds in rounds(columns, scenario.rounds):
             _emit(kind="round", scenario=scenario.to_dict(), seconds=seconds)
+
+
+def _measure_exports(tower: ImageTower, scenarios: list[Scenario], threads: int) -> None:
+    from .exported import Artifacts, exported_columns  # needs packages that the engine does not
+
+    _emit(kind="environment", onnxruntime=version("onnxruntime"), **environment(tower.mean.device))
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = Artifacts(tower, scenarios[0].model, Path(folder), threads)
+        for scenario in scenarios:
+            images = make_images(tower, scenario.batch, scenario.countered)
+            columns = exported_columns(tower, artifacts, images)
+            for seconds in rounds(columns, scenario.rounds):
+                _emit(kind="round", scenario=scenario.to_dict(), seconds=seconds)
 
 
 def _peak(towers: Towers, scenario: Scenario, column: str) -> dict[str, Any]:

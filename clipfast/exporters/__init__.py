@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 from ..errors import names_extra
 
 if TYPE_CHECKING:
-    from .exporting import export
+    from .exporting import Export, export
+    from .verdict import Verification
+    from .verification import verify
 
-__all__ = ["export"]
+__all__ = ["Export", "Verification", "export", "verify"]
+
+# Imported when it is first asked for: readers of artifacts have no torch.
+_ON_DEMAND = {
+    "Export": ".exporting",
+    "Verification": ".verdict",
+    "export": ".exporting",
+    "verify": ".verification",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`export` is imported when it is first asked for: readers of artifacts have no torch."""
-    if name not in __all__:
+    if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(".exporting", __name__), name)
+        return getattr(importlib.import_module(_ON_DEMAND[name], __name__), name)
     except ModuleNotFoundError as error:
         raise names_extra(f"{__name__}.{name}", error) from error

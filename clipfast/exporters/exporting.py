@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,15 +17,17 @@ from torch import Tensor
 from .. import __version__
 from ..classifier import DefendedClassifier
 from ..encoders import Encoder, make_encoder
-from ..errors import InputError
+from ..errors import InputError, VerificationError
 from ..models.bundled import BUNDLED
 from ..models.fingerprint import fingerprint
 from ..models.tower import ImageTower
 from .graph import DefenceGraph
 from .interface import PixelType, Port, Profile
 from .metadata import Metadata, Precision
+from .verdict import Verification
+from .verification import verify
 
-__all__ = ["SUFFIXES", "Format", "export"]
+__all__ = ["SUFFIXES", "Export", "Format", "export"]
 
 Format = Literal["onnx", "torchscript", "aotinductor"]
 
@@ -36,6 +39,15 @@ _EXAMPLE_BATCH = 5
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported: the file, what it says about itself, and how it compared with the reference."""
+
+    path: Path
+    metadata: Metadata
+    verification: Verification | None  # None where it was not asked for
 
 
 def export(
@@ -50,8 +62,11 @@ def export(
     static: bool = False,
     opset: int = 20,
     license: str | None = None,
-) -> Metadata:
-    """Writes the whole defended classifier as one file, and returns what the file says about itself.
+    verify: bool = True,
+    tolerance: float | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> Export:
+    """Writes the whole defended classifier as one file, and compares its answers with the reference's.
 
     path: ends as the format's files do: .onnx, .ts.pt or .pt2. format: "torchscript" is a legacy target that
     PyTorch has deprecated; "aotinductor" compiles for the classifier's device and this machine's CPU.
@@ -59,10 +74,14 @@ def export(
     cannot switch the defence off; "lab" takes noise and threshold and gives delta too. pixels: the dtype of
     that input. batch: its size, or None for any. static: batch 1, noise as an input, every shape known and
     no row selected, for edge compilers; each image then costs what a countered one does. precision: of the
-    large products' operands; "fp16" needs a ViT. opset: of ONNX. license: of the weights.
+    large products' operands; "fp16" needs a ViT, and "int8", which loses the defence, is refused. opset: of
+    ONNX. license: of the weights.
+    verify, tolerance: run the file before it is moved to `path`; see `clipfast.exporters.verify`. progress:
+    called with a message at each step.
 
     Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
-    InputError for options that do not go together and for a tower that cannot be exported.
+    InputError for options that do not go together and for a tower that cannot be exported,
+    VerificationError for a file that disagrees with the reference.
     """
     path = Path(path)
     _check(path, format, precision)
@@ -81,14 +100,39 @@ def export(
     write = _writer(format, inputs, outputs, opset)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         written = Path(folder) / path.name
+        if progress is not None:
+            progress(f"tracing the classifier and writing it as {format}")
         write(graph, examples, described.to_json(), written)
+        verification = _verified(written, path, classifier, tolerance, progress) if verify else None
         # The file itself last: whoever finds it finds all that it needs.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):
+        parts = sorted(Path(folder).iterdir(), key=lambda file: file == written)
+        for file in parts:
             file.replace(path.parent / file.name)
-    return described
+        data = path.with_name(f"{path.name}.data")
+        if data.name not in {file.name for file in parts}:
+            data.unlink(missing_ok=True)  # an older export's
+    return Export(path, described, verification)
 
 
-def _check(path: Path, format: Format, precision: Precision) -> None:
+def _verified(
+    written: Path,
+    path: Path,
+    classifier: DefendedClassifier,
+    tolerance: float | None,
+    progress: Callable[[str], object] | None,
+) -> Verification:
+    verification = verify(written, classifier, tolerance=tolerance, trust=True, progress=progress)
+    if not verification.agrees:
+        raise VerificationError(f"{path} disagrees with the reference: {verification.failures}")
+    return verification
+
+
+def _check(path: Path, format: Format, precision: str) -> None:
+    if precision == "int8":
+        raise InputError(
+            "precision 'int8' is refused: it does not keep the defence (figures in benchmarks/README.md); "
+            "expected 'fp32' or 'fp16'"
+        )
     for name, value, known in (("format", format, Format), ("precision", precision, Precision)):
         if value not in get_args(known):
             raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")

@@ -22,7 +22,7 @@ from .interface import PixelType, Port, Profile, ports
 
 __all__ = ["KEY", "LIMITS", "SCHEMA", "Metadata", "Precision"]
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16"]
 
 # The name under which a file keeps the text; TorchScript's extra file has .json behind it.
 KEY = "clipfast"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import __version__
 from . import passes
 from .interface import Port
+from .program import export_program
 from .translations import TRANSLATIONS
 
 __all__ = ["OPSETS", "write"]
@@ -52,10 +53,8 @@ def write(
 
     examples: the inputs, of a batch that equals no other dimension where it is dynamic.
     """
-    dynamic = {0: torch.export.Dim("batch", min=1)}
-    shapes = tuple(dynamic if port.shape[0] is None else None for port in inputs)
+    program = export_program(graph, examples, batch=inputs[0].shape[0])
     with torch.no_grad(), _quiet():
-        program = torch.export.export(graph, examples, dynamic_shapes=shapes, strict=False)
         exported = torch.onnx.export(
             program,
             dynamo=True,

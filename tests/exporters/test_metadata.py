@@ -28,7 +28,7 @@ def altered(path: str, value):
     [
         {},
         {"profile": "serving", "batch": 4, "pixels": "uint8"},
-        {"profile": "serving", "static": True, "batch": 1, "precision": "int8"},
+        {"profile": "serving", "static": True, "batch": 1, "precision": "fp16"},
         {"model_name": None, "pretrained": "openai", "calibrated": False, "calibration": None},
         {"drift_weights_sha256": "f" * 64, "config": CounterattackConfig(norm="l2", eps=3)},
         {"preprocess": Preprocess(size=(30, 40), resize_mode="longest", fill_color=127)},

@@ -1,0 +1,83 @@
+"""What a comparison of an exported file with the reference finds."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Row", "Verification", "at_least", "at_most", "share"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check of n answers: the worst value, and what it may be at most, or at least (`least`)."""
+
+    check: str
+    worst: float
+    limit: float
+    n: int
+    least: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the worst value is within the limit; NaN never is."""
+        return self.worst >= self.limit if self.least else self.worst <= self.limit
+
+    @property
+    def allowed(self) -> str:
+        """The limit in words."""
+        return f"at {'least' if self.least else 'most'} {self.limit:.3g}"
+
+
+def at_most(check: str, values: Tensor, limit: float) -> list[Row]:
+    """A row for the largest of the values, [N]; none where there are none."""
+    return [Row(check, values.max().item(), limit, len(values))] if len(values) else []
+
+
+def at_least(check: str, values: Tensor, limit: float) -> list[Row]:
+    """A row for the smallest of the values, [N]; none where there are none."""
+    return [Row(check, values.min().item(), limit, len(values), least=True)] if len(values) else []
+
+
+def share(check: str, flags: Tensor, limit: float) -> list[Row]:
+    """A row for the share of flags that are set, bool [N]; none where there are none."""
+    return [Row(check, flags.double().mean().item(), limit, len(flags))] if len(flags) else []
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How an exported file's answers compare with the reference's."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every check is within its limit."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def failures(self) -> str:
+        """The checks that are not, on one line."""
+        failed = [row for row in self.rows if not row.ok]
+        return "; ".join(f"{row.check} {row.worst:.3g}, allowed {row.allowed}" for row in failed)
+
+    def table(self) -> Table:
+        """The checks as a table for a terminal."""
+        from rich.table import Table
+
+        table = Table("check", "worst", "allowed", "answers", "")
+        for row in self.rows:
+            verdict = "[green]ok[/]" if row.ok else "[bold red]no[/]"
+            table.add_row(row.check, f"{row.worst:.3g}", row.allowed, str(row.n), verdict)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        rows = [{**dataclasses.asdict(row), "ok": row.ok} for row in self.rows]
+        return {"agrees": self.agrees, "rows": rows}

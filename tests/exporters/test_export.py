@@ -1,0 +1,132 @@
+"""Exports of the bundled model: what they say, that they agree, and what a failed one leaves behind."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from conftest import make_classifier, make_tiny_clip
+
+from clipfast import CounterattackConfig, InputError, VerificationError, __version__
+from clipfast.evaluation.shapes import draw
+from clipfast.exporters import export, to_onnx, verify
+from clipfast.exporters.metadata import LIMITS, Metadata
+from clipfast.models.fingerprint import fingerprint
+
+
+@pytest.fixture
+def few():
+    return draw(2, seed=(200, 12)).pixels
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """A path where an older file stands."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"older")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["lab", "serving", "static", "fp16"])
+def test_every_kind_agrees_with_the_reference(kind, exported, bundled, few):
+    verification = verify(exported(kind).path, bundled, images=few)
+    print(verification.to_dict())
+    assert verification.agrees, verification.failures
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "outputs"),
+    [
+        ("lab", ["pixels", "noise", "tau_threshold"], 5),
+        ("serving", ["pixels"], 4),
+        ("static", ["pixels", "noise"], 4),
+        ("fp16", ["pixels", "noise", "tau_threshold"], 5),
+    ],
+)
+def test_the_file_is_what_its_metadata_says(kind, inputs, outputs, exported, bundled):
+    model = onnx.load(exported(kind).path)
+    (entry,) = model.metadata_props
+    metadata = Metadata.from_json(entry.value)
+    assert metadata == exported(kind).metadata
+    assert metadata.classnames == bundled.classnames
+    assert metadata.templates == bundled.templates
+    assert metadata.config == bundled.config
+    assert metadata.calibrated
+    assert metadata.preprocess == bundled.preprocess
+    assert (metadata.model_name, metadata.pretrained) == ("bundled", None)
+    assert metadata.weights_sha256 == fingerprint(bundled.image_tower.model.visual)
+    assert metadata.drift_weights_sha256 is None
+    assert metadata.versions["clipfast"] == __version__
+    assert metadata.versions["torch"] == torch.__version__
+    assert metadata.limits == LIMITS
+    assert metadata.license == "Apache-2.0"
+    assert [node.name for node in model.graph.input] == inputs
+    assert len(model.graph.output) == outputs
+    (domain,) = model.opset_import
+    assert domain.version == (21 if kind == "fp16" else 20)
+
+
+def test_an_export_is_compared_before_it_is_in_its_place(tiny_clip, tokenizer, beside):
+    templates, steps = [lambda name: f"this is {name}"], []
+    classifier = make_classifier(
+        tiny_clip, tokenizer, templates=templates, config=CounterattackConfig(steps=3)
+    )
+    made = export(classifier, beside, profile="lab", static=True, progress=steps.append)
+    assert made.path == beside
+    assert made.verification is not None
+    assert made.verification.agrees
+    assert made.metadata.license == "that of the model's weights"
+    assert made.metadata.templates == ("this is {}",)
+    assert not made.metadata.calibrated
+    assert steps[0].startswith("tracing")
+    assert any(step.startswith("comparing") for step in steps)
+    assert list(beside.parent.iterdir()) == [beside]
+    onnx.checker.check_model(str(beside), full_check=True)
+
+
+def test_a_drift_tower_in_l2(tokenizer, beside):
+    config = CounterattackConfig(norm="l2", eps=1.0, step_size=0.5, tau_threshold=0.1)
+    tower, drift_model = make_tiny_clip(1, sensitive=True), make_tiny_clip(2, sensitive=True)
+    classifier = make_classifier(tower, tokenizer, config=config, drift_model=drift_model)
+    made = export(classifier, beside, profile="lab", static=True, license="CC0-1.0")
+    assert made.metadata.weights_sha256 == fingerprint(tower.visual)
+    assert made.metadata.drift_weights_sha256 == fingerprint(drift_model.visual)
+    assert (made.metadata.config, made.metadata.license) == (config, "CC0-1.0")
+
+
+def test_a_file_that_disagrees_is_not_left(classifier, beside):
+    with pytest.raises(VerificationError, match=r"model\.onnx disagrees .* undefended logits .* at most 0"):
+        export(classifier, beside, static=True, tolerance=0.0)
+    assert beside.read_bytes() == b"older"
+    assert list(beside.parent.iterdir()) == [beside]
+
+
+def test_a_file_that_cannot_be_written_is_not_left(classifier, beside, monkeypatch):
+    def fail(graph, examples, metadata, path, **_):  # noqa: ARG001
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(to_onnx, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export(classifier, beside)
+    assert beside.read_bytes() == b"older"
+    assert list(beside.parent.iterdir()) == [beside]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "named"),
+    [
+        ("model.onnx", {"format": "tflite"}, "format must be one of"),
+        ("model.onnx", {"precision": "bf16"}, "precision must be one of"),
+        ("model.onnx", {"profile": "demo"}, "profile must be one of"),
+        ("model.onnx", {"pixels": "float16"}, "pixels must be one of"),
+        ("model.onnx", {"opset": 11}, "opset must be one of"),
+        ("model.pt", {}, r"ends in \.onnx for onnx"),
+        ("model.onnx", {"format": "aotinductor"}, r"ends in \.pt2 for aotinductor"),
+        ("none/model.onnx", {}, "no such folder"),
+    ],
+)
+def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
+    with pytest.raises(InputError, match=named):
+        export(classifier, tmp_path / name, **options)
+    assert list(tmp_path.iterdir()) == []

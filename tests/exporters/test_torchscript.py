@@ -1,0 +1,93 @@
+"""The defence as TorchScript: its answers for every kind of tower, and what the file holds."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from lab import Lab
+from torch import Tensor
+from towers import TRACED, build_vit
+
+from clipfast.exporters import to_torchscript
+
+
+def load(path: Path, files: dict[str, str] | None = None) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the format is deprecated
+        return torch.jit.load(path, _extra_files=files)
+
+
+def written(lab: Lab, folder: Path) -> torch.jit.ScriptModule:
+    to_torchscript.write(lab.graph, lab.examples, "{}", folder / "lab.ts.pt", batch=lab.batch)
+    return load(folder / "lab.ts.pt")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Lab:
+    return Lab(build_vit(gain=8.0))
+
+
+@pytest.fixture(scope="module")
+def path(lab, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("torchscript") / "vit.ts.pt"
+    to_torchscript.write(lab.graph, lab.examples, '{"a": "\N{GREEK SMALL LETTER TAU}"}', path, batch=None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def program(path) -> torch.jit.ScriptModule:
+    return load(path)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_any_batch_and_gate_in_one_program(lab, program, n, mix):
+    if n > 1 or mix != "some":
+        lab.check(program, n, mix)
+
+
+def test_no_images(lab, program):
+    outputs = program(*(example[:0] for example in lab.examples))
+    assert [tuple(output.shape) for output in outputs] == [(0, 11), (0, 11), (0,), (0,), (0, 3, 32, 32)]
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm siglip"])
+def test_traced_towers(name, tmp_path):
+    lab = Lab(TRACED[name]())
+    program = written(lab, tmp_path)
+    for n, mix in ((1, "none"), (4, "some"), (3, "all")):
+        lab.check(program, n, mix)
+
+
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+def test_another_tower_measures_drift(tmp_path, pass_through):
+    other = build_vit("one block, mean", seed=1, gain=8.0)
+    lab = Lab(build_vit("one block", gain=8.0), drift_model=other, pass_through=pass_through)
+    program = written(lab, tmp_path)
+    for mix in ("none", "some", "all"):
+        lab.check(program, 4, mix)
+
+
+def test_l2(tmp_path):
+    lab = Lab(build_vit("one block", gain=8.0), norm="l2", eps=0.5, step_size=0.2)
+    lab.check(written(lab, tmp_path), 3, "some")
+
+
+def test_one_image_whose_shapes_depend_on_no_value(tmp_path):
+    lab = Lab(build_vit("one block", gain=8.0), static=True)
+    program = written(lab, tmp_path)
+    for mix in ("none", "all"):
+        lab.check(program, 1, mix)
+
+
+def test_the_file_holds_its_metadata_and_each_weight_once(lab, path):
+    files = {"clipfast.json": ""}
+    load(path, files)
+    assert files["clipfast.json"].decode() == '{"a": "\N{GREEK SMALL LETTER TAU}"}'
+    records = [entry for entry in zipfile.ZipFile(path).infolist() if "/data/" in entry.filename]
+    stored = sum(entry.file_size for entry in records if not entry.filename.endswith("data/version"))
+    assert 0.98 * lab.nbytes < stored < 1.02 * lab.nbytes

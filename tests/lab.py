@@ -1,0 +1,83 @@
+"""A tower's defence graph that takes noise and thresholds and gives every answer, and the reference beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from towers import smooth
+
+from clipfast import CounterattackConfig
+from clipfast.encoders import make_encoder
+from clipfast.exporters.graph import DefenceGraph
+from clipfast.models.tower import ImageTower
+from clipfast.reference import counterattack
+
+_CLASSES = 11
+_SCALE = 100.0
+
+
+class Lab:
+    """What an exporter is given, and what the file that it writes must answer."""
+
+    def __init__(
+        self, model: nn.Module, *, drift_model: nn.Module | None = None, static: bool = False, **config
+    ) -> None:
+        self.config = CounterattackConfig(**config)
+        self.tower = ImageTower(model).requires_grad_(False)
+        self.drift_tower = None if drift_model is None else ImageTower(drift_model).requires_grad_(False)
+        self.batch = 1 if static else None
+        pixels = torch.rand(self.batch or 5, 3, *self.tower.image_size)
+        width = self.tower(pixels).shape[1]
+        self.class_weights = F.normalize(torch.randn(width, _CLASSES), dim=0)
+        self.graph = DefenceGraph(
+            make_encoder(self.tower, pack=False),
+            self.config,
+            self.class_weights,
+            torch.tensor(_SCALE),
+            drift_encoder=None if self.drift_tower is None else make_encoder(self.drift_tower, pack=False),
+            profile="lab",
+            static=static,
+        ).eval()
+        self.examples = (pixels, torch.zeros_like(pixels), torch.full((len(pixels),), torch.inf))
+
+    @property
+    def nbytes(self) -> int:
+        """Of what a file must hold: the tower and the class weights."""
+        visual = self.tower.model.visual
+        return sum(t.nbytes for t in (*visual.parameters(), *visual.buffers(), self.class_weights))
+
+    def check(self, program: Callable[..., Sequence[Tensor]], n: int, mix: str) -> None:
+        """Runs n images of which none, some or all are countered."""
+        x = smooth(n, self.tower.image_size)
+        noise = (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1) * self.config.eps
+        if self.config.norm == "l2":
+            noise = noise / noise.flatten(1).norm(dim=1)[:, None, None, None] * self.config.eps * 0.9
+        tau = self._reference(x, noise, 0.0).drift.sort().values
+        threshold = {"none": 0.0, "some": tau[: n // 2 + 1].mean().item(), "all": 1e9}[mix]
+        expected = self._reference(x, noise, threshold)
+        countered = expected.countered
+        assert int(countered.sum()) in {"none": [0], "some": range(1, n), "all": [n]}[mix]
+        with torch.no_grad():
+            outputs = program(x, noise, torch.full((n,), threshold))
+        logits, undefended, drift, gate, delta = outputs
+        torch.testing.assert_close(drift, expected.drift, rtol=1e-5, atol=2e-6)
+        assert torch.equal(gate, countered)
+        flipped = ((delta - expected.delta).abs() > 1e-5).flatten(1).float().mean(dim=1)
+        print(f"tau {tau.tolist()} drift {(drift / expected.drift - 1).abs().max():.1e} flipped {flipped}")
+        assert flipped.max() <= 1e-3, flipped
+        wanted = self._logits(expected.embedding)
+        print((logits - wanted).abs().amax(dim=1))
+        torch.testing.assert_close(logits[~countered], wanted[~countered], rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=5e-3)
+        torch.testing.assert_close(undefended, self._logits(self.tower(x)), rtol=0, atol=1e-4)
+
+    def _reference(self, x: Tensor, noise: Tensor, threshold: float):
+        config = replace(self.config, tau_threshold=threshold)
+        return counterattack(self.tower, x, noise, config, drift_encode=self.drift_tower)
+
+    def _logits(self, embedding: Tensor) -> Tensor:
+        return _SCALE * F.normalize(embedding, dim=1) @ self.class_weights
