@@ -63,9 +63,10 @@ def sampled_rows(
     yield from _apart_rows("drift", found.drift, expected.drift, limits.drift)
     yield from _apart_rows("share countered", found.countered, expected.countered, limits.near)
     yield from _apart_rows("logits", found.logits, expected.logits, limits.countered[0])
-    # How far from undefended ones: noise changes it little, a wrong counterattack much.
-    shifts = [(side.logits - clean[: len(several), None]).norm(dim=2) for side in (found, expected)]
-    yield from _apart_rows("shift of logits", *shifts, limits.countered[0])
+    # How far they are from undefended ones, which noise changes little and a wrong counterattack much.
+    plain = clean[: len(several), None]
+    ours_moved, theirs_moved = ((side.logits - plain).norm(dim=2) for side in (found, expected))
+    yield from _apart_rows("shift of logits", ours_moved, theirs_moved, limits.countered[0])
 
 
 def _exact_rows(

@@ -30,6 +30,8 @@ def write(
     program = export_program(graph, examples, batch=batch)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is ", FutureWarning)
+        # Of the class of modules that torch.fx makes.
+        warnings.filterwarnings("ignore", "The TorchScript type system", UserWarning)
         script = torch.jit.script(_as_script(program))
         torch.jit.save(script, path, _extra_files={"clipfast.json": metadata})
 

@@ -124,7 +124,7 @@ def test_ports_are_those_of_the_interface():
         ),
         ("preprocess.range", [0, 255], "expected \\[0, 1\\] as metadata field 'preprocess.range'"),
         ("preprocess.range", ..., "metadata field 'preprocess.range' is missing"),
-        ("precision", "fp8", "expected 'fp32' or 'fp16' or 'int8' as metadata field 'precision', got 'fp8'"),
+        ("precision", "fp8", "expected 'fp32' or 'fp16' as metadata field 'precision', got 'fp8'"),
         ("versions", {"clipfast": "1"}, "expected an object of strings with 'clipfast' and 'torch'"),
         ("versions", {"clipfast": "1", "torch": 2}, "metadata field 'versions'"),
         ("limits", ..., "metadata field 'limits' is missing"),
