@@ -74,8 +74,8 @@ def export(
     cannot switch the defence off; "lab" takes noise and threshold and gives delta too. pixels: the dtype of
     that input. batch: its size, or None for any. static: batch 1, noise as an input, every shape known and
     no row selected, for edge compilers; each image then costs what a countered one does. precision: of the
-    large products' operands; "fp16" needs a ViT, and "int8", which loses the defence, is refused. opset: of
-    ONNX. license: of the weights.
+    large products' operands; "fp16" needs a ViT, and "int8" is refused. opset: of ONNX.
+    license: of the weights.
     verify, tolerance: run the file before it is moved to `path`; see `clipfast.exporters.verify`. progress:
     called with a message at each step.
 
@@ -130,7 +130,7 @@ def _verified(
 def _check(path: Path, format: Format, precision: str) -> None:
     if precision == "int8":
         raise InputError(
-            "precision 'int8' is refused: it does not keep the defence (figures in benchmarks/README.md); "
+            "precision 'int8' is refused, as it has not been shown to keep the defence: "
             "expected 'fp32' or 'fp16'"
         )
     for name, value, known in (("format", format, Format), ("precision", precision, Precision)):

@@ -130,3 +130,9 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     with pytest.raises(InputError, match=named):
         export(classifier, tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_refused_by_name(bundled, beside):
+    with pytest.raises(InputError, match="precision 'int8' is refused, as it has not been shown to keep"):
+        export(bundled, beside, precision="int8")
+    assert beside.read_bytes() == b"older"

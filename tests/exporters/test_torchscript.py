@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import Lab
-from torch import Tensor
+from lab import Lab, check_draws, restless, serving_graph
 from towers import TRACED, build_vit
 
 from clipfast.exporters import to_torchscript
@@ -55,9 +54,10 @@ def test_no_images(lab, program):
     assert [tuple(output.shape) for output in outputs] == [(0, 11), (0, 11), (0,), (0,), (0, 3, 32, 32)]
 
 
-@pytest.mark.parametrize("name", ["resnet", "timm siglip"])
+@pytest.mark.parametrize("name", ["resnet", "timm convnext"])
 def test_traced_towers(name, tmp_path):
-    lab = Lab(TRACED[name]())
+    model = TRACED[name]()
+    lab = Lab(restless(model) if name == "resnet" else model)
     program = written(lab, tmp_path)
     for n, mix in ((1, "none"), (4, "some"), (3, "all")):
         lab.check(program, n, mix)
@@ -91,3 +91,9 @@ def test_the_file_holds_its_metadata_and_each_weight_once(lab, path):
     records = [entry for entry in zipfile.ZipFile(path).infolist() if "/data/" in entry.filename]
     stored = sum(entry.file_size for entry in records if not entry.filename.endswith("data/version"))
     assert 0.98 * lab.nbytes < stored < 1.02 * lab.nbytes
+
+
+def test_noise_is_drawn_inside(bundled, tmp_path):
+    pixels = torch.zeros(5, 3, *bundled.image_size, dtype=torch.uint8)
+    to_torchscript.write(serving_graph(bundled), (pixels,), "{}", tmp_path / "serving.ts.pt", batch=None)
+    check_draws(load(tmp_path / "serving.ts.pt"), bundled)
