@@ -18,11 +18,11 @@ from clipfast.reference import counterattack, drift_of, into_bounds
 
 _CLASSES = 11
 _SCALE = 100.0
-_DRAWS = 128
+DRAWS = 128
 
 
 def restless(model: nn.Module) -> nn.Module:
-    """A ResNet that sees no patch's mean, and drifts under noise."""
+    """The same model, whose first convolution sees no patch's mean, so that it drifts under noise."""
     with torch.no_grad():
         weight = model.visual.conv1.weight
         weight.sub_(weight.mean(dim=(2, 3), keepdim=True)).mul_(8)
@@ -106,15 +106,15 @@ def serving_graph(classifier: DefendedClassifier) -> DefenceGraph:
 def check_draws(program: Callable[..., Sequence[Tensor]], classifier: DefendedClassifier) -> None:
     """Whether noise is drawn for each image and each run, and is as large as the reference's: by its drift.
 
-    program: of `serving_graph`, for uint8 pixels.
+    program: of `serving_graph`, for DRAWS images of uint8 pixels.
     """
     picture = (smooth(1, classifier.image_size) * 255).to(torch.uint8)
-    pixels = picture.expand(_DRAWS, -1, -1, -1).contiguous()
+    pixels = picture.expand(DRAWS, -1, -1, -1).contiguous()
     x, eps = pixels / 255, classifier.config.eps
     noise = torch.empty_like(x).uniform_(-eps, eps)
     with torch.no_grad():
         drifts = torch.cat([program(pixels)[2] for _ in range(2)])
         tower = classifier.image_tower
         expected = drift_of(tower(x + into_bounds(noise, x)), tower(x))
-    assert len(drifts.unique()) == 2 * _DRAWS
+    assert len(drifts.unique()) == 2 * DRAWS
     assert 0.85 < drifts.mean() / expected.mean() < 1.15

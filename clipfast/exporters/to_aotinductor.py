@@ -50,7 +50,8 @@ def write(
             },
         )
         assert isinstance(files, list)
-        package_aoti(str(path), files)
+        # Without the sources, which hold the compiler's command and the paths in it.
+        package_aoti(str(path), [file for file in files if Path(str(file)).suffix != ".cpp"])
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
