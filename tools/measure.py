@@ -50,7 +50,7 @@ def main(
         undefended(classifier),
         noisy(classifier),
         blurred(classifier),
-        countered(classifier, seed=seed),
+        countered(classifier),
     ]
     with Progress(console=Console(stderr=True)) as progress:
         rounds = math.ceil(len(clean) / chunk) * PGD_STEPS
@@ -70,7 +70,7 @@ def main(
     }
     for system, adapted in zip(systems, against, strict=True):
         right = {
-            name: correct(system, x, labels, chunk=chunk)
+            name: correct(system, x, labels, chunk=chunk, seed=seed)
             for name, x in (("clean", clean), ("pgd10", against[0]), ("adaptive", adapted))
         }
         right["worst"] = worst_case(*right.values())

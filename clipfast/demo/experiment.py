@@ -81,7 +81,7 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
         undefended(classifier),
         blurred(classifier),
         undefended(twin, "fine-tuned twin"),
-        countered(classifier, "TTC (clipfast)", seed=seed),
+        countered(classifier, "TTC (clipfast)"),
     ]
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("attacking", total=len(systems) * math.ceil(images / _CHUNK) * PGD_STEPS)
@@ -106,7 +106,9 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
         seconds = interleaved([partial(system.logits, p) for system in systems for p in both])
     rows = []
     for i, (system, adapted) in enumerate(zip(systems, against, strict=True)):
-        right, right_attacked, right_adapted = (correct(system, p, labels) for p in (*both, adapted))
+        right, right_attacked, right_adapted = (
+            correct(system, p, labels, seed=seed) for p in (*both, adapted)
+        )
         worst = worst_case(right, right_attacked, right_adapted)
         accuracies = [float(flags.mean()) for flags in (right, right_attacked, worst)]
         rows.append(Row(system.name, *accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2))))

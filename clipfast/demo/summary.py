@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ..evaluation.measure import PGD_STEPS
-from ..evaluation.systems import EOT_SAMPLES
+from ..evaluation.measure import EOT_SAMPLES, PGD_STEPS
 from .experiment import ATTACK_EPS, DemoResult
 
 __all__ = ["COLUMNS", "results_table", "table_rows", "verdict"]

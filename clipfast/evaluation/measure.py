@@ -16,6 +16,7 @@ from .attacks import pgd
 from .systems import System
 
 __all__ = [
+    "EOT_SAMPLES",
     "PGD_STEPS",
     "PGD_STEP_SIZE",
     "attack_in_chunks",
@@ -27,6 +28,7 @@ __all__ = [
 
 PGD_STEPS = 10
 PGD_STEP_SIZE = 1 / 255
+EOT_SAMPLES = 4
 
 
 def attack_in_chunks(
@@ -53,7 +55,7 @@ def attack_in_chunks(
                 eps=eps,
                 step_size=PGD_STEP_SIZE,
                 steps=PGD_STEPS,
-                samples=system.samples,
+                samples=EOT_SAMPLES if system.randomised else 1,
                 generator=torch.Generator().manual_seed(seed + i),
                 progress=progress,
             )
@@ -63,9 +65,14 @@ def attack_in_chunks(
 
 
 @torch.no_grad()
-def correct(system: System, pixels: Tensor, labels: Tensor, *, chunk: int = 100) -> NDArray[np.bool_]:
-    """Which images a system gets right: bool [N]."""
-    parts = [system.logits(pixels[i : i + chunk]).argmax(dim=1).cpu() for i in range(0, len(pixels), chunk)]
+def correct(
+    system: System, pixels: Tensor, labels: Tensor, *, chunk: int = 100, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Which images a system gets right: bool [N]. seed: of the noise that it draws."""
+    parts = [
+        system.answer(pixels[i : i + chunk], seed=seed, first_image=i).logits.argmax(dim=1).cpu()
+        for i in range(0, len(pixels), chunk)
+    ]
     return (torch.cat(parts) == labels.cpu()).numpy()
 
 
