@@ -39,22 +39,22 @@ def main(out: Path) -> None:
 
     from clipfast import DefendedClassifier
     from clipfast.bench.environment import environment
-    from clipfast.bench.scenario import make_tower
     from clipfast.exporters import export
 
     torch.set_num_threads(2)
     device = torch.device("cpu")
-    tower = make_tower("ViT-B-32", device)
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32", pretrained=None)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = [f"class {i}" for i in range(10)]
-        classifier = DefendedClassifier(tower.model, open_clip.get_tokenizer("ViT-B-32"), names)
+        classifier = DefendedClassifier(model, open_clip.get_tokenizer("ViT-B-32"), names)
         path = Path(folder) / "defended.onnx"
         start = time.perf_counter()
         export(classifier, path)
         seconds = time.perf_counter() - start
         size = path.stat().st_size
-        parameters = 4 * sum(p.numel() for p in tower.model.visual.parameters())
+        parameters = 4 * sum(p.numel() for p in model.visual.parameters())
         figures = {
             "export with verification, seconds": seconds,
             "export with verification, peak bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
