@@ -1,0 +1,128 @@
+"""Projected gradient ascent, once: every gradient attack here is this loop with another gradient or start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .budget import check_labels, project, random_start
+from .losses import Loss, RowLoss, by_label, loss_function
+
+__all__ = ["Ascended", "Look", "Looked", "ascend", "look_through", "pgd", "step_sizes"]
+
+
+class Looked(NamedTuple):
+    """What an attacker learns of n images from one sample of the system's noise."""
+
+    gradient: Tensor  # [n, 3, H, W], the direction to go
+    loss: Tensor  # [n], higher is better for the attacker
+    broken: Tensor  # bool [n]: misclassified
+
+
+Look = Callable[[Tensor, Tensor], Looked]  # pixels [n, 3, H, W] of the images rows [n] among all
+
+
+class Ascended(NamedTuple):
+    """Where an ascent ended."""
+
+    pixels: Tensor  # [N, 3, H, W]
+    broken: Tensor  # bool [N]; False where it was not looked at again after its last step
+    loss: Tensor  # [N]: at the last look, averaged over samples
+
+
+def look_through(logits: Callable[[Tensor], Tensor], labels: Tensor, loss: RowLoss) -> Look:
+    """Looks by a loss of a differentiable system's logits. labels: int64 [N], of all images."""
+
+    def look(pixels: Tensor, rows: Tensor) -> Looked:
+        x = pixels.detach().requires_grad_()
+        z = logits(x)
+        check_labels(labels[rows], z)
+        losses = loss(z.float(), rows)
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        return Looked(gradient, losses.detach(), z.detach().argmax(dim=1) != labels[rows])
+
+    return look
+
+
+def ascend(
+    look: Look,
+    pixels: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    sizes: Sequence[float],
+    samples: int = 1,
+    stops: bool = False,
+    judges: bool = False,
+    tick: Callable[[], object] | None = None,
+) -> Ascended:
+    """Signed steps of these sizes up the gradient from `start`, within eps of `pixels` and [0, 1].
+
+    samples: looks a step, whose gradients are averaged (EOT; Athalye et al., ICML 2018). stops: an image
+    that is misclassified in every sample keeps its pixels and leaves the batch. judges: looks once more
+    after the last step. tick: called after each step.
+    """
+    attacked, rows = start.clone(), torch.arange(len(pixels), device=pixels.device)
+    broken = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    loss = pixels.new_full((len(pixels),), -torch.inf)
+    for size in (*sizes, None) if judges else sizes:
+        if not len(rows):
+            break
+        looked = _averaged([look(attacked[rows], rows) for _ in range(samples)])
+        broken[rows], loss[rows] = looked.broken, looked.loss
+        if size is None:
+            break
+        stays = ~looked.broken if stops else torch.ones_like(looked.broken)
+        rows = rows[stays]
+        moved = attacked[rows] + size * looked.gradient[stays].sign()
+        attacked[rows] = project(moved, pixels[rows], eps)
+        if tick is not None:
+            tick()
+    if not (stops or judges):
+        broken = torch.zeros_like(broken)
+    return Ascended(attacked, broken, loss)
+
+
+def step_sizes(steps: int, eps: float, step_size: float | None = None) -> list[float]:
+    """The sizes of an attack's steps, in [0, 1] pixel units."""
+    return [min(1 / 255, eps) if step_size is None else step_size] * steps
+
+
+def pgd(
+    logits: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    progress: Callable[[], object] | None = None,
+    loss: Loss = "cross-entropy",
+) -> Tensor:
+    """Adversarial pixels, float32 [N, 3, H, W], within eps of `pixels` and within [0, 1].
+
+    PGD with a random start (Madry et al., ICLR 2018, section 2.1), untargeted, true labels int64 [N].
+    logits: the system attacked, differentiable. samples: gradients averaged in each step (EOT; Athalye et
+    al., ICML 2018) where the system draws noise. progress: called after each step. Every image takes every
+    step.
+    """
+    look = look_through(logits, labels, by_label(loss_function(loss), labels))
+    start = random_start(pixels, eps, generator)
+    return ascend(
+        look, pixels, start, eps=eps, sizes=[step_size] * steps, samples=samples, tick=progress
+    ).pixels
+
+
+def _averaged(looks: Sequence[Looked]) -> Looked:
+    if len(looks) == 1:
+        return looks[0]
+    gradients, losses, broken = zip(*looks, strict=True)
+    return Looked(
+        torch.stack(gradients).mean(dim=0), torch.stack(losses).mean(dim=0), reduce(torch.logical_and, broken)
+    )

@@ -1,0 +1,113 @@
+"""What every attack is: a name, whom it applies to, and a run from a seed to adversarial pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...validation_rules import checked_integer
+from ..passes import PassCounter
+from ..results import Passes
+from ..systems import Answer, System
+from .budget import check_batch, check_eps, project
+from .seeding import seeded
+
+__all__ = ["Attack", "Attacked", "Target", "Tick"]
+
+Target = System | Callable[[Tensor], Tensor]
+Tick = Callable[[], object]
+
+
+class Attacked(NamedTuple):
+    """What an attack made of N images."""
+
+    pixels: Tensor  # float32 [N, 3, H, W], within eps of what came and within [0, 1]
+    broken: Tensor  # bool [N]: those that it saw misclassified, in every sample of noise that it drew
+    passes: Passes  # encoder passes an image, on average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An attack with its settings. name: as in `make`."""
+
+    name: str
+
+    def applies(self, system: System) -> bool:  # noqa: ARG002
+        """Whether a system has what the attack needs; it is not to be run otherwise."""
+        return True
+
+    @property
+    @abstractmethod
+    def ticks(self) -> int:
+        """How often a run calls `progress`, however many images it is given and break early."""
+
+    def run(
+        self,
+        target: Target,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        seed: int,
+        progress: Tick | None = None,
+    ) -> Attacked:
+        """Attacks images whose budget is eps, l-inf, in [0, 1] pixel units.
+
+        target: a system, or just logits: pixels float32 [N, 3, H, W] -> [N, C], differentiable. pixels:
+        [N, 3, H, W], uint8 or float in [0, 1]; N may be 0. labels: int64 [N], which the attack moves away
+        from, true or predicted. seed: all that the result depends on beside these; the random numbers of
+        torch, numpy and Python are as before afterwards. progress: called `ticks` times. Raises InputError
+        for bad pixels, labels, eps and seed, and for a system to which the attack does not apply.
+        """
+        eps = check_eps(eps)
+        checked_integer("seed", seed, 2**63)
+        x, y = check_batch(pixels, labels)
+        system = target if isinstance(target, System) else _plain(target)
+        if not self.applies(system):
+            raise InputError(f"expected a system to which {self.name!r} applies, got {system.name!r}")
+        ticks = _Ticks(self.ticks, progress)
+        full = torch.autocast(x.device.type, enabled=False)
+        with ExitStack() as stack:
+            for context in (torch.inference_mode(False), torch.enable_grad(), full, seeded(seed, x.device)):
+                stack.enter_context(context)
+            spent = stack.enter_context(PassCounter(system.classifier))
+            attacked, broken = self._run(system, x, y, eps, ticks) if len(x) else (x, y.bool())
+        ticks.finish()
+        return Attacked(project(attacked.detach(), x, eps), broken, spent.an_image(len(x)))
+
+    @abstractmethod
+    def _run(
+        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
+    ) -> tuple[Tensor, Tensor]:
+        """The adversarial pixels and the broken of at least one image."""
+
+
+class _Ticks:
+    """Calls progress at most, and in the end exactly, so many times."""
+
+    def __init__(self, total: int, progress: Tick | None) -> None:
+        self._left, self._progress = total, progress
+
+    def __call__(self) -> None:
+        if self._left > 0:
+            self._left -= 1
+            if self._progress is not None:
+                self._progress()
+
+    def finish(self) -> None:
+        while self._left > 0:
+            self()
+
+
+def _plain(logits: Callable[[Tensor], Tensor]) -> System:
+    def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:  # noqa: ARG001
+        return Answer(logits(pixels))
+
+    return System(name="logits", answer=answer, attackable=logits)

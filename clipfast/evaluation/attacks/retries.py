@@ -1,0 +1,59 @@
+"""Best of several retries: a randomised defence is asked again until it errs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...validation_rules import checked_integer
+from ..systems import System
+from .attack import Attack, Tick
+from .budget import check_labels
+from .seeding import fresh_seed
+
+__all__ = ["Retries"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retries(Attack):
+    """Asks a system for its answer `times` times, with fresh noise: broken where any answer is wrong.
+
+    The pixels, which another attack made, stay as they are; eps is not used. An image leaves at its first
+    wrong answer. The system is a black box: no gradients.
+    """
+
+    times: int = 10
+
+    def __post_init__(self) -> None:
+        checked_integer("times", self.times, 10**6, start=1)
+
+    def applies(self, system: System) -> bool:
+        """Whether the system draws noise: another would answer the same again."""
+        return system.randomised
+
+    @property
+    def ticks(self) -> int:
+        """The rounds of questions."""
+        return self.times
+
+    def _run(
+        self,
+        system: System,
+        pixels: Tensor,
+        labels: Tensor,
+        eps: float,
+        tick: Tick,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        broken = torch.zeros_like(labels, dtype=torch.bool)
+        for _ in range(self.times):
+            rows = (~broken).nonzero().flatten()
+            if not len(rows):
+                break
+            with torch.no_grad():
+                logits = system.answer(pixels[rows], seed=fresh_seed()).logits
+            check_labels(labels[rows], logits)
+            broken[rows] = logits.argmax(dim=1) != labels[rows]
+            tick()
+        return pixels, broken
