@@ -18,7 +18,8 @@ from rich.progress import Progress
 from torchvision.datasets import ImageFolder
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
-from clipfast.evaluation.measure import PGD_STEPS, attack_in_chunks, correct, share, worst_case
+from clipfast.evaluation.measure import PGD_STEPS, attack_in_chunks, correct
+from clipfast.evaluation.statistics import share, worst_case
 from clipfast.evaluation.systems import blurred, countered, noisy, undefended
 
 
@@ -74,7 +75,7 @@ def main(
             for name, x in (("clean", clean), ("pgd10", against[0]), ("adaptive", adapted))
         }
         right["worst"] = worst_case(*right.values())
-        result[system.name] = {name: share(flags) for name, flags in right.items()}
+        result[system.name] = {name: share(flags)._asdict() for name, flags in right.items()}
     print(json.dumps(result, indent=2))
 
 

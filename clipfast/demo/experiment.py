@@ -19,8 +19,9 @@ from torch import Tensor
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
-from ..evaluation.measure import PGD_STEPS, attack_in_chunks, correct, interleaved, worst_case
+from ..evaluation.measure import PGD_STEPS, attack_in_chunks, correct, interleaved
 from ..evaluation.shapes import CLASSNAMES, KINDS, draw
+from ..evaluation.statistics import worst_case
 from ..evaluation.systems import blurred, countered, undefended
 from ..prediction import Prediction
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import io
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .. import pages
+from ..evaluation.separation import separation
+from ..files import write_text
 from ..prediction import Prediction
 from .experiment import DemoResult
 from .summary import COLUMNS, caption, table_rows, verdict
@@ -26,23 +27,21 @@ _SHOWN = 10
 
 def write_page(result: DemoResult, out: Path) -> Path:
     """Writes out/index.html and returns its path."""
-    template = Template(resources.files("clipfast.demo").joinpath("page.html").read_text(encoding="utf-8"))
-    text = template.substitute(
+    text = pages.filled(
+        "clipfast.demo",
         verdict="".join(f"<li>{html.escape(line.split(' ', 1)[1])}</li>" for line in verdict(result)),
         columns="".join(f"<th>{html.escape(column)}</th>" for column in COLUMNS),
         rows="".join(_row(cells) for cells in table_rows(result)),
         caption=html.escape(caption(result)),
-        magnified=_MAGNIFIED,
+        magnified=str(_MAGNIFIED),
         pictures="".join(_picture(result, i) for i in _chosen(result)),
-        count=len(result.labels),
+        count=str(len(result.labels)),
         histogram=_histogram(result),
         threshold=f"{result.config.tau_threshold:.4g}",
         separation=_separation(result),
     )
     page = out / "index.html"
-    partial = page.with_suffix(".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(page)
+    write_text(page, text)
     return page
 
 
@@ -92,53 +91,18 @@ def _image(pixels: NDArray[np.uint8], alt: str) -> str:
     return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
-def _histogram(result: DemoResult, width: int = 640, height: int = 220, bins: int = 32) -> str:
-    """Two overlaid histograms of log10 drift as SVG."""
-    drifts = [np.log10(p.drift.numpy()) for p in (result.clean, result.attacked)]
-    threshold = np.log10(max(result.config.tau_threshold, 1e-6))
-    low, high = (
-        min(*(d.min() for d in drifts), threshold) - 0.1,
-        max(*(d.max() for d in drifts), threshold) + 0.1,
-    )
-    edges = np.linspace(low, high, bins + 1)
-    counts = [np.histogram(d, edges)[0] for d in drifts]
-    top, base, left = max(c.max() for c in counts), height - 40, 10
-    span = width - 2 * left
-
-    def at(value: float) -> float:
-        return left + (value - low) / (high - low) * span
-
-    bars = "".join(
-        f'<rect class="{name}" fill-opacity="0.55" x="{at(edge):.1f}" width="{span / bins - 1:.1f}" '
-        f'y="{base - count / top * (base - 30):.1f}" height="{count / top * (base - 30):.1f}"/>'
-        for name, column in zip(("clean", "attacked"), counts, strict=True)
-        for edge, count in zip(edges, column, strict=False)
-    )
-    ticks = "".join(
-        f'<text x="{at(np.log10(tick)):.1f}" y="{base + 16}" text-anchor="middle">{tick:g}</text>'
-        for decade in (0.001, 0.01, 0.1, 1)
-        for tick in (decade, 2 * decade, 5 * decade)
-        if low <= np.log10(tick) <= high
-    )
-    legend = "".join(
-        f'<rect class="{name}" fill-opacity="0.55" x="{x}" y="4" width="12" height="12"/>'
-        f'<text x="{x + 18}" y="14">{name}</text>'
-        for name, x in (("clean", left), ("attacked", left + 70))
-    )
-    label = "histograms of drift, clean and attacked"
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{bars}{ticks}{legend}'
-        f'<line class="axis" x1="{left}" x2="{left + span}" y1="{base}" y2="{base}"/>'
-        f'<text x="{left + span / 2}" y="{height - 6}" text-anchor="middle">drift tau</text>'
-        f'<line class="threshold" x1="{at(threshold):.1f}" x2="{at(threshold):.1f}" y1="18" y2="{base}"/>'
-        "</svg>"
+def _histogram(result: DemoResult) -> str:
+    return pages.histogram(
+        result.clean.drift.numpy(),
+        result.attacked.drift.numpy(),
+        result.config.tau_threshold,
+        label="histograms of drift, clean and attacked",
+        width=640,
+        height=180,
     )
 
 
 def _separation(result: DemoResult) -> str:
-    """How often an attacked picture drifts less than a clean one (the gate's AUROC), in words."""
-    lower = (result.attacked.drift[:, None] < result.clean.drift[None]).double().mean().item()
-    found = f"An attacked picture drifts less than a clean one in {100 * lower:.0f} % of pairs"
-    if lower > 0.6:
-        return f"{found}."
-    return f"{found}: <strong>here the gate does not separate attacked pictures from clean ones</strong>."
+    """How well the gate separates, in words."""
+    found = separation(result.clean.drift.numpy(), result.attacked.drift.numpy())
+    return html.escape(f"On these pictures {found}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -22,8 +21,6 @@ __all__ = [
     "attack_in_chunks",
     "correct",
     "interleaved",
-    "share",
-    "worst_case",
 ]
 
 PGD_STEPS = 10
@@ -74,17 +71,6 @@ def correct(
         for i in range(0, len(pixels), chunk)
     ]
     return (torch.cat(parts) == labels.cpu()).numpy()
-
-
-def worst_case(*right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which images a system gets right in every case: clean, under transfer, under the adaptive attack."""
-    return np.logical_and.reduce(right)
-
-
-def share(right: NDArray[np.bool_]) -> dict[str, float]:
-    """The mean of N flags with its binomial standard error, sqrt(p (1 - p) / N)."""
-    mean = float(right.mean())
-    return {"mean": mean, "standard_error": math.sqrt(mean * (1 - mean) / len(right)), "n": len(right)}
 
 
 def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int = 3) -> list[float]:

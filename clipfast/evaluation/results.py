@@ -110,12 +110,12 @@ class Results:
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """Reads what `to_json` wrote. Raises InputError for anything else."""
+        """Reads what `to_json` wrote. Raises InputError for anything else, and for flags that do not fit."""
         try:
             values = json.loads(text)
             if values.pop("schema") != SCHEMA:
                 raise InputError(f"expected results of schema {SCHEMA}")
-            return cls(
+            results = cls(
                 run=values["run"],
                 eps=tuple(values["eps"]),
                 columns=tuple(Column(**column) for column in values["columns"]),
@@ -126,6 +126,32 @@ class Results:
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"expected the JSON of an evaluation: {error!r}") from error
+        _check(results)
+        return results
+
+
+def _check(results: Results) -> None:
+    keys = {column.key for column in results.columns}
+    found = [
+        (system.name, name, key, array.shape)
+        for system in results.systems
+        for name in ("right", "drift", "countered")
+        for key, array in getattr(system, name).items()
+    ]
+    if not found:
+        raise InputError("expected results of one system or more under one column or more")
+    images = found[0][3][-1]
+    for system, name, key, shape in found:
+        if (
+            key not in keys
+            or len(shape) != (2 if name == "right" else 1)
+            or shape[-1] != images
+            or 0 in shape
+        ):
+            raise InputError(
+                f"expected {name} of {images} images under one of {sorted(keys)} for {system!r}, "
+                f"got shape {shape} under {key!r}"
+            )
 
 
 def _plain(value: Any) -> Any:

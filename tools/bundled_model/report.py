@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import Progress
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from clipfast import DefendedClassifier, __version__
@@ -20,10 +19,10 @@ from clipfast.evaluation.measure import (
     attack_in_chunks,
     correct,
     interleaved,
-    share,
-    worst_case,
 )
+from clipfast.evaluation.separation import separation
 from clipfast.evaluation.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
+from clipfast.evaluation.statistics import share, worst_case
 from clipfast.evaluation.systems import System, blurred, countered, noisy, undefended
 from clipfast.models.bundled import load_bundled
 from clipfast.models.checkpoint import load_image_tower
@@ -74,7 +73,7 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
         cases = ("clean", f"pgd10_{name}", f"adaptive_{name}")
         right[f"worst_{name}"] = worst_case(*(right[case] for case in cases))
         accuracy[system.name] = {
-            name: {group: share(flags[rows]) for group, rows in groups.items()}
+            name: {group: share(flags[rows])._asdict() for group, rows in groups.items()}
             for name, flags in right.items()
         }
     drift = {name: drifts(ttc, x) for name, x in {"clean": clean, **transfer}.items()}
@@ -88,12 +87,12 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
         "accuracy": accuracy,
         # Every 18th of the 1200 pictures, so that each kind has its share.
         "cost": costs(systems, clean[::18], transfer[level(recipe.ADAPTIVE_EPS)][::18]),
-        "unseen_pairs_clean": share(correct(systems[0], clean, labels)[unseen_rows]),
-        "unseen_template_clean": share(correct(undefended(unseen), clean, labels)),
+        "unseen_pairs_clean": share(correct(systems[0], clean, labels)[unseen_rows])._asdict(),
+        "unseen_template_clean": share(correct(undefended(unseen), clean, labels))._asdict(),
         "drift_median": {name: float(np.median(tau)) for name, tau in drift.items()},
         "countered": {name: float((tau < config.tau_threshold).mean()) for name, tau in drift.items()},
         "auroc": {
-            name: {group: auroc(drift["clean"][rows], tau[rows]) for group, rows in groups.items()}
+            name: {group: separation(drift["clean"][rows], tau[rows]).auroc for group, rows in groups.items()}
             for name, tau in drift.items()
             if name != "clean"
         },
@@ -133,9 +132,3 @@ def costs(systems: list[System], clean: Tensor, attacked: Tensor) -> dict[str, d
 def drifts(classifier: DefendedClassifier, x: Tensor) -> np.ndarray:
     """Drift of each picture: [N]."""
     return torch.cat([classifier.predict(part, seed=0).drift.cpu() for part in x.split(CHUNK)]).numpy()
-
-
-def auroc(clean: np.ndarray, attacked: np.ndarray) -> float:
-    """How well low drift tells attacked from clean; 0.5 does not separate."""
-    truth = np.concatenate([np.zeros(len(clean)), np.ones(len(attacked))])
-    return float(roc_auc_score(truth, -np.concatenate([clean, attacked])))

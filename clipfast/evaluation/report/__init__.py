@@ -1,0 +1,21 @@
+"""What an evaluation found, for readers: tables, verdicts, JSON, CSV and a page."""
+
+from __future__ import annotations
+
+from .figures import worst_case
+from .files import write_csv, write_json
+from .page import write_page
+from .tables import tables
+from .words import caption, quotation, verdict, verdicts
+
+__all__ = [
+    "caption",
+    "quotation",
+    "tables",
+    "verdict",
+    "verdicts",
+    "worst_case",
+    "write_csv",
+    "write_json",
+    "write_page",
+]

@@ -1,0 +1,137 @@
+"""The figures of each system at one budget, from its flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import statistics
+from ..results import CLEAN, Column, Results, SystemResult
+from ..statistics import Difference, Share
+
+__all__ = [
+    "NOT_ATTACKED",
+    "Figures",
+    "attacks",
+    "columns",
+    "figures",
+    "gate_groups",
+    "is_undefended",
+    "worst_case",
+]
+
+
+NOT_ATTACKED = "not attacked adaptively"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """A system at one budget.
+
+    accuracy: by a column's key, where the attack applies. worst: of its worst case, None where it cannot be
+    said, and lacking: why. upper_bound: whether a stronger attack may still lower it. gain: worst case minus
+    the undefended system's, None for that one. clean_countered, attacked_passed: the gate's error rates, the
+    second over the transfer attacks; None without a gate.
+    """
+
+    system: SystemResult
+    accuracy: dict[str, Share]
+    worst: Share | None
+    lacking: str | None
+    upper_bound: bool
+    gain: Difference | None
+    clean_countered: float | None
+    attacked_passed: float | None
+
+
+def columns(results: Results, eps: float) -> list[Column]:
+    """The columns of a table at one budget: clean, the transfer attacks, the adaptive ones."""
+    return [CLEAN, *attacks(results, eps, "transfer"), *attacks(results, eps, "adaptive")]
+
+
+def attacks(results: Results, eps: float, kind: str) -> list[Column]:
+    """The attacks of a kind at one budget, in order."""
+    return [column for column in results.columns if column.eps == eps and column.kind == kind]
+
+
+def is_undefended(results: Results, system: SystemResult) -> bool:
+    """Whether a system is the one that transfer attacks are made on."""
+    return system is results.systems[0]
+
+
+def worst_case(results: Results, system: SystemResult, eps: float) -> NDArray[np.bool_] | None:
+    """Which images a system gets right whatever comes: clean and under every attack of this budget, and with
+    each seed: bool [N].
+
+    None where it cannot be said: the system was not attacked itself (transfer attacks are made on the
+    undefended one), or misses one of the attacks that all systems have.
+    """
+    shared = [CLEAN, *attacks(results, eps, "transfer")]
+    own = [column for column in attacks(results, eps, "adaptive") if column.key in system.right]
+    if any(column.key not in system.right for column in shared):
+        return None
+    if not own and not (is_undefended(results, system) and len(shared) > 1):
+        return None
+    return statistics.worst_case(*(seed for column in (*shared, *own) for seed in system.right[column.key]))
+
+
+def figures(results: Results, eps: float) -> list[Figures]:
+    """The figures of every system, in order."""
+    undefended = worst_case(results, results.systems[0], eps)
+    return [_figures(results, system, eps, undefended) for system in results.systems]
+
+
+def gate_groups(results: Results) -> dict[str, SystemResult]:
+    """A system for each gate, by the names of all that share it: their drifts and thresholds are equal."""
+    groups: list[list[SystemResult]] = []
+    for system in results.systems:
+        if CLEAN.key not in system.drift:
+            continue
+        for group in groups:
+            if _same_gate(group[0], system):
+                group.append(system)
+                break
+        else:
+            groups.append([system])
+    return {"; ".join(system.name for system in group): group[0] for group in groups}
+
+
+def _same_gate(first: SystemResult, second: SystemResult) -> bool:
+    return (
+        first.tau_threshold == second.tau_threshold
+        and first.drift.keys() == second.drift.keys()
+        and all(np.array_equal(first.drift[key], second.drift[key]) for key in first.drift)
+    )
+
+
+def _figures(
+    results: Results, system: SystemResult, eps: float, undefended: NDArray[np.bool_] | None
+) -> Figures:
+    worst = worst_case(results, system, eps)
+    applying = [column for column in columns(results, eps) if column.key in system.right]
+    gain = None
+    if worst is not None and undefended is not None and not is_undefended(results, system):
+        gain = statistics.paired_difference(worst, undefended)
+    transfer = [c.key for c in attacks(results, eps, "transfer") if c.key in system.countered]
+    return Figures(
+        system=system,
+        accuracy={column.key: statistics.over_seeds(system.right[column.key]) for column in applying},
+        worst=None if worst is None else statistics.share(worst),
+        lacking=None if worst is not None else _lacking(applying),
+        upper_bound=any(column.upper_bound for column in applying),
+        gain=gain,
+        clean_countered=_mean(system, [CLEAN.key] if CLEAN.key in system.countered else []),
+        attacked_passed=None if (countered := _mean(system, transfer)) is None else 1 - countered,
+    )
+
+
+def _lacking(applying: list[Column]) -> str:
+    attacked = any(column.kind == "adaptive" for column in applying)
+    return "not under every attack" if attacked else NOT_ATTACKED
+
+
+def _mean(system: SystemResult, keys: list[str]) -> float | None:
+    """The share that is countered under these columns together."""
+    return float(np.concatenate([system.countered[key] for key in keys]).mean()) if keys else None

@@ -1,0 +1,165 @@
+"""The report's tables as headings and cells of text, for terminals and pages alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..results import CLEAN, Column, Passes, Results
+from ..separation import Separation, separation
+from ..statistics import Share
+from .figures import Figures, attacks, columns, figures, gate_groups, is_undefended
+from .words import caption, level
+
+__all__ = ["Sheet", "accuracy", "gates", "sheets", "spent"]
+
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: its title, headings, rows of as many cells, and what explains it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    caption: str
+
+
+def sheets(results: Results, eps: float) -> Iterator[Sheet]:
+    """The tables of one budget: accuracy and cost, then what gates and adaptive attacks did, if any did."""
+    yield accuracy(results, eps)
+    for sheet in (gates(results, eps), spent(results, eps)):
+        if sheet is not None:
+            yield sheet
+
+
+def accuracy(results: Results, eps: float) -> Sheet:
+    """One row a system: accuracy, worst case, gain, error rates of the gate, speed and cost."""
+    _, *attacking = columns(results, eps)
+    headings = (
+        "system",
+        CLEAN.title,
+        "worst case",
+        "minus undefended",
+        *(f"{column.kind}: {column.title}" for column in attacking),
+        "clean countered",
+        "attacked passed",
+        "images/s",
+        "cost",
+        "passes",
+    )
+    rows = []
+    for row in figures(results, eps):
+        system = row.system
+        rows.append(
+            (
+                system.name,
+                _accuracy(row.accuracy.get(CLEAN.key)),
+                _worst(results, row),
+                _gain(row),
+                *(_accuracy(row.accuracy.get(column.key), bound=column.upper_bound) for column in attacking),
+                _percent(row.clean_countered),
+                _percent(row.attacked_passed),
+                NONE if system.images_per_second is None else f"{system.images_per_second:.3g}",
+                NONE if system.cost is None else f"{system.cost:.1f}x",
+                _passes(system.passes.get(CLEAN.key)),
+            )
+        )
+    notes = [
+        caption(results, eps),
+        "Images/s, cost (time over the undefended system's) and encoder passes (F forward, B backward) an "
+        "image: on clean pictures.",
+    ]
+    if any(row.clean_countered is not None for row in figures(results, eps)):
+        notes.insert(
+            1,
+            "The gate's errors: clean pictures countered, and transfer-attacked ones passed; an adaptive "
+            "attacker chooses.",
+        )
+    return Sheet(f"accuracy at {level(eps)}", headings, rows, " ".join(notes))
+
+
+def gates(results: Results, eps: float) -> Sheet | None:
+    """How well each gate tells transfer-attacked pictures from clean ones; None without a gate."""
+    transfer = attacks(results, eps, "transfer")
+    rows = []
+    for names, system in gate_groups(results).items():
+        clean, measured = system.drift[CLEAN.key], [c for c in transfer if c.key in system.drift]
+        found = {column: separation(clean, system.drift[column.key]) for column in measured}
+        rows.append((names, *(_auroc(found.get(column)) for column in transfer), _kinds(found)))
+    if not rows or not transfer:
+        return None
+    return Sheet(
+        f"gates at {level(eps)}",
+        ("gate of", *(column.title for column in transfer), "the gate"),
+        rows,
+        "AUROC of low drift as a sign of attack, with its 95 % interval: 1 tells attacked pictures from "
+        "clean ones, 0.5 does not separate them, below 0.5 attacked pictures drift more than clean ones.",
+    )
+
+
+def spent(results: Results, eps: float) -> Sheet | None:
+    """Encoder passes that adaptive attacks spent an image; None where none is known."""
+    adaptive = attacks(results, eps, "adaptive")
+    keys = {column.key for column in adaptive}
+    rows = [
+        (system.name, *(_passes(system.attack_passes.get(column.key)) for column in adaptive))
+        for system in results.systems
+        if keys & set(system.attack_passes)
+    ]
+    if not rows:
+        return None
+    return Sheet(
+        f"what adaptive attacks spent at {level(eps)}",
+        ("system", *(column.title for column in adaptive)),
+        rows,
+        "Encoder passes an image that was attacked: F forward, B backward.",
+    )
+
+
+def _accuracy(share: Share | None, *, bound: bool = False) -> str:
+    if share is None:
+        return NONE
+    return f"{'≤ ' if bound else ''}{100 * share.mean:.1f} ± {100 * share.standard_error:.1f}"
+
+
+def _worst(results: Results, row: Figures) -> str:
+    if row.worst is None:
+        return NONE if is_undefended(results, row.system) else str(row.lacking)
+    return _accuracy(row.worst, bound=row.upper_bound)
+
+
+def _gain(row: Figures) -> str:
+    if row.gain is None:
+        return NONE
+    low, high = row.gain.interval
+    bound = "≤ " if row.upper_bound else ""
+    return f"{bound}{100 * row.gain.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def _passes(passes: Passes | None) -> str:
+    if passes is None:
+        return NONE
+    forward, backward = (f"{n:.3g}" if n < 100 else f"{n:.0f}" for n in (passes.forward, passes.backward))
+    return f"{forward}F + {backward}B" if passes.backward else f"{forward}F"
+
+
+def _auroc(found: Separation | None) -> str:
+    if found is None:
+        return NONE
+    return f"{found.auroc:.2f} ({found.interval.low:.2f} to {found.interval.high:.2f})"
+
+
+def _kinds(found: dict[Column, Separation]) -> str:
+    """What the gate does, and under which attacks where it differs."""
+    kinds: dict[str, list[str]] = {}
+    for column, separated in found.items():
+        kinds.setdefault(separated.kind, []).append(column.title)
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "; ".join(f"{kind} ({', '.join(titles)})" for kind, titles in kinds.items())

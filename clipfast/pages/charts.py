@@ -1,0 +1,253 @@
+"""Charts as SVG text, drawn in the colours of charts.css, light or dark as the reader's screen is."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .filling import styles
+
+__all__ = ["Axis", "alone", "histogram", "lines", "scatter"]
+
+Points = Sequence[tuple[float, float]]
+
+_LEFT, _RIGHT, _TOP = 58, 22, 12
+_ROW = 18  # a line of text
+_COLOURS = 10
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From data to a share of the axis's length. ticks: where, and what is written there."""
+
+    title: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    log: bool = False
+
+    @classmethod
+    def percent(cls, title: str, highest: float = 1.0) -> Axis:
+        """Shares from 0 to 1, or to 0.5, 0.2 or 0.1 where `highest` lies below."""
+        top = min(top for top in (0.1, 0.2, 0.5, 1.0) if top >= min(highest, 1.0))
+        return cls(title, 0, top, tuple((top * i / 5, f"{100 * top * i / 5:.3g} %") for i in range(6)))
+
+    @classmethod
+    def at(
+        cls, title: str, values: Sequence[float], write: Callable[[float], str], *, log: bool = False
+    ) -> Axis:
+        """The range of a few values, each of them a tick. log: a logarithmic scale, of positive values."""
+        low, high = min(values), max(values)
+        room = (high - low) * 0.04 or 0.5
+        ends = (low / 1.2, high * 1.2) if log else (low - room, high + room)
+        return cls(title, *ends, tuple((v, write(v)) for v in sorted(set(values))), log)
+
+    @classmethod
+    def logarithmic(cls, title: str, values: Sequence[float], *, unit: str = "") -> Axis:
+        """The range of positive values on a logarithmic scale; ticks at 1, 2 and 5 of each decade, at its
+        tenths where the range is short, and at decades alone where it is long."""
+        low, high = min(values) * 0.95, max(values) * 1.05
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        span = math.log10(high / low)
+        steps = range(1, 10) if span < 0.7 else (1, 2, 5) if span < 2.5 else (1,)
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        return cls(title, low, high, tuple((t, f"{t:g}{unit}") for t in ticks if low <= t <= high), log=True)
+
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high end."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The area that data are drawn in."""
+
+    x: Axis
+    y: Axis
+    width: int
+    base: int
+
+    def across(self, value: float) -> float:
+        return _LEFT + self.x.share(value) * (self.width - _LEFT - _RIGHT)
+
+    def up(self, value: float) -> float:
+        return self.base - self.y.share(value) * (self.base - _TOP)
+
+    def axes(self) -> Iterator[str]:
+        right, middle = self.width - _RIGHT, (_TOP + self.base) / 2
+        for value, text in self.y.ticks:
+            y = self.up(value)
+            yield f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            yield _text(text, f'class="soft" x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end"')
+        free = 0.0
+        for value, text in self.x.ticks:
+            x, half = self.across(value), 3.6 * len(text)
+            if x - half < free:
+                continue  # its text would run into the one before
+            free = x + half + 4
+            yield _text(text, f'class="soft" x="{x:.1f}" y="{self.base + 16}" text-anchor="middle"')
+        yield f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{self.base}" y2="{self.base}"/>'
+        across = (_LEFT + right) / 2
+        yield _text(self.x.title, f'x="{across:.1f}" y="{self.base + 33}" text-anchor="middle"')
+        if self.y.title:
+            turned = f'transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle"'
+            yield _text(self.y.title, turned)
+
+
+def lines(
+    series: Mapping[str, Points],
+    x: Axis,
+    y: Axis,
+    *,
+    label: str,
+    known: Sequence[str] = (),
+    marks: bool = True,
+    diagonal: bool = False,
+    width: int = 400,
+    height: int = 240,
+) -> str:
+    """A line for each named series of points (x, y). label: what the chart shows, for those who hear it.
+
+    known: names whose place here gives them the same colour and mark in every chart.
+    """
+    frame = _Frame(x, y, width, height)
+    body = list(frame.axes())
+    if diagonal:
+        ends = (frame.across(x.low), frame.up(y.low)), (frame.across(x.high), frame.up(y.high))
+        (x1, y1), (x2, y2) = ends
+        body.append(f'<line class="guide" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    styled = _styled(series, known)
+    for index, points in zip(styled.values(), series.values(), strict=True):
+        places = _thinned([(frame.across(a), frame.up(b)) for a, b in points])
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+        body.append(f'<polyline class="series {_colour(index)}" points="{path}"/>')
+        if marks:
+            body += [_mark(index, a, b) for a, b in places]
+    return _svg(body, styled, label, width, height)
+
+
+def scatter(
+    points: Mapping[str, tuple[float, float]],
+    x: Axis,
+    y: Axis,
+    *,
+    label: str,
+    known: Sequence[str] = (),
+    width: int = 400,
+    height: int = 240,
+) -> str:
+    """A mark for each named point (x, y). label, known: as of `lines`."""
+    frame, styled = _Frame(x, y, width, height), _styled(points, known)
+    marks = [_mark(styled[name], frame.across(a), frame.up(b)) for name, (a, b) in points.items()]
+    return _svg([*frame.axes(), *marks], styled, label, width, height)
+
+
+def histogram(
+    clean: NDArray[np.floating],
+    attacked: NDArray[np.floating] | None,
+    threshold: float | None,
+    *,
+    label: str,
+    width: int = 400,
+    height: int = 200,
+    bins: int = 32,
+) -> str:
+    """Histograms of drift, clean and attacked, one over the other, as shares of each, on a logarithmic scale.
+
+    threshold: where the gate is, if it is above 0. Drifts of 0 count as the smallest of the others.
+    """
+    groups = {"clean": clean} if attacked is None else {"clean": clean, "attacked": attacked}
+    pooled = np.concatenate(list(groups.values()))
+    least = pooled[pooled > 0].min(initial=1.0)
+    ends = [least, max(least, pooled.max()), *([threshold] if threshold else [])]
+    x = Axis.logarithmic("drift", ends)
+    edges = np.geomspace(x.low, x.high, bins + 1)
+    shares = {name: np.histogram(v.clip(least), edges)[0] / len(v) for name, v in groups.items()}
+    frame = _Frame(x, Axis("", 0, max(s.max() for s in shares.values()) * 1.04, ()), width, height)
+    body = list(frame.axes())
+    for name, heights in shares.items():
+        for left, right, share in zip(edges, edges[1:], heights, strict=False):
+            if share:
+                a, b, top = frame.across(left), frame.across(right), frame.up(share)
+                body.append(
+                    f'<rect class="{name}" fill-opacity="0.55" x="{a:.1f}" width="{b - a - 0.6:.1f}" '
+                    f'y="{top:.1f}" height="{frame.base - top:.1f}"/>'
+                )
+    if threshold:
+        at = frame.across(threshold)
+        body.append(f'<line class="threshold" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{frame.base}"/>')
+    for i, name in enumerate(groups):
+        left, top = _LEFT + 90 * i, height + 42
+        body.append(f'<rect class="{name}" fill-opacity="0.55" x="{left}" y="{top}" width="11" height="11"/>')
+        body.append(_text(name, f'x="{left + 17}" y="{top + 10}"'))
+    return _wrapped(body, label, width, height + 42 + _ROW)
+
+
+def alone(*charts: str) -> str:
+    """Charts one below the other as an SVG file of their own, which brings the style along."""
+    sizes = [tuple(map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', chart)[0])) for chart in charts]
+    width, body, below = max(width for width, _ in sizes), "", 0
+    for chart, (own, height) in zip(charts, sizes, strict=True):
+        body += chart.replace("<svg", f'<svg y="{below}" width="{own}" height="{height}"', 1)
+        below += height + _ROW
+    size = f'viewBox="0 0 {width} {below}" width="{2 * width}" height="{2 * below}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{styles("charts")}</style>{body}</svg>\n'
+
+
+def _styled(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
+    """The number of each name's colour and mark: its place among the known ones, or among the others."""
+    places = {name: place for place, name in enumerate(dict.fromkeys([*known, *names]))}
+    return {name: places[name] for name in names}
+
+
+def _svg(body: list[str], styled: Mapping[str, int], label: str, width: int, height: int) -> str:
+    """The marks, and below them the legend in one column or two."""
+    columns = 1 if any(len(name) > 26 for name in styled) else 2
+    for place, (name, index) in enumerate(styled.items()):
+        row, column = divmod(place, columns)
+        left, middle = _LEFT + column * (width - _LEFT) // 2, height + 48 + row * _ROW
+        body.append(_mark(index, left + 5, middle))
+        body.append(_text(name, f'x="{left + 16}" y="{middle + 4}"'))
+    rows = math.ceil(len(styled) / columns)
+    return _wrapped(body, label, width, height + 42 + rows * _ROW)
+
+
+def _wrapped(body: list[str], label: str, width: int, height: int) -> str:
+    opened = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">'
+    return f"{opened}{''.join(body)}</svg>"
+
+
+def _text(text: str, attributes: str) -> str:
+    return f"<text {attributes}>{html.escape(text)}</text>"
+
+
+def _colour(index: int) -> str:
+    return f"c{index % _COLOURS}"
+
+
+def _mark(index: int, x: float, y: float, r: float = 4.0) -> str:
+    """A shape and a colour, so that series can be told apart without the colour."""
+    shapes = (
+        f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1 0 {2 * r},0a{r},{r} 0 1 0 {-2 * r},0z",  # disc
+        f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z",  # square
+        f"M{x:.1f},{y - 1.2 * r:.1f}l{1.2 * r:.1f},{2.1 * r:.1f}h{-2.4 * r:.1f}z",  # triangle
+        f"M{x:.1f},{y - 5:.1f}l5,5l-5,5l-5,-5z",  # lozenge
+    )
+    return f'<path class="mark {_colour(index)}" d="{shapes[index % len(shapes)]}"/>'
+
+
+def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Places on a screen without those that lie within half a unit of the one before; the last stays."""
+    kept = places[:1]
+    for place in places[1:-1]:
+        if max(abs(place[0] - kept[-1][0]), abs(place[1] - kept[-1][1])) >= 0.5:
+            kept.append(place)
+    return kept + places[1:][-1:]
