@@ -12,7 +12,7 @@ from torch import Tensor
 from .budget import check_labels, project, random_start
 from .losses import Loss, RowLoss, by_label, loss_function
 
-__all__ = ["Ascended", "Look", "Looked", "ascend", "look_through", "pgd", "step_sizes"]
+__all__ = ["Ascended", "Look", "Looked", "ascend", "averaged", "look_through", "pgd", "step_sizes"]
 
 
 class Looked(NamedTuple):
@@ -72,7 +72,7 @@ def ascend(
     for size in (*sizes, None) if judges else sizes:
         if not len(rows):
             break
-        looked = _averaged([look(attacked[rows], rows) for _ in range(samples)])
+        looked = averaged([look(attacked[rows], rows) for _ in range(samples)])
         broken[rows], loss[rows] = looked.broken, looked.loss
         if size is None:
             break
@@ -85,6 +85,16 @@ def ascend(
     if not (stops or judges):
         broken = torch.zeros_like(broken)
     return Ascended(attacked, broken, loss)
+
+
+def averaged(looks: Sequence[Looked]) -> Looked:
+    """Several samples' looks at the same images; an image is broken where every sample is."""
+    if len(looks) == 1:
+        return looks[0]
+    gradients, losses, broken = zip(*looks, strict=True)
+    return Looked(
+        torch.stack(gradients).mean(dim=0), torch.stack(losses).mean(dim=0), reduce(torch.logical_and, broken)
+    )
 
 
 def step_sizes(steps: int, eps: float, step_size: float | None = None) -> list[float]:
@@ -117,12 +127,3 @@ def pgd(
     return ascend(
         look, pixels, start, eps=eps, sizes=[step_size] * steps, samples=samples, tick=progress
     ).pixels
-
-
-def _averaged(looks: Sequence[Looked]) -> Looked:
-    if len(looks) == 1:
-        return looks[0]
-    gradients, losses, broken = zip(*looks, strict=True)
-    return Looked(
-        torch.stack(gradients).mean(dim=0), torch.stack(losses).mean(dim=0), reduce(torch.logical_and, broken)
-    )

@@ -19,7 +19,7 @@ from ..systems import Answer, System
 from .budget import check_batch, check_eps, project
 from .seeding import seeded
 
-__all__ = ["Attack", "Attacked", "Target", "Tick"]
+__all__ = ["Attack", "Attacked", "Target", "Tick", "check_counts"]
 
 Target = System | Callable[[Tensor], Tensor]
 Tick = Callable[[], object]
@@ -87,6 +87,12 @@ class Attack(ABC):
         self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
     ) -> tuple[Tensor, Tensor]:
         """The adversarial pixels and the broken of at least one image."""
+
+
+def check_counts(**counts: int) -> None:
+    """Raises InputError for a number of steps and the like that is no integer of at least 1."""
+    for name, count in counts.items():
+        checked_integer(name, count, 10**6, start=1)
 
 
 class _Ticks:

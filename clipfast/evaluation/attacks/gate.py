@@ -38,7 +38,7 @@ class GateEvasion(ProjectedAttack):
         """Whether the system has a gate, and the gradient that the attack goes through."""
         return system.drift is not None and system.tau_threshold is not None and super().applies(system)
 
-    def _looks(self, system: System, pixels: Tensor, labels: Tensor, samples: int) -> Sequence[Look]:  # noqa: ARG002
+    def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
         drift, threshold = system.drift, system.tau_threshold
         assert drift is not None
         assert threshold is not None

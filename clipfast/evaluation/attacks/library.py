@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from ...errors import InputError
-from ...validation_rules import checked_integer
+from ...errors import names_extra
 from ..systems import System
-from .attack import Attack, Tick
-from .losses import Loss, loss_function
+from .ascent import Ascended, look_through
+from .attack import Attack, Tick, check_counts
+from .losses import Loss, by_label, loss_function
+from .restarts import best_of
 
 __all__ = ["AutoPGD", "Square"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoPGD(Attack):
-    """APGD of ART (Croce and Hein, ICML 2020): step sizes that halve where the loss stops rising.
+    """APGD of ART (Croce and Hein, ICML 2020): steps that start at 2 eps and halve where the loss stays.
 
-    loss: "cross-entropy" or "dlr". steps, samples, restarts, stops: as of `ProjectedAttack`; an image that
-    does not stop keeps the pixels of the highest loss. Through a defence's `attackable`.
+    Through a system's `attackable`. loss: "cross-entropy" or "dlr". steps, samples, restarts, stops: as of
+    `ProjectedAttack`. An image that is not broken, or does not stop, keeps the pixels of the highest loss,
+    where ART gives its last ones, or its random start.
     """
 
     loss: Loss = "cross-entropy"
@@ -31,32 +35,56 @@ class AutoPGD(Attack):
 
     def __post_init__(self) -> None:
         loss_function(self.loss)
-        for name in ("steps", "samples", "restarts"):
-            checked_integer(name, getattr(self, name), 10**6, start=1)
+        check_counts(steps=self.steps, samples=self.samples, restarts=self.restarts)
 
     @property
     def ticks(self) -> int:
-        """The looks of all restarts: at the start and after each step."""
+        """The looks of all restarts: at each start and after each step."""
         return (self.steps + 1) * self.restarts
 
     def _run(
         self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
     ) -> tuple[Tensor, Tensor]:
-        raise InputError("not there yet")
+        art = _estimators("the APGD attack")
+        look = look_through(system.attackable, labels, by_label(loss_function(self.loss), labels))
+        samples = self.samples if system.randomised else 1
+
+        def ascent(rows: Tensor) -> Ascended:
+            watched = art.Watched(
+                lambda x, some: look(x, rows[some]),
+                pixels[rows],
+                labels[rows],
+                samples=samples,
+                stops=self.stops,
+                tick=tick,
+            )
+            attack = art.AutoProjectedGradientDescent(
+                watched,
+                eps=eps,
+                eps_step=2 * eps,
+                max_iter=self.steps,
+                nb_random_init=1,
+                batch_size=len(rows),
+                verbose=False,
+            )
+            attack.generate(pixels[rows].cpu().numpy(), labels[rows].cpu().numpy())
+            return watched.ascended()
+
+        return best_of([ascent] * self.restarts, pixels, stops=self.stops)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Square attack of ART (Andriushchenko et al., ECCV 2020), on a system's answers: a black box.
+    """Square attack of ART (Andriushchenko et al., ECCV 2020) on a system's answers: a black box, no gradients.
 
-    queries: how often it asks about an image, each time with fresh noise; an image stops when its answer is
-    wrong. Given a plain function of logits, it asks that.
+    queries: how often it asks about an image, at least 3, each time with fresh noise; an image leaves when
+    it is answered wrongly. What was asked once is remembered, where ART asks up to three times.
     """
 
     queries: int = 100
 
     def __post_init__(self) -> None:
-        checked_integer("queries", self.queries, 10**6, start=1)
+        check_counts(queries=self.queries - 2)
 
     @property
     def ticks(self) -> int:
@@ -66,4 +94,25 @@ class Square(Attack):
     def _run(
         self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
     ) -> tuple[Tensor, Tensor]:
-        raise InputError("not there yet")
+        art = _estimators("the Square attack")
+        asked = art.Asked(system, pixels, labels, tick=tick)
+        height, width = pixels.shape[-2:]
+        attack = art.SquareAttack(
+            asked,
+            eps=eps,
+            max_iter=self.queries - 2,  # the first two are of the image and of its stripes
+            # ART fails where a square does not fit into the picture.
+            p_init=min(0.8, (min(height, width) - 1) ** 2 / (height * width)),
+            batch_size=len(pixels),
+            verbose=False,
+        )
+        attacked = attack.generate(pixels.cpu().numpy(), labels.cpu().numpy())
+        return torch.from_numpy(attacked).to(pixels.device), asked.broken(attacked)
+
+
+def _estimators(what: str) -> ModuleType:
+    try:
+        from . import estimators
+    except ModuleNotFoundError as error:
+        raise names_extra(what, error) from error
+    return estimators

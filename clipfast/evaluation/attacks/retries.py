@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...validation_rules import checked_integer
 from ..systems import System
-from .attack import Attack, Tick
+from .attack import Attack, Tick, check_counts
 from .budget import check_labels
 from .seeding import fresh_seed
 
@@ -27,7 +26,7 @@ class Retries(Attack):
     times: int = 10
 
     def __post_init__(self) -> None:
-        checked_integer("times", self.times, 10**6, start=1)
+        check_counts(times=self.times)
 
     def applies(self, system: System) -> bool:
         """Whether the system draws noise: another would answer the same again."""
@@ -43,8 +42,8 @@ class Retries(Attack):
         system: System,
         pixels: Tensor,
         labels: Tensor,
-        eps: float,
-        tick: Tick,  # noqa: ARG002
+        eps: float,  # noqa: ARG002
+        tick: Tick,
     ) -> tuple[Tensor, Tensor]:
         broken = torch.zeros_like(labels, dtype=torch.bool)
         for _ in range(self.times):

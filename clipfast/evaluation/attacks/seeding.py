@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,17 +13,15 @@ __all__ = ["fresh_seed", "seeded"]
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's generators (the CPU's and the device's), numpy's and Python's, and restores them after."""
-    state, numbers = np.random.get_state(), random.getstate()  # noqa: NPY002
+    """Seeds torch's generators (the CPU's and the device's) and numpy's, and restores them afterwards."""
+    state = np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
-        random.seed(seed)
         try:
             yield
         finally:
             np.random.set_state(state)
-            random.setstate(numbers)
 
 
 def fresh_seed() -> int:

@@ -1,0 +1,35 @@
+"""Several ascents of the same images, of which each image keeps the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from .ascent import Ascended
+
+__all__ = ["best_of"]
+
+
+def best_of(
+    ascents: Iterable[Callable[[Tensor], Ascended]], pixels: Tensor, *, stops: bool
+) -> tuple[Tensor, Tensor]:
+    """The pixels [N, 3, H, W] of each image's highest loss, and bool [N], whether an ascent broke it.
+
+    ascents: each of the images rows [n]. stops: a broken image keeps its pixels, and later ascents are not
+    given it.
+    """
+    attacked, highest = pixels.clone(), pixels.new_full((len(pixels),), -torch.inf)
+    broken = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    rows = torch.arange(len(pixels), device=pixels.device)
+    for ascend in ascents:
+        if not len(rows):
+            break
+        ended = ascend(rows)
+        better = (ended.loss > highest[rows]) | (ended.broken & stops)
+        attacked[rows[better]], highest[rows[better]] = ended.pixels[better], ended.loss[better]
+        broken[rows] |= ended.broken
+        if stops:
+            rows = rows[~ended.broken]
+    return attacked, broken
