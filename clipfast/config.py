@@ -11,10 +11,11 @@ from typing import Literal, get_args
 
 from .errors import InputError
 
-__all__ = ["CounterattackConfig", "Norm", "PassThrough"]
+__all__ = ["CounterattackConfig", "Gate", "Norm", "PassThrough"]
 
 Norm = Literal["linf", "l2"]
 PassThrough = Literal["noise", "clean"]
+Gate = Literal["drift", "low_pass"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,23 @@ class CounterattackConfig:
     step_size: length of one ascent step, in the same units.
     steps: number of ascent steps, at least 1.
     beta: how steeply the weights exp(beta k) of the steps k = 0..steps rise.
-    tau_threshold: images whose drift is strictly below it are countered; 0 passes every image.
+    tau_threshold: images whose drift, as `gate` measures it, is strictly below it are countered; 0 passes
+        every image of the gate "drift".
     norm: "linf" or "l2".
     pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published,
         or "clean", x itself, so that its answer is exactly undefended CLIP's.
     calibrated_for: set by `calibrated`; None for a threshold that was not calibrated. A threshold does not
-        carry over to another model, nor to another eps or norm of the noise that drift is measured with.
+        carry over to another model or gate, nor to another eps or norm of the noise that drift is measured
+        with, or radius of the low-pass gate.
+    momentum: of Nesterov steps (NAC, with 0.9): at least 0 and below 1; 0 is TTC. From v_0 = 0, step k takes
+        its gradient g at d_(k-1) + momentum v_(k-1), v_k = momentum v_(k-1) + step_size sign(g), and d_k is
+        d_(k-1) + v_k within the budget and the bounds of pixels. The point ahead is held to neither: nothing
+        but a gradient is taken there. In l2, step_size g / (||g|| + 1e-10) stands for the sign step.
+    gate: "drift" as published, ||f(x + d0) - f(x)|| / ||f(x)||; or "low_pass", as in CSR (arXiv 2601.19210;
+        its threshold is 0.85): cos(f(x), f(low-pass x)), which too is low of attacked images, and stands
+        wherever drift is spoken of. It needs no noise: an image that passes costs two forward passes with
+        pass_through "clean" and a third with "noise", and a countered one a pass more than by drift.
+    radius: of the low-pass filter: frequencies of more cycles a picture are cut off.
 
     Raises InputError for values outside these ranges.
     """
@@ -43,9 +55,12 @@ class CounterattackConfig:
     norm: Norm = "linf"
     pass_through: PassThrough = "noise"
     calibrated_for: str | None = None
+    momentum: float = 0.0
+    gate: Gate = "drift"
+    radius: float = 40.0
 
     def __post_init__(self) -> None:
-        for name in ("eps", "step_size", "beta", "tau_threshold"):
+        for name in ("eps", "step_size", "beta", "tau_threshold", "momentum", "radius"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InputError(f"{name} must be a number, got {value!r}")
@@ -54,12 +69,9 @@ class CounterattackConfig:
             object.__setattr__(self, name, float(value))
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise InputError(f"steps must be an integer of at least 1, got {self.steps!r}")
-        if self.norm not in get_args(Norm):
-            raise InputError(f"norm must be one of {get_args(Norm)}, got {self.norm!r}")
-        if self.pass_through not in get_args(PassThrough):
-            raise InputError(
-                f"pass_through must be one of {get_args(PassThrough)}, got {self.pass_through!r}"
-            )
+        for name, known in (("norm", Norm), ("pass_through", PassThrough), ("gate", Gate)):
+            if getattr(self, name) not in get_args(known):
+                raise InputError(f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}")
         if not isinstance(self.calibrated_for, (str, type(None))):
             raise InputError(f"calibrated_for must be a string or None, got {self.calibrated_for!r}")
         for name in ("eps", "step_size"):
@@ -73,6 +85,10 @@ class CounterattackConfig:
                 )
         if self.tau_threshold < 0:
             raise InputError(f"tau_threshold must not be negative, got {self.tau_threshold!r}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must be at least 0 and below 1, got {self.momentum!r}")
+        if self.radius <= 0:
+            raise InputError(f"radius must be positive, got {self.radius!r}")
 
     @classmethod
     def published(cls) -> CounterattackConfig:
@@ -87,16 +103,17 @@ class CounterattackConfig:
     def calibrated(self, weights: str) -> CounterattackConfig:
         """The same settings, marked as calibrated for a model.
 
-        weights: the fingerprint of the image tower that measures drift (`clipfast.models.fingerprint`).
+        weights: the fingerprint of the image tower that the gate measures by (`clipfast.models.fingerprint`).
         """
         return dataclasses.replace(self, calibrated_for=self._mark(weights))
 
     def is_calibrated(self, weights: str) -> bool:
-        """Whether tau_threshold was calibrated for these weights, this eps and this norm."""
+        """Whether tau_threshold was calibrated for these weights and this gate's settings."""
         return self.calibrated_for == self._mark(weights)
 
     def _mark(self, weights: str) -> str:
-        what = f"{weights} {self.norm} {self.eps!r} {self.tau_threshold!r}"
+        measured = f"low_pass {self.radius!r}" if self.gate == "low_pass" else f"{self.norm} {self.eps!r}"
+        what = f"{weights} {measured} {self.tau_threshold!r}"
         return hashlib.sha256(what.encode()).hexdigest()
 
     def to_json(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,12 +17,12 @@ from .reference import (
     Counterattacked,
     counterattack,
     counterattack_early_return,
-    drift_of,
+    gate_measure,
     into_bounds,
 )
 from .validation import as_unit, check_noise, check_pixels
 
-__all__ = ["DifferentiableDefence", "Mode"]
+__all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
 
 Mode = Literal["bpda", "unrolled"]
 
@@ -68,23 +70,30 @@ class DifferentiableDefence(nn.Module):
         return self._head(self.image_tower(x + constant.delta))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Drift tau [N] with its gradient, so that an attack may push an image over the gate."""
+        """Drift tau [N], or the low-pass gate's cosine, with its gradient: to push an image over the gate."""
         x, start = self._inputs(pixels, noise)
         tower = self.image_tower if self.drift_tower is None else self.drift_tower
-        return drift_of(tower(x + into_bounds(start, x)), tower(x))
+        return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
 
     def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         x = as_unit(check_pixels(pixels, self.image_tower.image_size)).to(self.image_tower.mean.device)
         return x, self._draw_noise(x) if noise is None else check_noise(noise, x, self.config)
 
     def _unrolled(self, x: Tensor, start: Tensor) -> Counterattacked:
-        def smooth_sign(gradient: Tensor) -> Tensor:
-            scale = gradient.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
-            return torch.tanh(gradient / (self.smoothing * scale + torch.finfo(gradient.dtype).tiny))
-
-        # The fused attention kernels have no double backward on every device.
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        sign = partial(smooth_sign, smoothing=self.smoothing)
+        with twice_differentiable():
             return counterattack(
                 self.image_tower, x, start, self.config,
-                drift_encode=self.drift_tower, sign=smooth_sign, create_graph=True,
+                drift_encode=self.drift_tower, sign=sign, create_graph=True,
             )  # fmt: skip
+
+
+def smooth_sign(gradient: Tensor, *, smoothing: float = 0.1) -> Tensor:
+    """tanh(g / (smoothing * mean |g|)), the mean being each image's: a sign [N, 3, H, W] with a gradient."""
+    scale = gradient.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+    return torch.tanh(gradient / (smoothing * scale + torch.finfo(gradient.dtype).tiny))
+
+
+def twice_differentiable() -> AbstractContextManager[object]:
+    """Attention that has a gradient of its gradient, which the fused kernels lack on some devices."""
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

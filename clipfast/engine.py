@@ -56,6 +56,7 @@ class Engine:
         self._threshold = torch.tensor(config.tau_threshold, dtype=torch.float32, device=device)
         self.encoder = encoder
         self.drift_encoder = drift_encoder
+        self.gates_first = schedule.gates_first(config, drift_encoder)
         self._compiles = isinstance(encoder, CompiledEncoder)
         self._graphs = Graphs() if self._compiles and device.type == "cuda" else None
         self._image = torch.full((1, 3, *image_size), 0.5, device=device)
@@ -105,11 +106,13 @@ class Engine:
         for n in sorted(sizes, reverse=True):
             pixels = self._image.expand(n, -1, -1, -1).contiguous()
             noise = torch.full_like(pixels, self.config.eps / 2)
-            self.counterattack(self.probe(pixels, noise)[2])
-            if self.drift_encoder is not None:
-                self.gate_by(pixels, noise)
-                self.pass_on(pixels, noise)
-                self.embed(pixels)  # f(x) of images that pass, which a probe gives elsewhere
+            if not self.gates_first:
+                self.counterattack(self.probe(pixels, noise)[2])
+                continue
+            clean = self.gate_by(pixels, noise)[2]
+            self.pass_on(pixels, noise, clean)
+            self.counterattack(self.probe_gated(pixels, noise, clean))
+            self.embed(pixels)  # f(x) of images that pass, which a probe gives elsewhere
 
     def chunks(self, n: int, chunk: int) -> list[int]:
         """The sizes that n images are cut into: equal ones; where sizes are padded, full ones and a rest."""
@@ -141,28 +144,46 @@ class Engine:
         embedding, delta = self._at_bucket("counterattack", stage, *schedule.flat(probed))
         return embedding, delta
 
-    def gate_by(self, pixels: Tensor, noise: Tensor | Draw) -> tuple[Tensor, Tensor]:
-        """tau [N] and the countered, bool [N], as the drift encoder measures it."""
-        assert self.drift_encoder is not None
-        encoder = self.drift_encoder
+    def gate_by(self, pixels: Tensor, noise: Tensor | Draw) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the gate measures [N], the countered, bool [N]; and f(x), unless a drift encoder measures."""
+        own = self.drift_encoder is None
+        encoder = self.encoder if self.drift_encoder is None else self.drift_encoder
 
         def stage(pixels: Tensor, *noise: Tensor) -> Tensors:
-            return schedule.gate_by(
+            gated = schedule.gate_by(
                 encoder, pixels, _noise(noise), self._threshold, self.config, self.implementation
             )
+            return gated if own else gated[:2]
 
-        tau, countered = self._at_bucket("gate_by", stage, pixels, *_tensors(noise))
-        return tau, countered
+        tau, countered, *clean = self._at_bucket("gate_by", stage, pixels, *_tensors(noise))
+        return tau, countered, clean[0] if own else None
 
-    def pass_on(self, pixels: Tensor, noise: Tensor | Draw) -> tuple[Tensor, Tensor]:
-        """The embeddings [N, D] and perturbations in layout of images that the drift encoder lets pass."""
+    def pass_on(self, pixels: Tensor, noise: Tensor | Draw, clean: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The embeddings [N, D] and perturbations in layout of images that `gate_by` let pass.
 
-        def stage(pixels: Tensor, *noise: Tensor) -> Tensors:
-            x, d = schedule.start(self.encoder, pixels, _noise(noise), self.config, self.implementation)
-            return schedule.pass_on(self.encoder, x, d, self.config)
+        clean: f(x) [N, D], where it is known.
+        """
 
-        embedding, delta = self._at_bucket("pass_on", stage, pixels, *_tensors(noise))
+        def stage(pixels: Tensor, *others: Tensor) -> Tensors:
+            clean, noise = _split(others, clean_first)
+            x, d = schedule.start(self.encoder, pixels, noise, self.config, self.implementation)
+            return schedule.pass_on(self.encoder, x, d, clean, self.config)
+
+        clean_first = clean is not None
+        embedding, delta = self._at_bucket("pass_on", stage, pixels, *_beside(clean, noise))
         return embedding, delta
+
+    def probe_gated(self, pixels: Tensor, noise: Tensor | Draw, clean: Tensor | None) -> Probe:
+        """The probe of images that `gate_by` held back. clean: f(x) [N, D], where it is known."""
+
+        def stage(pixels: Tensor, *others: Tensor) -> Tensors:
+            clean, noise = _split(others, clean_first)
+            x, d = schedule.start(self.encoder, pixels, noise, self.config, self.implementation)
+            double = self.encoder.prefers_double(len(x))
+            return schedule.flat(schedule.probe(self.encoder, x, d, double=double, clean=clean))
+
+        clean_first = clean is not None
+        return schedule.unflat(self._at_bucket("probe_gated", stage, pixels, *_beside(clean, noise)))
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
@@ -230,7 +251,7 @@ class _Batch:
         engine, config = self.engine, self.engine.config
         first, n = self.probed, len(images)
         pixels, noise = self.pixels[first : first + n], _rows(self.noise, slice(first, first + n))
-        if engine.drift_encoder is None:
+        if not engine.gates_first:
             tau, gated, held = engine.probe(pixels, noise)
             countered = gated.nonzero().flatten()  # the one host read
             if len(countered) < n:
@@ -240,16 +261,20 @@ class _Batch:
             if 0 < len(countered) < n:
                 held = schedule.take(held, countered)
         else:
-            tau, gated = engine.gate_by(pixels, noise)
+            tau, gated, known = engine.gate_by(pixels, noise)
             countered, others = gated.nonzero().flatten(), (~gated).nonzero().flatten()
             held = None
             if len(others):
-                embedding, delta = engine.pass_on(pixels[others], _rows(noise, others))
+                clean = None if known is None else known[others]
+                embedding, delta = engine.pass_on(pixels[others], _rows(noise, others), clean)
                 self._write(images[others], embedding, delta)
-                clean = embedding if config.pass_through == "clean" else torch.full_like(embedding, torch.nan)
+                if clean is None:
+                    passes_clean = config.pass_through == "clean"
+                    clean = embedding if passes_clean else torch.full_like(embedding, torch.nan)
                 self._clean = _written(self._clean, images[others], clean, len(self.pixels))
             if len(countered):
-                held = engine.probe(pixels[countered], _rows(noise, countered))[2]
+                clean = None if known is None else known[countered]
+                held = engine.probe_gated(pixels[countered], _rows(noise, countered), clean)
                 self._clean = _written(self._clean, images[countered], held.clean, len(self.pixels))
         self._tau = _written(self._tau, images, tau, len(self.pixels))
         self._countered = _written(self._countered, images, gated, len(self.pixels))
@@ -281,6 +306,15 @@ def _tensors(noise: Tensor | Draw) -> Tensors:
 def _noise(tensors: Sequence[Tensor]) -> Tensor | Draw:
     """The noise of `_tensors`."""
     return tensors[0] if len(tensors) == 1 else Draw(*tensors)
+
+
+def _beside(clean: Tensor | None, noise: Tensor | Draw) -> Tensors:
+    return _tensors(noise) if clean is None else (clean, *_tensors(noise))
+
+
+def _split(tensors: Sequence[Tensor], clean_first: bool) -> tuple[Tensor | None, Tensor | Draw]:
+    """The two of `_beside`."""
+    return (tensors[0], _noise(tensors[1:])) if clean_first else (None, _noise(tensors))
 
 
 def _rows(noise: Tensor | Draw, rows: slice | Tensor) -> Tensor | Draw:

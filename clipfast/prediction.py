@@ -30,8 +30,8 @@ class Prediction(Generic[Array]):
     logits: Array  # float32 [N, C], defended
     undefended_logits: Array  # float32 [N, C], plain CLIP's
     embedding: Array | None  # float32 [N, D] f(x + delta), before L2 normalisation; exports do not give it
-    drift: Array  # float32 [N] tau
-    countered: Array  # bool [N] tau < tau_threshold
+    drift: Array  # float32 [N] tau, or the cosine of the low-pass gate
+    countered: Array  # bool [N] drift < tau_threshold
     delta: Array | None  # float32 [N, 3, H, W] the counter-perturbation in [0, 1] pixel units, if asked for
     classnames: tuple[str, ...]
     calibrated: bool  # whether tau_threshold was calibrated for this model
@@ -84,7 +84,7 @@ class Stats:
     images: int
     countered: int
     changed: int
-    drift_histogram: NDArray[np.int64]  # int64 [42], counts between drift_edges
+    drift_histogram: NDArray[np.int64]  # int64 [42], counts between drift_edges; a cosine below 0 as 0
     drift_edges: NDArray[np.float64] = field(default_factory=DRIFT_BINS.copy)  # [43], from 0 to infinity
 
 
@@ -104,7 +104,7 @@ class StatsRecorder:
     def add(self, prediction: Prediction[Any]) -> None:
         """Counts a prediction's images."""
         flags = int(prediction.countered.sum()), int(prediction.changed.sum())
-        histogram, _ = np.histogram(_as_numpy(prediction.drift), DRIFT_BINS)
+        histogram, _ = np.histogram(_as_numpy(prediction.drift).clip(min=0), DRIFT_BINS)
         with self._lock:
             self._counts += (len(prediction), *flags)
             self._histogram += histogram

@@ -2,7 +2,8 @@
 
 This page is the ground truth of every test and the baseline of every benchmark. `counterattack` spends
 what the published code spends, 4 forward and 2 backward passes for every image; `counterattack_early_return`
-reads the gate first and counters only the images that it holds back.
+reads the gate first and counters only the images that it holds back. Two options come from TTC's successors:
+Nesterov steps (NAC) and the low-pass gate (CSR); see `CounterattackConfig`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from torch import Tensor
 
 from .config import CounterattackConfig
 
-__all__ = ["Counterattacked", "counterattack", "counterattack_early_return", "drift_of", "into_bounds"]
+__all__ = [
+    "Counterattacked",
+    "counterattack",
+    "counterattack_early_return",
+    "drift_of",
+    "gate_measure",
+    "into_bounds",
+    "low_pass",
+]
 
 Encoder = Callable[[Tensor], Tensor]  # pixels [N, 3, H, W] in [0, 1] -> embeddings [N, D], not normalised
 
@@ -25,7 +34,7 @@ class Counterattacked(NamedTuple):
 
     embedding: Tensor  # [N, D] f(x + delta)
     clean_embedding: Tensor  # [N, D] f(x)
-    drift: Tensor  # [N] tau
+    drift: Tensor  # [N] tau, or the low-pass gate's cosine
     countered: Tensor  # [N] bool: tau < tau_threshold
     delta: Tensor  # [N, 3, H, W]
 
@@ -54,8 +63,12 @@ def counterattack(
         d = d0 if d0.requires_grad else d0.detach().requires_grad_()
         noisy = encode(x + d)
         with torch.set_grad_enabled(create_graph):
-            measured = (noisy, clean) if drift_encode is None else (drift_encode(x + d0), drift_encode(x))
-            tau = drift_of(*measured)
+            if drift_encode is not None:
+                tau = gate_measure(drift_encode, x, d0, drift_encode(x), config)
+            elif config.gate == "drift":
+                tau = drift_of(noisy, clean)
+            else:
+                tau = gate_measure(encode, x, d0, clean, config)
         gradient = _gradient(noisy, clean, d, create_graph)
         delta = _ascend(encode, x, d, gradient, clean, config, sign, create_graph)
         countered = tau < config.tau_threshold
@@ -78,14 +91,15 @@ def counterattack_early_return(
 
     Takes what `counterattack` takes. Images that pass cost 2 forward passes. Countered ones cost 4 and 2
     backward, as published; where they are less than half of the batch 5 and 2, because the step that the
-    probe's graph could serve runs again for them alone. With a separate drift encoder f(x) is computed only
+    probe's graph could serve runs again for them alone. The low-pass gate: 2, and one more with
+    pass_through="noise"; countered 5 and 2. With a separate drift encoder f(x) is computed only
     where it is needed: `clean_embedding` is NaN for an image that passes with pass_through="noise".
     """
     clean_passes = config.pass_through == "clean"
     with torch.inference_mode(False), torch.no_grad():
         x, d = pixels, into_bounds(noise, pixels)
         gradient = None
-        if drift_encode is None:
+        if drift_encode is None and config.gate == "drift":
             clean = encode(x)
             with torch.enable_grad():
                 leaf = d.detach().requires_grad_()
@@ -98,8 +112,16 @@ def counterattack_early_return(
                     gradient = _gradient(noisy, clean, leaf)[rows]
             embedding = clean.clone() if clean_passes else noisy.detach()
             del noisy  # and with it the probe's activations
+        elif drift_encode is None:
+            clean = encode(x)
+            tau = gate_measure(encode, x, d, clean, config)
+            countered = tau < config.tau_threshold
+            rows = countered.nonzero().flatten()
+            embedding = clean.clone()
+            if not clean_passes and len(rows) < len(x):
+                embedding[~countered] = encode((x + d)[~countered])
         else:
-            tau = drift_of(drift_encode(x + d), drift_encode(x))
+            tau = gate_measure(drift_encode, x, d, drift_encode(x), config)
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
             # One pass gives f(x) where an image is countered and the answer where it is not.
@@ -124,6 +146,23 @@ def drift_of(noisy: Tensor, clean: Tensor) -> Tensor:
     return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
 
 
+def gate_measure(
+    encode: Encoder, x: Tensor, d0: Tensor, clean: Tensor, config: CounterattackConfig
+) -> Tensor:
+    """What the gate holds against its threshold: tau, or the low-pass gate's cosine, [N]. clean: f(x)."""
+    if config.gate == "drift":
+        return drift_of(encode(x + d0), clean)
+    smooth = low_pass(x, config.radius).clamp(0, 1)
+    return torch.cosine_similarity(encode(smooth), clean, dim=1)
+
+
+def low_pass(x: Tensor, radius: float) -> Tensor:
+    """x [N, 3, H, W] without frequencies further than `radius` cycles a picture from 0 (CSR)."""
+    rows, columns = (torch.fft.fftfreq(n, device=x.device).mul(n).round() for n in x.shape[-2:])
+    kept = rows[:, None] ** 2 + columns**2 <= radius**2
+    return torch.fft.ifft2(torch.where(kept, torch.fft.fft2(x), 0)).real
+
+
 def _gradient(noisy: Tensor, clean: Tensor, d: Tensor, create_graph: bool = False) -> Tensor:
     """d/dd ||f(x + d) - f(x)||^2, given f(x + d) with its graph."""
     distance = (noisy - clean).square().sum()
@@ -140,28 +179,45 @@ def _ascend(
     sign: Callable[[Tensor], Tensor] = torch.sign,
     create_graph: bool = False,
 ) -> Tensor:
-    """delta = sum_k w_k d_k with w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
+    """delta = sum_k w_k d_k with w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps.
+
+    gradient: at d, which is d_0; where momentum is 0 every later one is taken at d_k, else ahead of it.
+    """
+    velocity = None
     weights = torch.softmax(config.beta * torch.arange(config.steps + 1, dtype=torch.float64), 0).tolist()
     delta = weights[0] * d
     for k in range(1, config.steps + 1):
-        d = _step(d, gradient, x, config, sign)
+        d, velocity = _step(d, velocity, gradient, x, config, sign)
         delta = delta + weights[k] * d
         if k < config.steps:
             d = d if create_graph else d.detach().requires_grad_()
-            gradient = _gradient(encode(x + d), clean, d, create_graph)
+            ahead = d + config.momentum * velocity if config.momentum else d
+            gradient = _gradient(encode(x + ahead), clean, ahead, create_graph)
     return delta if create_graph else delta.detach()
 
 
 def _step(
-    d: Tensor, gradient: Tensor, x: Tensor, config: CounterattackConfig, sign: Callable[[Tensor], Tensor]
-) -> Tensor:
+    d: Tensor,
+    velocity: Tensor | None,
+    gradient: Tensor,
+    x: Tensor,
+    config: CounterattackConfig,
+    sign: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """d_k and the velocity v_k: momentum v_(k-1) and a step of the gradient."""
     if config.norm == "linf":
-        d = (d + config.step_size * sign(gradient)).clamp(-config.eps, config.eps)
+        step = config.step_size * sign(gradient)
     else:
         length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
-        d = d + config.step_size * gradient / (length + 1e-10)
+        step = config.step_size * gradient / (length + 1e-10)
+    if config.momentum and velocity is not None:
+        step = config.momentum * velocity + step
+    d = d + step
+    if config.norm == "linf":
+        d = d.clamp(-config.eps, config.eps)
+    else:
         d = d.renorm(p=2, dim=0, maxnorm=config.eps)
-    return into_bounds(d, x)
+    return into_bounds(d, x), step
 
 
 def into_bounds(d: Tensor, x: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 `start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them, `counterattack` ascends from the
 activations that the probe saved, for countered rows alone, and `finish` embeds the result; `defend` is their
 composition. The answers are `clipfast.reference`'s, for 2 forward passes where an image passes the gate and
-4 forward and 2 backward where it is countered. x and perturbations are in the encoder's layout.
-implementation: of the operators between the passes, see `clipfast.ops`.
+4 forward and 2 backward where it is countered. `gate_by` goes before the probe where another tower measures
+drift, and with the low-pass gate. x and perturbations are in the encoder's layout. implementation: of the
+operators between the passes, see `clipfast.ops`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from . import ops
 from .config import CounterattackConfig
 from .draws import Draw
 from .encoders.base import Encoder, Saved
+from .low_pass import low_pass
 from .ops import Implementation
+from .validation import as_unit
 
 __all__ = [
     "Defended",
+    "Gated",
     "Probe",
     "counterattack",
     "defend",
@@ -31,6 +35,7 @@ __all__ = [
     "flat",
     "gate",
     "gate_by",
+    "gates_first",
     "pass_on",
     "passed",
     "probe",
@@ -51,13 +56,21 @@ class Probe(NamedTuple):
     saved: Saved  # the activations of f(x + d0)
 
 
+class Gated(NamedTuple):
+    """What a gate says of N images before they are probed."""
+
+    drift: Tensor  # [N] tau, or the low-pass gate's cosine
+    countered: Tensor  # [N] bool: drift < threshold
+    clean: Tensor  # [N, D] f(x) of the tower that measured
+
+
 class Defended(NamedTuple):
     """What a defence yields for N images."""
 
     embedding: Tensor  # [N, D] f(x + delta)
     clean_embedding: Tensor  # [N, D] f(x); NaN where it was not needed
-    drift: Tensor  # [N] tau
-    countered: Tensor  # [N] bool: tau < tau_threshold
+    drift: Tensor  # [N] tau, or the low-pass gate's cosine
+    countered: Tensor  # [N] bool: drift < tau_threshold
     delta: Tensor | None  # [N, 3, H, W]
 
 
@@ -88,9 +101,16 @@ def start(
     )
 
 
-def probe(encoder: Encoder, x: Tensor, d: Tensor, *, double: bool = True) -> Probe:
-    """f(x) and f(x + d). double: in one batch of twice the size, which small batches gain from."""
+def probe(
+    encoder: Encoder, x: Tensor, d: Tensor, *, double: bool = True, clean: Tensor | None = None
+) -> Probe:
+    """f(x) and f(x + d). double: in one batch of twice the size, which small batches gain from.
+
+    clean: f(x) [N, D], where it is known.
+    """
     base = encoder.project(x)
+    if clean is not None:
+        return Probe(x, base, d, clean, *encoder.forward(base, d))
     if double:
         return Probe(x, base, d, *encoder.forward_pair(base, d))
     return Probe(x, base, d, encoder.embed(base), *encoder.forward(base, d))
@@ -131,6 +151,7 @@ def counterattack(
 ) -> Tensor:
     """delta = sum_k w_k d_k in layout, w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
     x, base, d, clean, embedding, saved = probed
+    velocity = None
     exponents = [math.exp(config.beta * (k - config.steps)) for k in range(config.steps + 1)]
     weights = [e / sum(exponents) for e in exponents]
     total = None
@@ -138,10 +159,12 @@ def counterattack(
         cotangent, scale = ops.cotangent(
             embedding.contiguous(), clean.contiguous(), implementation=implementation
         )
+        gradient = encoder.input_gradient(saved, cotangent).contiguous()
+        # With momentum, d is the point ahead: a step from there is v_k from d_(k-1).
         d, total = ops.ascend(
             x,
             d,
-            encoder.input_gradient(saved, cotangent).contiguous(),
+            gradient,
             total,
             scale,
             weight_before=weights[0],
@@ -153,9 +176,39 @@ def counterattack(
             implementation=implementation,
         )
         if k < config.steps:
+            if config.momentum:
+                velocity = _velocity(velocity, gradient, scale, config, implementation)
+                d = d + config.momentum * velocity
             embedding, saved = encoder.forward(base, d)
     assert total is not None
     return total
+
+
+def _velocity(
+    before: Tensor | None,
+    gradient: Tensor,
+    scale: Tensor,
+    config: CounterattackConfig,
+    implementation: Implementation,
+) -> Tensor:
+    """v_k = momentum v_(k-1) and an unbounded step of the gradient (NAC): float32, in layout."""
+    # A step of length 1/2 from mid-grey is cut by no bound; its weight makes it as long as is asked for.
+    exact = torch.promote_types(gradient.dtype, torch.float32)
+    grey = torch.full_like(gradient, 0.5, dtype=exact)
+    return ops.ascend(
+        grey,
+        torch.zeros_like(grey),
+        gradient,
+        None if before is None else config.momentum * before,
+        scale,
+        weight_before=0.0,
+        weight=2 * config.step_size,
+        eps=1.0,
+        step_size=0.5,
+        norm=config.norm,
+        last=True,
+        implementation=implementation,
+    )[1]
 
 
 def finish(encoder: Encoder, base: Tensor, delta: Tensor) -> Tensor:
@@ -183,12 +236,17 @@ def defend(
     between results, so that no shape depends on a value. with_clean: f(x) of every image, needed or not.
     """
     x, d = start(encoder, pixels, noise, config, implementation)
+    gated, known = None, None
+    if gates_first(config, drift_encoder):
+        measuring = encoder if drift_encoder is None else drift_encoder
+        gated = gate_by(measuring, pixels, noise, threshold, config, implementation)
+        known = gated.clean if drift_encoder is None else None
     if masked:
-        probed = probe(encoder, x, d)
-        if drift_encoder is None:
+        probed = probe(encoder, x, d, clean=known)
+        if gated is None:
             tau, countered = gate(probed.clean, probed.noisy, threshold, implementation)
         else:
-            tau, countered = gate_by(drift_encoder, pixels, noise, threshold, config, implementation)
+            tau, countered = gated.drift, gated.countered
         embedding, delta = passed(probed, config)
         ascended = counterattack(encoder, probed, config, implementation)
         chosen = countered.reshape(-1, *(1 for _ in d.shape[1:]))
@@ -199,7 +257,7 @@ def defend(
             countered,
             encoder.from_layout(torch.where(chosen, ascended, delta)),
         )
-    if drift_encoder is None:
+    if gated is None:
         probed = probe(encoder, x, d)
         clean = probed.clean
         tau, countered = gate(clean, probed.noisy, threshold, implementation)
@@ -207,16 +265,24 @@ def defend(
         embedding, delta = passed(probed, config)
         held = take(probed, rows)
     else:
-        tau, countered = gate_by(drift_encoder, pixels, noise, threshold, config, implementation)
+        tau, countered = gated.drift, gated.countered
         rows, others = countered.nonzero().flatten(), (~countered).nonzero().flatten()
-        passing, _ = pass_on(encoder, x.index_select(0, others), d.index_select(0, others), config)
-        held = probe(encoder, x.index_select(0, rows), d.index_select(0, rows))
+
+        def of(images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            rest = None if known is None else known.index_select(0, images)
+            return x.index_select(0, images), d.index_select(0, images), rest
+
+        passing, _ = pass_on(encoder, *of(others), config)
+        x_rows, d_rows, known_rows = of(rows)
+        held = probe(encoder, x_rows, d_rows, clean=known_rows)
         unknown = passing.new_full((pixels.shape[0], passing.shape[1]), torch.nan)
         embedding = unknown.index_copy(0, others, passing)
         clean = embedding if config.pass_through == "clean" else unknown
-        if with_clean and config.pass_through == "noise":
-            known = encoder.embed(encoder.project(x.index_select(0, others)))
-            clean = unknown.index_copy(0, others, known)
+        if known is not None:
+            clean = known
+        elif with_clean and config.pass_through == "noise":
+            needed = encoder.embed(encoder.project(x.index_select(0, others)))
+            clean = unknown.index_copy(0, others, needed)
         clean = clean.index_copy(0, rows, held.clean)
         delta = torch.zeros_like(d) if config.pass_through == "clean" else d
     ascended = counterattack(encoder, held, config, implementation)
@@ -229,6 +295,11 @@ def defend(
     )
 
 
+def gates_first(config: CounterattackConfig, drift_encoder: Encoder | None) -> bool:
+    """Whether the gate reads other passes than the probe's, and so goes before it."""
+    return drift_encoder is not None or config.gate == "low_pass"
+
+
 def gate_by(
     encoder: Encoder,
     pixels: Tensor,
@@ -236,16 +307,29 @@ def gate_by(
     threshold: Tensor,
     config: CounterattackConfig,
     implementation: Implementation = "auto",
+) -> Gated:
+    """The gate by itself, 2 forward passes of a tower: the classifier's or the one that measures drift."""
+    if config.gate == "drift":
+        x, d = start(encoder, pixels, noise, config, implementation)
+        base = encoder.project(x)
+        clean = encoder.embed(base)
+        return Gated(*gate(clean, encoder.embed(base, d), threshold, implementation), clean)
+    picture = as_unit(pixels)
+    # Seen as a perturbation, the filtered picture is kept within [0, 1] and put into layout like any other.
+    x, d = start(encoder, pixels, low_pass(picture, config.radius) - picture, config, implementation)
+    base = encoder.project(x)
+    clean = encoder.embed(base)
+    cosine = torch.cosine_similarity(encoder.embed(base, d), clean, dim=1)
+    return Gated(cosine, cosine < threshold, clean)
+
+
+def pass_on(
+    encoder: Encoder, x: Tensor, d: Tensor, clean: Tensor | None, config: CounterattackConfig
 ) -> tuple[Tensor, Tensor]:
-    """tau [N] and the countered, bool [N], as another tower than the classifier's measures drift."""
-    x, d = start(encoder, pixels, noise, config, implementation)
-    base = encoder.project(x)
-    return gate(encoder.embed(base), encoder.embed(base, d), threshold, implementation)
+    """The embeddings and perturbations of images that a gate before the probe let pass.
 
-
-def pass_on(encoder: Encoder, x: Tensor, d: Tensor, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
-    """The embeddings and perturbations of images that another tower's drift let pass."""
-    base = encoder.project(x)
-    if config.pass_through == "clean":
-        return encoder.embed(base), torch.zeros_like(d)
-    return encoder.embed(base, d), d
+    clean: f(x) [N, D], where it is known.
+    """
+    if config.pass_through == "noise":
+        return encoder.embed(encoder.project(x), d), d
+    return encoder.embed(encoder.project(x)) if clean is None else clean, torch.zeros_like(d)

@@ -27,8 +27,9 @@ from clipfast.reference import counterattack
 
 def gated(model, tokenizer, x, noise, **options):
     """A classifier whose gate splits the batch x under this noise."""
-    drift = make_classifier(model, tokenizer).predict(x, noise=noise).drift
-    config = CounterattackConfig(tau_threshold=split_threshold(drift), **options)
+    config = CounterattackConfig(**options)
+    drift = make_classifier(model, tokenizer, config=config).predict(x, noise=noise).drift
+    config = dataclasses.replace(config, tau_threshold=split_threshold(drift))
     return make_classifier(model, tokenizer, config=config)
 
 
@@ -326,12 +327,19 @@ def test_fresh_noise_is_within_eps_and_never_the_same(tiny_clip, tokenizer, x, n
         assert lengths.std() > 0.1 * config.eps  # the length is drawn too
 
 
-def test_differentiable_bpda_is_the_gradient_with_the_counterattack_held(tiny_clip, tokenizer, x, noise):
-    classifier = gated(tiny_clip, tokenizer, x, noise)
+OPTIONS = pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "gate": "low_pass", "radius": 4}])
+
+
+@OPTIONS
+def test_differentiable_bpda_is_the_gradient_with_the_counterattack_held(
+    tiny_clip, tokenizer, x, noise, options
+):
+    classifier = gated(tiny_clip, tokenizer, x, noise, **options)
     leaf = (x.float() / 255).requires_grad_()
     attackable = classifier.differentiable("bpda")
     logits = attackable(leaf, noise)
     prediction = classifier.predict(x, noise=noise, with_delta=True)
+    assert 0 < prediction.countered.sum() < len(x)
     torch.testing.assert_close(logits.detach(), prediction.logits, atol=1e-4, rtol=0)
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
     moved = (x.float() / 255 + prediction.delta).clamp(0, 1).requires_grad_()
@@ -339,8 +347,9 @@ def test_differentiable_bpda_is_the_gradient_with_the_counterattack_held(tiny_cl
     torch.testing.assert_close(gradient, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
-def test_differentiable_unrolled_runs_through_the_smoothed_steps(tiny_clip, tokenizer, x, noise):
-    classifier = gated(tiny_clip, tokenizer, x, noise)
+@OPTIONS
+def test_differentiable_unrolled_runs_through_the_smoothed_steps(tiny_clip, tokenizer, x, noise, options):
+    classifier = gated(tiny_clip, tokenizer, x, noise, **options)
     leaf = (x.float() / 255).requires_grad_()
 
     def gradient(attackable):
@@ -357,12 +366,17 @@ def test_differentiable_unrolled_runs_through_the_smoothed_steps(tiny_clip, toke
         assert (difference[countered] > 0.05 * bpda.abs().amax()).any()
 
 
-def test_differentiable_drift_is_the_gate_with_a_gradient(classifier, x, noise):
+@OPTIONS
+def test_differentiable_drift_is_the_gate_with_a_gradient(tiny_clip, tokenizer, x, noise, options):
+    classifier = gated(tiny_clip, tokenizer, x, noise, **options)
     leaf = (x.float() / 255).requires_grad_()
-    drift = classifier.differentiable("bpda").drift(leaf, noise)
+    measure = classifier.differentiable("bpda").drift
+    drift = measure(leaf, noise)
     torch.testing.assert_close(drift.detach(), classifier.predict(x, noise=noise).drift, rtol=1e-4, atol=0)
     (gradient,) = torch.autograd.grad(drift.sum(), leaf)
     assert (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
+    with torch.no_grad():  # a step up the gradient is one towards passing the gate
+        assert (measure((leaf + gradient.sign() / 2550).clamp(0, 1), noise) > drift).all()
     with pytest.raises(InputError, match="mode must be one of"):
         classifier.differentiable("autograd")
 

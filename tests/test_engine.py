@@ -13,7 +13,7 @@ from torch import Tensor
 from towers import TRACED, make_tower, smooth
 
 import clipfast
-from clipfast import CounterattackConfig
+from clipfast import CounterattackConfig, draws
 from clipfast.encoders import CompiledEncoder, make_encoder
 from clipfast.encoders.base import Saved
 from clipfast.encoders.vit import VitEncoder
@@ -22,10 +22,11 @@ from clipfast.errors import OutOfMemoryError
 from clipfast.graphs import Graphs
 from clipfast.models.tower import ImageTower
 from clipfast.precision import available, dtype_of
-from clipfast.reference import Counterattacked, counterattack, drift_of, into_bounds
+from clipfast.reference import Counterattacked, counterattack, gate_measure, into_bounds
 from clipfast.schedule import Defended
 
 CPU = torch.device("cpu")
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
 LOW = [name for name in ("bf16", "fp16") if name in available(CPU)]
 
 
@@ -66,7 +67,7 @@ def batch(tower, n: int = 6, **settings) -> tuple[Tensor, Tensor, CounterattackC
     noise = (2 * torch.rand(x.shape, generator=generator) - 1) * config.eps
     if config.norm == "l2":
         noise = noise * (0.9 * config.eps / noise.flatten(1).norm(dim=1))[:, None, None, None]
-    tau = drift_of(tower(x + into_bounds(noise, x)), tower(x))
+    tau = gate_measure(tower, x, into_bounds(noise, x), tower(x), config)
     return x, noise, config, tau
 
 
@@ -140,6 +141,37 @@ def test_engine_is_the_reference_on_traced_towers(mix, family):
     assert_tiers(engine.run(x, noise), counterattack(tower, x, noise, config), config)
 
 
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+@pytest.mark.parametrize("options", [MOMENTUM | {"steps": 4}, LOW_PASS, MOMENTUM | LOW_PASS])
+def test_options_are_the_reference(options, pass_through, separate, mix):
+    tower = make_tower(gain=8.0)
+    drift_tower = make_tower("mean", seed=1, gain=8.0) if separate else None
+    x, noise, config, tau = batch(drift_tower or tower, 7, pass_through=pass_through, **options)
+    config = gated(config, tau, mix)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    engine = make_engine(tower, config, drift_encoder=drift_encoder)
+    engine.chunk = 3
+    result = engine.run(x, noise)
+    expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
+    assert int(expected.countered.sum()) == {"none": 0, "some": 3, "all": 7}[mix]
+    if separate and pass_through == "noise":
+        expected.clean_embedding[~expected.countered] = torch.nan
+    assert_tiers(result, expected, config)
+
+
+def test_the_low_pass_gate_may_have_its_noise_drawn():
+    tower = make_tower(gain=8.0)
+    x, _, config, tau = batch(tower, 7, **LOW_PASS)
+    config = gated(config, tau, "some")
+    engine = make_engine(tower, config)
+    engine.chunk = 4
+    draw = draws.seeded(5, 0, 7, CPU)
+    result = engine.run(x, draw)
+    assert_tiers(result, counterattack(tower, x, draws.draw_noise(draw, x.shape, config), config), config)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 10])
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
 def test_steps_and_pass_through(steps, pass_through):
@@ -173,6 +205,19 @@ def test_passes_are_made_once(mix):
     encoder.forwards = encoder.backwards = 0
     engine.run(x, noise)
     assert (encoder.forwards, encoder.backwards) == (2 * 6 + 2 * countered, 2 * countered)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize(("pass_through", "passing"), [("clean", 2), ("noise", 3)])
+def test_the_low_pass_gate_takes_two_passes_and_its_answer_is_one_of_them(pass_through, passing, mix):
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, pass_through=pass_through, **LOW_PASS)
+    countered = {"none": 0, "some": 3, "all": 6}[mix]
+    encoder = Counting(tower.model.visual)
+    engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
+    encoder.forwards = encoder.backwards = 0
+    engine.run(x, noise)
+    assert (encoder.forwards, encoder.backwards) == (passing * (6 - countered) + 5 * countered, 2 * countered)
 
 
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
@@ -253,6 +298,26 @@ def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
     engine.run(x, noise)
     engine.embed(x[:1])  # what the classifier asks for beside a drift tower
     assert [set(encoder._compiled) for encoder in encoders] == made
+
+
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+def test_options_compile_and_capture_and_warmup_leaves_nothing_to_compile(pass_through):
+    tower = make_tower(gain=8.0)
+    options = {"pass_through": pass_through, "steps": 3, **MOMENTUM, **LOW_PASS}
+    x, noise, config, tau = batch(tower, 3, **options)
+    encoder = CompiledEncoder(make_encoder(tower))
+    engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
+    engine.chunk = 2
+    engine.warmup([2])
+    made = set(encoder._compiled)
+    captured = copy.copy(engine)
+    captured._graphs = Graphs(Recorded)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for run in (engine.run, captured.run):
+            for rows in (slice(3), slice(2, 3), slice(1, None)):
+                expected = counterattack(tower, x[rows], noise[rows], engine.config)
+                assert_tiers(run(x[rows], noise[rows]), expected, engine.config)
+    assert set(encoder._compiled) == made
 
 
 def test_compiled_is_safe_across_threads(compiled):

@@ -11,6 +11,7 @@ from clipfast.reference import counterattack, counterattack_early_return
 
 N, SHAPE, D = 6, (3, 4, 4), 5
 SCHEDULES = [counterattack, counterattack_early_return]
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
 
 
 class TinyTower:
@@ -48,6 +49,20 @@ def example(config: CounterattackConfig, seed: int = 1) -> tuple[np.ndarray, np.
     return x, noise / lengths * config.eps * rng.uniform(0.2, 1, (N, 1, 1, 1))
 
 
+def smoothed(image: np.ndarray, radius: float) -> np.ndarray:
+    """The picture's waves of at most `radius` cycles, one by one, and cut off at 0 and 1."""
+    _, height, width = image.shape
+    rows, columns = np.mgrid[:height, :width]
+    total = np.zeros_like(image)
+    for u in range(-((height - 1) // 2), height // 2 + 1):
+        for v in range(-((width - 1) // 2), width // 2 + 1):
+            if np.sqrt(u**2 + v**2) <= radius:
+                angle = 2 * np.pi * (u * rows / height + v * columns / width)
+                for wave in (np.cos(angle), np.sin(angle)):
+                    total += (image * wave).mean(axis=(1, 2), keepdims=True) * wave
+    return np.clip(total, 0, 1)
+
+
 def second_derivation(tower, x, noise, config, drift_tower=None):
     """One image at a time, gradients by central differences, weights written out."""
     deltas, drifts = [], []
@@ -62,23 +77,31 @@ def second_derivation(tower, x, noise, config, drift_tower=None):
         d0 = into_bounds(start)
         measured = drift_tower or tower
         base = measured.numpy(image)
-        moved = measured.numpy(image + d0) - base
-        drifts.append(np.sqrt((moved**2).sum()) / np.sqrt((base**2).sum()))
+        if config.gate == "low_pass":
+            low = measured.numpy(smoothed(image, config.radius))
+            drifts.append(low @ base / np.sqrt((low @ low) * (base @ base)))
+        else:
+            moved = measured.numpy(image + d0) - base
+            drifts.append(np.sqrt((moved**2).sum()) / np.sqrt((base**2).sum()))
         if not drifts[-1] < config.tau_threshold:
             deltas.append(d0 if config.pass_through == "noise" else np.zeros_like(d0))
             continue
-        path = [d0]
+        path, velocity = [d0], np.zeros_like(d0)
         for _ in range(config.steps):
             d, h = path[-1], 1e-6
             gradient = np.zeros_like(d)
             for index in np.ndindex(*SHAPE):
                 probe = np.zeros_like(d)
                 probe[index] = h
-                gradient[index] = (distance(d + probe) - distance(d - probe)) / (2 * h)
+                ahead = d + config.momentum * velocity
+                gradient[index] = (distance(ahead + probe) - distance(ahead - probe)) / (2 * h)
+            length = np.sqrt((gradient**2).sum())
+            direction = np.sign(gradient) if config.norm == "linf" else gradient / (length + 1e-10)
+            velocity = config.momentum * velocity + config.step_size * direction
+            d = d + velocity
             if config.norm == "linf":
-                d = np.clip(d + config.step_size * np.sign(gradient), -config.eps, config.eps)
+                d = np.clip(d, -config.eps, config.eps)
             else:
-                d = d + config.step_size * gradient / (np.sqrt((gradient**2).sum()) + 1e-10)
                 length = np.sqrt((d**2).sum())
                 d = d * min(1.0, config.eps / length)
             path.append(into_bounds(d))
@@ -100,13 +123,21 @@ def settings(**values) -> CounterattackConfig:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("gate", ["none", "some", "all"])
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
-@pytest.mark.parametrize(("norm", "steps"), [("linf", 1), ("linf", 2), ("linf", 5), ("l2", 2), ("l2", 4)])
-def test_agrees_with_the_second_derivation(tower, schedule, gate, pass_through, norm, steps):
+@pytest.mark.parametrize(
+    ("norm", "steps", "options"),
+    [
+        ("linf", 1, {}), ("linf", 2, {}), ("linf", 5, {}), ("l2", 2, {}), ("l2", 4, {}),
+        ("linf", 1, MOMENTUM), ("linf", 2, MOMENTUM), ("linf", 4, MOMENTUM), ("l2", 4, MOMENTUM),
+        ("linf", 2, LOW_PASS), ("l2", 2, LOW_PASS), ("linf", 4, MOMENTUM | LOW_PASS),
+    ],
+)  # fmt: skip
+def test_agrees_with_the_second_derivation(tower, schedule, gate, pass_through, norm, steps, options):
     budget = {"eps": 0.4, "step_size": 0.15} if norm == "l2" else {}
-    config = settings(norm=norm, steps=steps, pass_through=pass_through, **budget)
+    options = {"norm": norm, "steps": steps, "pass_through": pass_through, **budget, **options}
+    config = settings(**options)
     x, noise = example(config)
     threshold = {"none": 0.0, "some": median_drift(tower, x, noise, config), "all": 1e9}[gate]
-    config = settings(norm=norm, steps=steps, pass_through=pass_through, tau_threshold=threshold, **budget)
+    config = settings(tau_threshold=threshold, **options)
     delta, drift = second_derivation(tower, x, noise, config)
     result = schedule(tower, torch.from_numpy(x), torch.from_numpy(noise), config)
     np.testing.assert_allclose(result.drift.numpy(), drift, rtol=1e-9)
@@ -120,11 +151,13 @@ def test_agrees_with_the_second_derivation(tower, schedule, gate, pass_through, 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
-def test_drift_may_be_measured_by_another_tower(tower, schedule, pass_through):
+@pytest.mark.parametrize("options", [{}, LOW_PASS])
+def test_drift_may_be_measured_by_another_tower(tower, schedule, pass_through, options):
     other = TinyTower(seed=9)
-    config = settings(pass_through=pass_through)
+    config = settings(pass_through=pass_through, **options)
     x, noise = example(config)
-    config = settings(pass_through=pass_through, tau_threshold=median_drift(other, x, noise, config))
+    threshold = median_drift(other, x, noise, config)
+    config = settings(pass_through=pass_through, tau_threshold=threshold, **options)
     delta, drift = second_derivation(tower, x, noise, config, drift_tower=other)
     result = schedule(tower, torch.from_numpy(x), torch.from_numpy(noise), config, drift_encode=other)
     np.testing.assert_allclose(result.drift.numpy(), drift, rtol=1e-9)
@@ -156,8 +189,9 @@ def test_weights_are_the_hand_computed_ones(tower):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_budgets_and_bounds_hold(tower, schedule, norm, dtype):
-    config = settings(norm=norm, steps=6, eps=0.3 if norm == "l2" else 16 / 255, step_size=0.2)
+@pytest.mark.parametrize("options", [{}, MOMENTUM])
+def test_budgets_and_bounds_hold(tower, schedule, norm, dtype, options):
+    config = settings(norm=norm, steps=6, eps=0.3 if norm == "l2" else 16 / 255, step_size=0.2, **options)
     x, noise = (torch.from_numpy(a).to(dtype) for a in example(config))
     delta = schedule(lambda p: tower(p.double()).to(dtype), x, noise, config).delta
     size = delta.abs().amax() if norm == "linf" else delta.flatten(1).norm(dim=1).amax()
@@ -204,6 +238,17 @@ def test_forward_passes_are_those_of_the_cost_model(tower, threshold, published,
         assert tower.encoded == passes
 
 
+@pytest.mark.parametrize(
+    ("threshold", "pass_through", "passes"), [(0.0, "clean", 2), (0.0, "noise", 3), (1e9, "clean", 5)]
+)
+def test_forward_passes_of_the_low_pass_gate(tower, threshold, pass_through, passes):
+    # f(x) and f(low-pass x); then f(x + d0), f(x + d1) and f(x + delta).
+    config = settings(pass_through=pass_through, tau_threshold=threshold, **LOW_PASS)
+    x, noise = map(torch.from_numpy, example(config))
+    counterattack_early_return(tower, x, noise, config)
+    assert tower.encoded == passes * N
+
+
 def test_inputs_are_left_alone(tower):
     config = settings()
     x, noise = map(torch.from_numpy, example(config))
@@ -214,9 +259,10 @@ def test_inputs_are_left_alone(tower):
     assert torch.equal(noise, kept[1])
 
 
-def test_unrolled_gradient_matches_finite_differences(tower):
+@pytest.mark.parametrize("options", [{}, MOMENTUM | LOW_PASS])
+def test_unrolled_gradient_matches_finite_differences(tower, options):
     # With a smooth sign the whole counterattack is differentiable; check one pixel against differences.
-    config = settings(steps=2)
+    config = settings(steps=3, **options)
     x, noise = map(torch.from_numpy, example(config, seed=3))
     x = x[1:2].clamp(0.2, 0.8)
     noise = noise[1:2]

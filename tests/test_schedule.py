@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import split_threshold
@@ -9,7 +11,7 @@ from towers import doubled, make_tower, smooth
 from clipfast import CounterattackConfig
 from clipfast.encoders.vit import VitEncoder
 from clipfast.models.tower import ImageTower
-from clipfast.reference import counterattack, drift_of, into_bounds
+from clipfast.reference import counterattack, gate_measure, into_bounds
 from clipfast.schedule import defend
 
 NORMS = {
@@ -17,6 +19,13 @@ NORMS = {
     "l2": {"norm": "l2", "eps": 0.5, "step_size": 0.2},
     "l2, steps beyond the ball": {"norm": "l2", "eps": 0.1, "step_size": 0.3},
 }
+
+
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
+CASES = [(norm, steps, {}) for norm in NORMS for steps in (1, 2, 3, 10)]
+CASES += [("linf", steps, options) for options in (MOMENTUM, LOW_PASS) for steps in (1, 2, 4)]
+CASES += [("linf", 2, MOMENTUM | LOW_PASS), ("linf", 4, MOMENTUM | LOW_PASS)]
+CASES += [("l2", 4, MOMENTUM), ("l2, steps beyond the ball", 4, MOMENTUM), ("l2", 2, LOW_PASS)]
 
 
 def encoder_of(tower: ImageTower) -> VitEncoder:
@@ -38,20 +47,17 @@ def threshold(mix: str, tau: Tensor) -> float:
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
 @pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 10])
-@pytest.mark.parametrize("norm", NORMS)
-def test_defend_is_the_reference_in_float64(norm, steps, separate, pass_through, mix):
+@pytest.mark.parametrize(("norm", "steps", "options"), CASES)
+def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass_through, mix):
     # In float64 no sign is ambiguous, so that the two agree all the way through.
     tower = doubled(make_tower(gain=8.0))
     drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else None
     x = smooth(4, tower.image_size, dtype=torch.float64)
-    config = CounterattackConfig(steps=steps, pass_through=pass_through, **NORMS[norm])
+    config = CounterattackConfig(steps=steps, pass_through=pass_through, **NORMS[norm], **options)
     noise = start(x, config)
     measure = tower if drift_tower is None else drift_tower
-    tau = drift_of(measure(x + into_bounds(noise, x)), measure(x))
-    config = CounterattackConfig(
-        steps=steps, pass_through=pass_through, tau_threshold=threshold(mix, tau), **NORMS[norm]
-    )
+    tau = gate_measure(measure, x, into_bounds(noise, x), measure(x), config)
+    config = replace(config, tau_threshold=threshold(mix, tau))
     expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
     with torch.no_grad():
         result = defend(
@@ -79,3 +85,28 @@ def test_defend_is_the_reference_in_float64(norm, steps, separate, pass_through,
     assert (x + result.delta).max() <= 1
     size = result.delta.abs().amax() if config.norm == "linf" else result.delta.flatten(1).norm(dim=1).amax()
     assert size <= config.eps + 1e-6
+
+
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
+@pytest.mark.parametrize("options", [{}, MOMENTUM, LOW_PASS])
+def test_a_mask_gives_what_rows_give(options, separate, pass_through):
+    tower = doubled(make_tower(gain=8.0))
+    drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else tower
+    x = smooth(4, tower.image_size, dtype=torch.float64)
+    config = CounterattackConfig(pass_through=pass_through, **options)
+    noise = start(x, config)
+    tau = gate_measure(drift_tower, x, into_bounds(noise, x), drift_tower(x), config)
+    limit = torch.tensor(split_threshold(tau))
+    drift_encoder = encoder_of(drift_tower) if separate else None
+    with torch.no_grad():
+        masked, rows = (
+            defend(
+                encoder_of(tower), x, noise, limit, config,
+                drift_encoder=drift_encoder, masked=masked, with_clean=True,
+            )
+            for masked in (True, False)
+        )  # fmt: skip
+    assert int(rows.countered.sum()) == 2
+    for ours, theirs in zip(masked, rows, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
