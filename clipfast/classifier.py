@@ -177,7 +177,7 @@ class DefendedClassifier(nn.Module):
         self._engine = _EngineSlot()
         self.register_load_state_dict_post_hook(_forget_engine)
         self.source = _source
-        self.calibrated = self._is_calibrated(model, drift_model)
+        self.calibrated = self._is_calibrated()
         if not self.calibrated:
             warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=2)
 
@@ -249,6 +249,19 @@ class DefendedClassifier(nn.Module):
                 BUNDLED, None, BUNDLED_DIR / "tecoa.pt", names, device=device, **options
             )
         return cls(original.model, original.tokenizer, names, _source=(BUNDLED, None), **options)
+
+    def with_config(self, config: CounterattackConfig) -> DefendedClassifier:
+        """The same weights, class names and options with other settings; its engine and stats are its own.
+
+        Warns as the class does where config.tau_threshold was not calibrated for this model.
+        """
+        other = copy.copy(self)
+        other._modules, other._buffers = self._modules.copy(), self._buffers.copy()
+        other.config, other._engine, other._stats = config, _EngineSlot(), StatsRecorder()
+        other.calibrated = other._is_calibrated()
+        if not other.calibrated:
+            warnings.warn(uncalibrated(config.tau_threshold), UncalibratedWarning, stacklevel=2)
+        return other
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -441,11 +454,11 @@ class DefendedClassifier(nn.Module):
             calibrated=self.calibrated,
         )
 
-    def _is_calibrated(self, model: nn.Module, drift_model: nn.Module | None) -> bool:
+    def _is_calibrated(self) -> bool:
         if self.config.calibrated_for is not None:
-            measured_by: Any = model if drift_model is None else drift_model
-            return self.config.is_calibrated(fingerprint(measured_by.visual))
-        measured_with = ("tau_threshold", "eps", "norm")
+            measured_by = self.image_tower if self.drift_tower is None else self.drift_tower
+            return self.config.is_calibrated(fingerprint(measured_by.model.visual))
+        measured_with = ("gate", "tau_threshold", "eps", "norm")
         default = CounterattackConfig.published()
         return self.source in _PUBLISHED_MODELS and all(
             getattr(self.config, n) == getattr(default, n) for n in measured_with

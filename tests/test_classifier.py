@@ -424,6 +424,29 @@ def test_threshold_is_calibrated_only_for_its_model(tiny_clip, tokenizer, x):
         DefendedClassifier(make_tiny_clip(seed=3), tokenizer, CLASSNAMES, config=config)
 
 
+def test_other_settings_are_those_of_a_classifier_made_with_them(tiny_clip, tokenizer, x):
+    drift_model = make_tiny_clip(seed=3, sensitive=True)
+    first = make_classifier(tiny_clip, tokenizer, drift_model=drift_model)
+    before = first.predict(x, seed=1)
+    threshold = split_threshold(before.drift)
+    config = CounterattackConfig(eps=2 / 255, steps=3, tau_threshold=threshold, pass_through="clean")
+    with pytest.warns(UncalibratedWarning, match=f"{threshold:g} was not calibrated"):
+        other = first.with_config(config)
+    expected = make_classifier(tiny_clip, tokenizer, drift_model=drift_model, config=config)
+    found, wanted = (c.predict(x, seed=1, with_delta=True) for c in (other, expected))
+    assert 0 < found.countered.sum() < len(x)
+    for name in ("logits", "drift", "countered", "delta"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
+    assert torch.equal(first.predict(x, seed=1).logits, before.logits)
+    assert (first.stats().images, other.stats().images) == (2 * len(x), len(x))
+    assert other.image_tower is first.image_tower
+    weights = fingerprint(drift_model.visual)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert first.with_config(config.calibrated(weights)).calibrated
+    assert not first.calibrated
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
