@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
 from ..encoders import Encoder, make_encoder
 from ..errors import InputError, VerificationError
 from ..models.bundled import BUNDLED
@@ -62,6 +63,7 @@ def export(
     static: bool = False,
     opset: int = 20,
     license: str | None = None,
+    calibration: dict[str, float] | None = None,
     verify: bool = True,
     tolerance: float | None = None,
     progress: Callable[[str], object] | None = None,
@@ -75,17 +77,20 @@ def export(
     that input. batch: its size, or None for any. static: batch 1, noise as an input, every shape known and
     no row selected, for edge compilers; each image then costs what a countered one does. precision: of the
     large products' operands; "fp16" needs a ViT, and "int8" is refused. opset: of ONNX.
-    license: of the weights.
+    license: of the weights. calibration: figures of the calibration that set the threshold, by name, which
+    the file then says of itself.
     verify, tolerance: run the file before it is moved to `path`; see `clipfast.exporters.verify`. progress:
     called with a message at each step.
 
     Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
-    InputError for options that do not go together and for a tower that cannot be exported,
+    InputError for options that do not go together, for the low-pass gate and a tower that cannot be exported,
     VerificationError for a file that disagrees with the reference.
     """
     path = Path(path)
-    _check(path, format, precision)
-    described = _describe(classifier, profile, precision, pixels, 1 if static else batch, static, license)
+    _check(path, format, precision, classifier.config)
+    described = _describe(
+        classifier, profile, precision, pixels, 1 if static else batch, static, license, calibration
+    )
     inputs, outputs = described.ports
     graph = DefenceGraph(
         _encoder(classifier.image_tower, precision),
@@ -127,7 +132,12 @@ def _verified(
     return verification
 
 
-def _check(path: Path, format: Format, precision: str) -> None:
+def _check(path: Path, format: Format, precision: str, config: CounterattackConfig) -> None:
+    if config.gate == "low_pass":
+        raise InputError(
+            "gate 'low_pass' is refused, as its Fourier transform is no operator that every format has: "
+            "expected a config with gate 'drift'"
+        )
     if precision == "int8":
         raise InputError(
             "precision 'int8' is refused, as it has not been shown to keep the defence: "
@@ -150,7 +160,10 @@ def _describe(
     batch: int | None,
     static: bool,
     license: str | None,
+    calibration: dict[str, float] | None,
 ) -> Metadata:
+    if calibration is not None and not classifier.calibrated:
+        raise InputError("expected a config calibrated for this model with the figures of a calibration")
     drift_tower = classifier.drift_tower
     name, pretrained = classifier.source or (None, None)
     if license is None:
@@ -168,7 +181,7 @@ def _describe(
         templates=tuple(t if isinstance(t, str) else t("{}") for t in classifier.templates),
         config=classifier.config,
         calibrated=classifier.calibrated,
-        calibration=None,
+        calibration=calibration,
         preprocess=classifier.preprocess,
         precision=precision,
         versions={

@@ -27,8 +27,11 @@ Precision = Literal["fp32", "fp16"]
 # The name under which a file keeps the text; TorchScript's extra file has .json behind it.
 KEY = "clipfast"
 
-SCHEMA = 1
-_READABLE = (1,)  # this schema and the one before it
+SCHEMA = 2
+_READABLE = (1, 2)  # this schema and the one before it
+
+_CONFIG = {field.name for field in dataclasses.fields(CounterattackConfig)}
+_CONFIG_SINCE_2 = {"momentum", "gate", "radius"}
 
 LIMITS = (
     "A randomised defence that optimises at inference is not a certified one: adaptive attackers who know "
@@ -93,7 +96,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> Metadata:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote, in this version or the one before: settings that it lacks are defaults.
 
         Raises ArtifactError for anything else: no JSON, a newer schema, and fields that are missing, unknown,
         of another type or value, or that contradict each other; the message names the field.
@@ -104,12 +107,11 @@ class Metadata:
             raise ArtifactError(f"its metadata is no JSON: {error}") from error
         if not isinstance(values, dict):
             raise ArtifactError(f"its metadata is no JSON object, but {reprlib.repr(values)}")
-        _check_schema(values.pop("schema", None))
+        schema = values.pop("schema", None)
+        _check_schema(schema)
         _check_fields(values, _FIELDS)
         _check_fields(values["preprocess"], _PREPROCESS, "preprocess.")
-        _check_keys(
-            values["config"], {field.name for field in dataclasses.fields(CounterattackConfig)}, "config."
-        )
+        _check_keys(values["config"], _CONFIG if schema > 1 else _CONFIG - _CONFIG_SINCE_2, "config.")
         config = _made(CounterattackConfig, "config", values["config"])
         settings = {name: value for name, value in values["preprocess"].items() if name not in _PIXELS}
         settings["size"] = tuple(settings["size"])
@@ -232,5 +234,5 @@ def _check_agreement(metadata: Metadata) -> None:
     if metadata.calibrated and marked and not metadata.config.is_calibrated(measured_by):
         raise ArtifactError(
             "metadata field 'calibrated' is true, but 'config' is marked as calibrated for other weights, "
-            "threshold, eps or norm"
+            "threshold, gate, eps or norm"
         )

@@ -132,6 +132,13 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_low_pass_gate_is_refused_by_name(tiny_clip, tokenizer, beside):
+    classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(gate="low_pass"))
+    with pytest.raises(InputError, match=r"gate 'low_pass' is refused, .* expected .* gate 'drift'"):
+        export(classifier, beside)
+    assert beside.read_bytes() == b"older"
+
+
 def test_int8_is_refused_by_name(bundled, beside):
     with pytest.raises(InputError, match="precision 'int8' is refused, as it has not been shown to keep"):
         export(bundled, beside, precision="int8")

@@ -31,6 +31,7 @@ def altered(path: str, value):
         {"profile": "serving", "static": True, "batch": 1, "precision": "fp16"},
         {"model_name": None, "pretrained": "openai", "calibrated": False, "calibration": None},
         {"drift_weights_sha256": "f" * 64, "config": CounterattackConfig(norm="l2", eps=3)},
+        {"calibrated": False, "config": CounterattackConfig(momentum=0.9, gate="low_pass", radius=30)},
         {"preprocess": Preprocess(size=(30, 40), resize_mode="longest", fill_color=127)},
         {"classnames": ("café", 'a "quoted" one')},
     ],
@@ -42,7 +43,7 @@ def test_json_gives_equal_metadata_back(changes):
 
 def test_json_reads_as_documented():
     values = json.loads(make_metadata().to_json())
-    assert values["schema"] == SCHEMA == 1
+    assert values["schema"] == SCHEMA == 2
     assert values["preprocess"] == {
         "size": [32, 32],
         "interpolation": "bicubic",
@@ -54,6 +55,19 @@ def test_json_reads_as_documented():
     assert values["limits"] == LIMITS
     assert values["config"]["tau_threshold"] == 0.5
     assert values["batch"] is None
+
+
+@pytest.mark.parametrize("without", [None, "steps"])
+def test_the_schema_before_this_one_is_read(without):
+    values = json.loads(make_metadata().to_json())
+    for name in ("momentum", "gate", "radius", *([without] if without else [])):
+        del values["config"][name]
+    older = json.dumps(values | {"schema": 1})
+    if without:
+        with pytest.raises(ArtifactError, match=r"metadata field 'config\.steps' is missing"):
+            Metadata.from_json(older)
+    else:
+        assert Metadata.from_json(older) == make_metadata()
 
 
 def test_ports_are_those_of_the_interface():
@@ -68,8 +82,9 @@ def test_ports_are_those_of_the_interface():
     [
         ("schema", ..., "expected an integer as metadata field 'schema', got None"),
         ("schema", "1", "expected an integer as metadata field 'schema', got '1'"),
-        ("schema", 2, "schema 2, .* reads up to 1: a newer clipfast is needed"),
-        ("schema", 0, r"schema 0, .* reads \(1,\)"),
+        ("schema", 3, "schema 3, .* reads up to 2: a newer clipfast is needed"),
+        ("schema", 0, r"schema 0, .* reads \(1, 2\)"),
+        ("schema", 1, "unknown metadata field 'config.gate'"),
         (
             "profile",
             "laboratory",
@@ -99,6 +114,9 @@ def test_ports_are_those_of_the_interface():
         ("templates", ["a {}.", 1], "metadata field 'templates'"),
         ("config", None, "expected an object as metadata field 'config', got None"),
         ("config.steps", ..., "metadata field 'config.steps' is missing"),
+        ("config.momentum", ..., "metadata field 'config.momentum' is missing"),
+        ("config.gate", "low_pass", "'calibrated' is true, but 'config' is marked .* for other .*gate"),
+        ("config.radius", -1, "metadata field 'config': radius must be positive"),
         ("config.step", 1, "unknown metadata field 'config.step'"),
         ("config.steps", 0, "metadata field 'config': steps must be an integer of at least 1"),
         ("config.beta", 10**400, "metadata field 'config'"),

@@ -150,6 +150,13 @@ def test_l2(tmp_path):
         exported.check(3, mix)
 
 
+def test_momentum(tmp_path):
+    options = {"momentum": 0.9, "steps": 3, "step_size": 2 / 255}
+    exported = Exported(build_vit(gain=8.0), tmp_path / "m.onnx", **options)
+    for mix in ("none", "some", "all"):
+        exported.check(4, mix)
+
+
 @pytest.mark.parametrize("opset", list(to_onnx.OPSETS)[1:])
 def test_newer_opsets(tmp_path, opset):
     exported = Exported(build_vit("one block", gain=8.0), tmp_path / "t.onnx", opset=opset)
