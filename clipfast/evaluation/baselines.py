@@ -1,12 +1,41 @@
-"""What any defence must beat: changes to the pixels that cost no gradient."""
+"""What any defence must beat: changes to the pixels that cost no gradient, and earlier test-time defences.
+
+Of the optimising ones, config gives the l-inf budget, the step size and the number of steps, so that they can
+be held to the counterattack's; `ANTI_ADVERSARY` and `HEDGE` are their own. logits: float [N, 3, H, W] in
+[0, 1] -> [N, C], differentiable. sign, create_graph: for attackers only, as in `clipfast.reference`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blur", "random_noise"]
+from ..config import CounterattackConfig
+from ..errors import InputError
+from ..low_pass import low_pass
+from ..reference import into_bounds
+
+__all__ = [
+    "ANTI_ADVERSARY",
+    "HEDGE",
+    "anti_adversary",
+    "blur",
+    "ensemble",
+    "hedge",
+    "low_pass",
+    "random_noise",
+    "views",
+]
+
+Logits = Callable[[Tensor], Tensor]
+Sign = Callable[[Tensor], Tensor]
+
+# The published code's settings, for CIFAR; the first has no budget but its steps.
+ANTI_ADVERSARY = CounterattackConfig(eps=0.3, step_size=0.15, steps=2)
+HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
 
 
 def blur(pixels: Tensor) -> Tensor:
@@ -18,3 +47,97 @@ def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | Non
     """pixels + U(-eps, eps), clamped to [0, 1] (the baseline "RN" of arXiv 2503.03613)."""
     noise = torch.empty(pixels.shape).uniform_(-eps, eps, generator=generator)
     return (pixels + noise.to(pixels.device)).clamp(0, 1)
+
+
+def views(pixels: Tensor) -> Tensor:
+    """The ten views of `ensemble`: float [N, 3, H, W] -> [10, N, 3, H, W]. Differentiable.
+
+    The picture, its four corner crops of 7/8 of each side, enlarged to its size (bilinear, which stays within
+    [0, 1]), and the mirror images of these five.
+    """
+    size = height, width = pixels.shape[-2:]
+    h, w = height - height // 8, width - width // 8
+    corners = [pixels[..., top:, left:] for top in (0, height - h) for left in (0, width - w)]
+    crops = [F.interpolate(corner[..., :h, :w], size, mode="bilinear") for corner in corners]
+    shown = torch.stack([pixels, *crops])
+    return torch.cat([shown, shown.flip(-1)])
+
+
+def ensemble(logits: Logits, pixels: Tensor) -> Tensor:
+    """The mean logits [N, C] over `views`: 10 forward passes. Differentiable.
+
+    Test-time transformation ensembling (TTE; Pérez et al., ICCV Workshops 2021) with its flip, four crops and
+    their flips. There, crops come at random from a picture padded by 1/8 of its side; here, from its corners,
+    which show as much of it at the largest such shift, without the padding.
+    """
+    return torch.stack([logits(view) for view in views(pixels)]).mean(dim=0)
+
+
+def anti_adversary(
+    logits: Logits,
+    pixels: Tensor,
+    config: CounterattackConfig,
+    *,
+    sign: Sign = torch.sign,
+    create_graph: bool = False,
+) -> Tensor:
+    """Pixels moved towards the model's own prediction: float [N, 3, H, W]; steps + 1 forward, steps backward.
+
+    Signed steps from 0 down the cross-entropy to the label that is predicted for `pixels` (Alfarra et al.,
+    AAAI 2022, algorithm 1), within config's budget and, as is not done there, within [0, 1]. The passes are
+    without that which classifies the result. Raises InputError for norm "l2".
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        labels = logits(pixels).argmax(dim=1)
+
+    def confidence(logits: Tensor) -> Tensor:
+        return -F.cross_entropy(logits, labels, reduction="sum")
+
+    return _ascended(confidence, logits, pixels, torch.zeros_like(pixels), config, sign, create_graph)
+
+
+def hedge(
+    logits: Logits,
+    pixels: Tensor,
+    noise: Tensor,
+    config: CounterattackConfig,
+    *,
+    sign: Sign = torch.sign,
+    create_graph: bool = False,
+) -> Tensor:
+    """Pixels moved away from all classes at once: float [N, 3, H, W]; steps forward and backward passes.
+
+    Signed steps from `noise`, U(-eps, eps), up the sum of the cross-entropies to every class, which is the
+    Kullback-Leibler divergence from the uniform distribution but for factor and constant (hedge defence; Wu
+    et al., arXiv 2106.04938), within config's budget and [0, 1]. The passes are without that which classifies
+    the result. Raises InputError for norm "l2".
+    """
+
+    def surprise(logits: Tensor) -> Tensor:
+        return -logits.log_softmax(dim=1).sum()
+
+    return _ascended(surprise, logits, pixels, noise, config, sign, create_graph)
+
+
+def _ascended(
+    objective: Callable[[Tensor], Tensor],
+    logits: Logits,
+    pixels: Tensor,
+    start: Tensor,
+    config: CounterattackConfig,
+    sign: Sign,
+    create_graph: bool,
+) -> Tensor:
+    """pixels + d after signed steps up the objective, a sum over images of what it makes of their logits."""
+    if config.norm != "linf":
+        raise InputError(f"expected a budget in norm 'linf', got {config.norm!r}")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = pixels if create_graph else pixels.detach()
+        d = into_bounds(start, x)
+        for _ in range(config.steps):
+            d = d if d.requires_grad else d.requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(logits(x + d)), d, create_graph=create_graph)
+            d = (d + config.step_size * sign(gradient)).clamp(-config.eps, config.eps)
+            d = into_bounds(d, x)
+            d = d if create_graph else d.detach()
+        return x + d
