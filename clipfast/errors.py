@@ -18,6 +18,9 @@ _EXTRAS = {
     "open_clip": "torch",
     "safetensors": "torch",
     "onnxruntime": "runtime",
+    "art": "eval",
+    "scipy": "eval",
+    "h5py": "eval",
 }
 
 

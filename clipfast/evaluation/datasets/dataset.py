@@ -1,0 +1,159 @@
+"""A data set: class names, prompts, and labelled pictures that are read when they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ...errors import InputError
+from ...preprocess import ImageSource, Preprocess
+
+__all__ = ["Contents", "Dataset", "Files", "Images", "Pictures", "Skipped"]
+
+
+class Pictures(Protocol):
+    """Labelled pictures by index, read one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What a picture is called: unique, and the same in every run."""
+        ...
+
+    def read(self, index: int) -> tuple[ImageSource, int]:
+        """A picture and its label. Raises what its decoder does where it is broken."""
+        ...
+
+
+class Files:
+    """Pictures in files; they are called by their paths below `root`, and sorted by those."""
+
+    def __init__(self, root: Path, labelled: Iterable[tuple[Path, int]]) -> None:
+        self._files = sorted((path.relative_to(root).as_posix(), path, label) for path, label in labelled)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        """The path below the root, with forward slashes."""
+        return self._files[index][0]
+
+    def read(self, index: int) -> tuple[Path, int]:
+        """The path and the label."""
+        return self._files[index][1:]
+
+
+class Contents(NamedTuple):
+    """What a data set holds; labels are indices into classnames."""
+
+    classnames: tuple[str, ...]
+    pictures: Pictures
+
+
+class Skipped(NamedTuple):
+    """A picture that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """N pictures that were drawn and read.
+
+    names: unique. pixels: uint8 [N, 3, H, W], RGB. labels: int64 [N], indices into the class names.
+    skipped: what was drawn besides and could not be read.
+    """
+
+    names: tuple[str, ...]
+    pixels: Tensor
+    labels: Tensor
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Labelled pictures for zero-shot classification. Raises InputError where there are none.
+
+    classnames: as words of a prompt. templates: prompts with {} where the class name goes.
+    """
+
+    name: str
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+    pictures: Pictures
+
+    def __post_init__(self) -> None:
+        if not len(self):
+            raise InputError(f"{self.name}: expected pictures, found none")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(
+        self,
+        preprocess: Preprocess,
+        images: int | None = None,
+        *,
+        seed: int = 0,
+        progress: Callable[[], object] | None = None,
+    ) -> Images:
+        """Draws pictures at random without replacement, and reads those and no others.
+
+        images: how many; all with None, and where there are fewer. seed: from 0; equal seeds draw equal
+        pictures, and a smaller number the first of those that a larger one draws. progress: called after
+        each picture. A picture that cannot be read is listed in `skipped`, and none takes its place.
+        Preprocessing is the model's own: CLIP's resizes the short side to 224 before it crops the centre,
+        where the paper (arXiv 2503.03613) resizes it to 256.
+        Raises InputError for a number or a seed that is too small, and where nothing could be read.
+        """
+        if images is not None and images < 1:
+            raise InputError(f"expected at least 1 image, got {images}")
+        if seed < 0:
+            raise InputError(f"expected a seed from 0, got {seed}")
+        drawn = np.random.default_rng(seed).permutation(len(self))[:images].tolist()
+        pixels = np.empty((len(drawn), 3, *preprocess.size), np.uint8)
+        names: list[str] = []
+        labels: list[int] = []
+        skipped: list[Skipped] = []
+        for index in drawn:
+            name = self.pictures.name(index)
+            try:
+                source, label = self.pictures.read(index)
+                pixels[len(names)] = _preprocessed(source, preprocess)
+            except Exception as error:  # decoders of broken files raise whatever they stumble over
+                skipped.append(Skipped(name, str(error)))
+            else:
+                names.append(name)
+                labels.append(label)
+            if progress is not None:
+                progress()
+        if not names:
+            raise InputError(
+                f"{self.name}: none of {len(drawn)} pictures could be read; "
+                f"of the first, {skipped[0].name}: {skipped[0].reason}"
+            )
+        return Images(
+            tuple(names),
+            torch.from_numpy(pixels[: len(names)]),
+            torch.tensor(labels, dtype=torch.int64),
+            tuple(skipped),
+        )
+
+
+def _preprocessed(source: ImageSource, preprocess: Preprocess) -> NDArray[np.uint8]:
+    if isinstance(source, Image.Image):
+        with source:  # it may hold its file open, broken or not
+            return preprocess(source)
+    return preprocess(source)

@@ -1,0 +1,84 @@
+"""A data set by its name or folder."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from ...errors import InputError, names_extra
+from .bundled import read_bundled
+from .dataset import Dataset
+from .folder import read_folder
+from .table import PAPER_TEMPLATES, TABLE, Row
+
+__all__ = ["BUNDLED", "dataset_names", "find_dataset"]
+
+BUNDLED = "bundled"  # its name beside those of the table
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The names that `find_dataset` knows."""
+    return (BUNDLED, *TABLE)
+
+
+def find_dataset(
+    source: str | Path, *, root: Path | None = None, download: bool = False, split: str | None = None
+) -> Dataset:
+    """A data set with its class names and the paper's prompt, "This is a photo of a {}.".
+
+    source: one of `dataset_names()`, whose case, hyphens, underscores and spaces do not matter; else a
+    folder with one folder of pictures a class, see `read_folder`. A name wins over a folder that is called
+    like it; a Path is always a folder. "bundled" is clipfast's own renderer, in fresh pictures.
+    root: the folder that a data set of the table lies in, in the layout of torchvision's class. download:
+    whether torchvision may download it to there. split: default, the one that the paper evaluates.
+
+    Raises InputError for a name or split that is not known, for a root or data that are missing or broken,
+    and for options that the source does not take; ModuleNotFoundError naming the extra for a package.
+    """
+    if isinstance(source, str):
+        known = {_plain(name): name for name in dataset_names()}
+        name = known.get(_plain(source))
+        if name in TABLE:
+            return _from_table(name, TABLE[name], root, download, split)
+        if name == BUNDLED:
+            _refuse_options(name, root, download, split)
+            contents = read_bundled()
+            return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"no data set or folder {str(source)!r}; names known: {', '.join(dataset_names())}")
+    _refuse_options(f"the folder {folder}", root, download, split)
+    return Dataset(name=folder.resolve().name, templates=PAPER_TEMPLATES, **read_folder(folder)._asdict())
+
+
+def _from_table(name: str, row: Row, root: Path | None, download: bool, split: str | None) -> Dataset:
+    if root is None:
+        raise InputError(f"{name} needs root (--root), the folder that holds {row.folder}")
+    split = row.splits[0] if split is None else split
+    if split not in row.splits:
+        raise InputError(f"{name}: expected a split of {', '.join(row.splits)}, got {split!r}")
+    root = Path(root).expanduser()
+    downloadable = row.get is None
+    if not (root / row.folder).exists() and not (download and downloadable):
+        how = "download=True (--download) downloads it" if downloadable else row.get
+        raise InputError(f"{row.title} was not found: expected {root / row.folder}; {how}")
+    try:
+        if row.needs is not None:
+            importlib.import_module(row.needs)
+        contents = row.read(root, split, download)
+    except ModuleNotFoundError as error:
+        raise names_extra(row.title, error) from error
+    except Exception as error:  # readers of broken files raise whatever they stumble over
+        reason = str(error).rstrip(".") if downloadable else f"{str(error).rstrip('.')}; {row.get}"
+        raise InputError(f"{row.title} could not be read from {root / row.folder}: {reason}") from error
+    return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())
+
+
+def _refuse_options(what: str, root: Path | None, download: bool, split: str | None) -> None:
+    given = {"root": root is not None, "download": download, "split": split is not None}
+    if refused := [option for option, is_given in given.items() if is_given]:
+        raise InputError(f"{what} takes no {', '.join(refused)}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")

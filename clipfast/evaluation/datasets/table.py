@@ -1,0 +1,164 @@
+"""The data sets that are known by name: the sixteen of the paper (arXiv 2503.03613), and Tiny ImageNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .countries import country
+from .dataset import Contents
+from .tiny_imagenet import read_tiny_imagenet
+from .torchvision_reader import TorchvisionReader, named, train_argument, without_split
+from .words import aircraft, caltech101, caltech256, camel_case, flower, imagenet, spaced
+
+__all__ = ["PAPER", "PAPER_TEMPLATES", "TABLE", "Row"]
+
+# The paper's prompt, for all of its data sets.
+PAPER_TEMPLATES = ("This is a photo of a {}.",)
+
+# The words that the code of the paper has for them.
+_PCAM = ("healthy lymph node tissue", "lymph node tumor tissue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One data set.
+
+    title: as papers write it. folder: what must be there below the root. read: (root, split, download) ->
+    what it holds. splits: the first is evaluated; "all" where there is no other. get: how users come by it,
+    where torchvision cannot download it. needs: a package that torchvision needs to read it.
+    """
+
+    title: str
+    folder: str
+    read: Callable[[Path, str, bool], Contents]
+    splits: tuple[str, ...] = ("all",)
+    get: str | None = None
+    needs: str | None = None
+
+
+TABLE = {
+    "cifar10": Row(
+        title="CIFAR-10",
+        folder="cifar-10-batches-py",
+        read=TorchvisionReader(name="CIFAR10", classnames=named(), arguments=train_argument, paths=False),
+        splits=("test", "train"),
+    ),
+    "cifar100": Row(
+        title="CIFAR-100",
+        folder="cifar-100-python",
+        read=TorchvisionReader(
+            name="CIFAR100", classnames=named(spaced), arguments=train_argument, paths=False
+        ),
+        splits=("test", "train"),
+    ),
+    "stl10": Row(
+        title="STL-10",
+        folder="stl10_binary/class_names.txt",
+        read=TorchvisionReader(name="STL10", classnames=named(), paths=False),
+        splits=("test", "train"),
+    ),
+    "imagenet": Row(
+        title="ImageNet",
+        folder=".",
+        read=TorchvisionReader(
+            name="ImageNet", classnames=lambda dataset: imagenet(dataset.classes), downloads=False
+        ),
+        splits=("val", "train"),
+        get="register at image-net.org, put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar there",
+    ),
+    "caltech101": Row(
+        title="Caltech-101",
+        folder="caltech101/101_ObjectCategories",
+        read=TorchvisionReader(
+            name="Caltech101",
+            classnames=named(caltech101, attribute="categories"),
+            arguments=without_split,
+            paths=False,
+        ),
+        needs="scipy",
+    ),
+    "caltech256": Row(
+        title="Caltech-256",
+        folder="caltech256/256_ObjectCategories",
+        read=TorchvisionReader(
+            name="Caltech256",
+            classnames=named(caltech256, attribute="categories"),
+            arguments=without_split,
+            paths=False,
+        ),
+    ),
+    "oxford-iiit-pet": Row(
+        title="Oxford-IIIT Pet",
+        folder="oxford-iiit-pet",
+        read=TorchvisionReader(name="OxfordIIITPet", classnames=named(), paths=False),
+        splits=("test", "trainval"),
+    ),
+    "flowers102": Row(
+        title="Flowers-102",
+        folder="flowers-102",
+        read=TorchvisionReader(name="Flowers102", classnames=named(flower)),
+        splits=("test", "val", "train"),
+        needs="scipy",
+    ),
+    "fgvc-aircraft": Row(
+        title="FGVC Aircraft",
+        folder="fgvc-aircraft-2013b",
+        read=TorchvisionReader(name="FGVCAircraft", classnames=named(aircraft)),
+        splits=("test", "val", "trainval", "train"),
+    ),
+    "stanford-cars": Row(
+        title="Stanford Cars",
+        folder="stanford_cars",
+        read=TorchvisionReader(name="StanfordCars", classnames=named(), downloads=False),
+        splits=("test", "train"),
+        get="its site is gone: unpack a mirror's devkit, cars_test and cars_test_annos_withlabels.mat there",
+        needs="scipy",
+    ),
+    "sun397": Row(
+        title="SUN397",
+        folder="SUN397",
+        read=TorchvisionReader(name="SUN397", classnames=named(spaced), arguments=without_split),
+    ),
+    "country211": Row(
+        title="Country211",
+        folder="country211",
+        read=TorchvisionReader(name="Country211", classnames=named(country)),
+        splits=("test", "valid", "train"),
+    ),
+    "food101": Row(
+        title="Food-101",
+        folder="food-101",
+        read=TorchvisionReader(name="Food101", classnames=named(spaced)),
+        splits=("test", "train"),
+    ),
+    "eurosat": Row(
+        title="EuroSAT",
+        folder="eurosat/2750",
+        read=TorchvisionReader(name="EuroSAT", classnames=named(camel_case), arguments=without_split),
+    ),
+    "dtd": Row(
+        title="DTD",
+        folder="dtd/dtd",
+        read=TorchvisionReader(name="DTD", classnames=named(spaced)),
+        splits=("test", "val", "train"),
+    ),
+    "pcam": Row(
+        title="PCAM",
+        folder="pcam",
+        read=TorchvisionReader(name="PCAM", classnames=lambda _: _PCAM, paths=False),
+        splits=("test", "val", "train"),
+        needs="h5py",
+    ),
+    "tiny-imagenet": Row(
+        title="Tiny ImageNet",
+        folder="tiny-imagenet-200",
+        read=read_tiny_imagenet,
+        splits=("val",),
+        get="unpack tiny-imagenet-200.zip of Stanford's course CS231n there",
+    ),
+}
+
+# The sixteen of the paper's tables; on Tiny ImageNet the fine-tuned towers were trained.
+PAPER = tuple(name for name in TABLE if name != "tiny-imagenet")

@@ -1,0 +1,41 @@
+"""Tiny ImageNet as its archive unpacks; torchvision has no class for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import InputError
+from .dataset import Contents, Files
+from .lines import read_lines
+from .words import synsets
+
+__all__ = ["read_tiny_imagenet"]
+
+
+def read_tiny_imagenet(root: Path, split: str, download: bool) -> Contents:  # noqa: ARG001
+    """The validation pictures of 200 classes, which val_annotations.txt labels by WordNet id.
+
+    Raises InputError where its text files are not as they were published.
+    """
+    folder = root / "tiny-imagenet-200"
+    wnids = sorted(read_lines(folder / "wnids.txt"))
+    synonyms = dict(_fields(folder / "words.txt"))
+    label = {wnid: index for index, wnid in enumerate(wnids)}
+    pictures = folder / split / "images"
+    try:
+        classes = [synonyms[wnid].split(", ") for wnid in wnids]
+        labelled = [
+            (pictures / file, label[wnid])
+            for file, wnid in _fields(folder / split / f"{split}_annotations.txt")
+        ]
+    except KeyError as error:
+        raise InputError(f"expected WordNet ids that all files of {folder} know, got {error}") from error
+    return Contents(tuple(synsets(classes)), Files(root, labelled))
+
+
+def _fields(path: Path) -> list[tuple[str, str]]:
+    """The first two of the tab-separated fields of each line."""
+    rows = [line.split("\t") for line in read_lines(path)]
+    if any(len(row) < 2 for row in rows):
+        raise InputError(f"expected fields separated by tabs in each line of {path}")
+    return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from importlib.resources import files
+
+import open_clip
+import pytest
+from torchvision.datasets import Flowers102
+
+from clipfast.evaluation.datasets import find_dataset, words
+from clipfast.evaluation.datasets.countries import COUNTRIES, country
+from clipfast.evaluation.datasets.table import PAPER_TEMPLATES, TABLE
+
+
+def test_country_codes_become_the_names_of_211_countries():
+    assert len(COUNTRIES) == len(set(COUNTRIES.values())) == 211
+    assert list(COUNTRIES) == sorted(COUNTRIES)
+    assert all(code.isalpha() and code.isupper() for code in COUNTRIES)
+    assert [country(code) for code in ("AD", "AZ", "CD", "KP", "XK", "ZW")] == [
+        "Andorra", "Azerbaijan", "Democratic Republic of the Congo", "North Korea", "Kosovo", "Zimbabwe",
+    ]  # fmt: skip
+    assert country("QQ") == "QQ"
+
+
+@pytest.mark.parametrize(
+    ("word", "raw", "expected"),
+    [
+        (words.spaced, "fish_and_chips", "fish and chips"),
+        (words.spaced, "apartment_building/outdoor", "apartment building outdoor"),
+        (words.spaced, "polka-dotted", "polka-dotted"),
+        (words.camel_case, "AnnualCrop", "annual crop"),
+        (words.camel_case, "River", "river"),
+        (words.caltech101, "Faces_easy", "faces easy"),
+        (words.caltech256, "001.ak47", "ak47"),
+        (words.caltech256, "232.t-shirt", "t shirt"),
+        (words.caltech256, "252.car-side-101", "car side"),
+        (words.aircraft, "707-320", "Boeing 707-320"),
+        (words.aircraft, "Boeing 717", "Boeing 717"),
+        (words.aircraft, "F/A-18", "F/A-18"),
+        (words.flower, "pink-yellow dahlia?", "pink-yellow dahlia"),
+    ],
+)
+def test_raw_names_become_words(word, raw, expected):
+    assert word(raw) == expected
+
+
+def imagenet_synonyms() -> list[list[str]]:
+    """The true synonyms of ImageNet's thousand classes, in the order of their ids."""
+    info = files("timm.data._info")
+    lemma = dict(
+        line.split("\t", 1) for line in (info / "imagenet_synset_to_lemma.txt").read_text().splitlines()
+    )
+    wnids = (info / "imagenet_synsets.txt").read_text().split()
+    return [lemma[wnid].split(", ") for wnid in sorted(wnids)]
+
+
+def test_imagenets_thousand_are_named_as_open_clip_does_and_each_differently():
+    names = words.imagenet(imagenet_synonyms())
+    assert len(set(names)) == len(names) == 1000
+    others = {i: name for i, name in enumerate(names) if name != open_clip.IMAGENET_CLASSNAMES[i]}
+    assert others == {744: "projectile", 836: "sunglass"}
+
+
+def test_part_of_imagenet_is_named_by_its_first_synonyms():
+    some = [["tench", "Tinca tinca"], ["crane"], ["crane", "lifting device"]]
+    assert words.imagenet(some) == ["tench", "crane", "crane, lifting device"]
+
+
+def test_prompts_of_the_names_that_are_known_without_data():
+    known = {
+        "country211": COUNTRIES.values(),
+        "flowers102": TABLE["flowers102"].read.classnames(Flowers102),
+        "pcam": TABLE["pcam"].read.classnames(None),
+        "bundled": find_dataset("bundled").classnames,
+        "imagenet": words.imagenet(imagenet_synonyms()),
+    }
+    sizes = {"country211": 211, "flowers102": 102, "pcam": 2, "bundled": 120, "imagenet": 1000}
+    for name, classnames in known.items():
+        prompts = [PAPER_TEMPLATES[0].format(classname) for classname in classnames]
+        assert len(prompts) == sizes[name]
+        assert len(set(prompts)) == len(prompts), name
+        for prompt in prompts:
+            assert prompt.startswith("This is a photo of a "), name
+            assert not set(prompt) & set("_{}?"), prompt
+            assert prompt == " ".join(prompt.split()), prompt
