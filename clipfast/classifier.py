@@ -337,7 +337,7 @@ class DefendedClassifier(nn.Module):
         return self._head(self.image_tower(x), "naive")
 
     def differentiable(self, mode: Mode) -> DifferentiableDefence:
-        """The defence as an eager module with gradients, for attackers: see `DifferentiableDefence`."""
+        """The defence as a module with gradients, for attackers: see `DifferentiableDefence`."""
         return DifferentiableDefence(
             mode,
             config=self.config,
@@ -345,6 +345,8 @@ class DefendedClassifier(nn.Module):
             drift_tower=self.drift_tower,
             head=partial(self._head, implementation="naive"),
             draw_noise=self._draw_noise,
+            embed=self._embed_with_gradient,
+            counter=self._delta,
         )
 
     def warmup(self, batch_sizes: Iterable[int] = (1,)) -> None:
@@ -431,6 +433,23 @@ class DefendedClassifier(nn.Module):
         if self._by_reference:
             return self.image_tower(x)
         return self.engine.embed(x)
+
+    def _embed_with_gradient(self, x: Tensor) -> Tensor:
+        """For attackers, in float32. The last resort of encoders would spend a forward pass more."""
+        if self._by_reference or self.precision != "fp32" or self.engine.encoder.form == "autograd":
+            return self.image_tower(x)
+        return self.engine.embed_with_gradient(x)
+
+    def _delta(self, x: Tensor, noise: Tensor) -> Tensor:
+        """For attackers: what the defence adds to x, constant."""
+        if self._by_reference:
+            return counterattack_early_return(
+                self.image_tower, x, noise, self.config, drift_encode=self.drift_tower
+            ).delta
+        with torch.autocast(self.device.type, enabled=False):
+            delta = self.engine.run(x.contiguous(), noise.contiguous()).delta
+        assert delta is not None
+        return delta
 
     def _head(self, embedding: Tensor, implementation: Implementation | None = None) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):

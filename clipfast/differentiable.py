@@ -16,7 +16,6 @@ from .models.tower import ImageTower
 from .reference import (
     Counterattacked,
     counterattack,
-    counterattack_early_return,
     gate_measure,
     into_bounds,
 )
@@ -24,15 +23,17 @@ from .validation import as_unit, check_noise, check_pixels
 
 __all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
 
-Mode = Literal["bpda", "unrolled"]
+Mode = Literal["bpda", "unrolled", "undefended"]
 
 
 class DifferentiableDefence(nn.Module):
-    """Defended logits as a differentiable function of the pixels, in eager PyTorch.
+    """Defended logits as a differentiable function of the pixels.
 
     mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): the counterattack is
     computed and then held constant, so the gradient is that of f at x + delta. "unrolled": the gradient runs
     through the steps too, each sign smoothed to tanh(g / (smoothing * mean |g|)); needs double backward.
+    "undefended": f alone, no noise and no defence. All but "unrolled" run on the engine, and give a gradient
+    once; it is in float32, on the model's own tower where the engine is of lower precision.
     Each call draws noise from torch's generator unless given some: average calls for EOT. Made by
     `DefendedClassifier.differentiable`. Raises InputError for another mode.
     """
@@ -46,6 +47,8 @@ class DifferentiableDefence(nn.Module):
         drift_tower: ImageTower | None,
         head: Callable[[Tensor], Tensor],
         draw_noise: Callable[[Tensor], Tensor],
+        embed: Callable[[Tensor], Tensor],
+        counter: Callable[[Tensor, Tensor], Tensor],
         smoothing: float = 0.1,
     ) -> None:
         super().__init__()
@@ -58,25 +61,29 @@ class DifferentiableDefence(nn.Module):
         self.smoothing = smoothing
         self._head = head
         self._draw_noise = draw_noise
+        self._embed = embed  # f(x) with its gradient
+        self._counter = counter  # x and d0 -> delta, without one
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1]; noise as in `predict`."""
+        if self.mode == "undefended":
+            return self._head(self._embed(self._pixels(pixels)))
         x, start = self._inputs(pixels, noise)
         if self.mode == "unrolled":
             return self._head(self._unrolled(x, start).embedding)
-        constant = counterattack_early_return(
-            self.image_tower, x.detach(), start, self.config, drift_encode=self.drift_tower
-        )
-        return self._head(self.image_tower(x + constant.delta))
+        return self._head(self._embed(x + self._counter(x.detach(), start)))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Drift tau [N], or the low-pass gate's cosine, with its gradient: to push an image over the gate."""
         x, start = self._inputs(pixels, noise)
-        tower = self.image_tower if self.drift_tower is None else self.drift_tower
+        tower = self._embed if self.drift_tower is None else self.drift_tower
         return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
 
+    def _pixels(self, pixels: Tensor) -> Tensor:
+        return as_unit(check_pixels(pixels, self.image_tower.image_size)).to(self.image_tower.mean.device)
+
     def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = as_unit(check_pixels(pixels, self.image_tower.image_size)).to(self.image_tower.mean.device)
+        x = self._pixels(pixels)
         return x, self._draw_noise(x) if noise is None else check_noise(noise, x, self.config)
 
     def _unrolled(self, x: Tensor, start: Tensor) -> Counterattacked:

@@ -13,6 +13,7 @@ from . import schedule
 from .config import CounterattackConfig
 from .draws import Draw
 from .encoders import CompiledEncoder, Encoder
+from .encoders.gradients import embed_with_gradient
 from .errors import OutOfMemoryError
 from .graphs import Graphs
 from .ops import Implementation
@@ -194,6 +195,15 @@ class Engine:
 
         chunks = pixels.split(self.chunks(len(pixels), self.chunk))
         return torch.cat([self._at_bucket("embed", stage, chunk)[0] for chunk in chunks])
+
+    def embed_with_gradient(self, pixels: Tensor) -> Tensor:
+        """f(x) [N, D] of float32 pixels [N, 3, H, W], in chunks, with its gradient to them, once.
+
+        For attackers, whose batches come in any size: a compiled encoder runs as it was before.
+        """
+        encoder = self.encoder.eager if isinstance(self.encoder, CompiledEncoder) else self.encoder
+        chunks = pixels.split(self.chunks(len(pixels), self.chunk))
+        return torch.cat([embed_with_gradient(encoder, chunk) for chunk in chunks])
 
     def _bucket(self, n: int) -> int:
         return 1 << (n - 1).bit_length() if self._compiles else n

@@ -22,6 +22,7 @@ from clipfast import (
 )
 from clipfast.models.fingerprint import fingerprint
 from clipfast.noise import linf_noise
+from clipfast.precision import available
 from clipfast.reference import counterattack
 
 
@@ -379,6 +380,32 @@ def test_differentiable_drift_is_the_gate_with_a_gradient(tiny_clip, tokenizer, 
         assert (measure((leaf + gradient.sign() / 2550).clamp(0, 1), noise) > drift).all()
     with pytest.raises(InputError, match="mode must be one of"):
         classifier.differentiable("autograd")
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_differentiable_undefended_is_plain_clip(tiny_clip, tokenizer, x, implementation):
+    classifier = make_classifier(tiny_clip, tokenizer, implementation=implementation)
+    leaf = (x.float() / 255).requires_grad_()
+    results = []
+    for logits in (classifier.differentiable("undefended")(leaf), classifier.undefended(leaf)):
+        (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
+        results.append((logits.detach(), gradient))
+    (logits, gradient), (expected, expected_gradient) = results
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    scale = expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-5 * scale, rtol=0)
+
+
+def test_attackers_gradients_are_float32_whatever_the_engine_is(tiny_clip, tokenizer, x):
+    if "bf16" not in available(torch.device("cpu")):
+        pytest.skip("no bfloat16 units")
+    gradients = []
+    for precision in ("bf16", "fp32"):
+        classifier = make_classifier(tiny_clip, tokenizer, precision=precision)
+        leaf = (x.float() / 255).requires_grad_()
+        gradients += torch.autograd.grad(classifier.differentiable("undefended")(leaf)[:, 0].sum(), leaf)
+    scale = gradients[1].abs().max().item()
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5 * scale, rtol=0)
 
 
 def test_fresh_noise_each_call_of_the_attackers_module(classifier, x):

@@ -49,6 +49,9 @@ class PassCounter:
         return Passes(self.forward / max(n, 1), self.backward / max(n, 1))
 
     def _on_tower(self, _: nn.Module, __: Sequence[Tensor], embedding: Tensor) -> None:
+        self._on_embedding(embedding)
+
+    def _on_embedding(self, embedding: Tensor) -> None:
         self.forward += len(embedding)
         if embedding.requires_grad:
             embedding.register_hook(self._on_gradient)
@@ -62,7 +65,7 @@ class PassCounter:
         self.backward += len(gradient)
 
     def _watch(self, engine: Engine) -> None:
-        run = engine.run
+        run, embed = engine.run, engine.embed_with_gradient
 
         def watched(*args: Any, **kwargs: Any) -> Defended:
             defended = run(*args, **kwargs)
@@ -76,8 +79,16 @@ class PassCounter:
             self.backward += backward
             return defended
 
-        engine.run = watched
-        self._undo.append(lambda: setattr(engine, "run", run))
+        def embedded(pixels: Tensor) -> Tensor:
+            embedding = embed(pixels)
+            self._on_embedding(embedding)
+            return embedding
+
+        def undo() -> None:
+            engine.run, engine.embed_with_gradient = run, embed
+
+        engine.run, engine.embed_with_gradient = watched, embedded
+        self._undo.append(undo)
 
 
 def engine_passes(
