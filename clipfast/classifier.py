@@ -436,6 +436,8 @@ class DefendedClassifier(nn.Module):
 
     def _embed_with_gradient(self, x: Tensor) -> Tensor:
         """For attackers, in float32. The last resort of encoders would spend a forward pass more."""
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return self._embed(x)
         if self._by_reference or self.precision != "fp32" or self.engine.encoder.form == "autograd":
             return self.image_tower(x)
         return self.engine.embed_with_gradient(x)

@@ -51,10 +51,11 @@ class PassCounter:
     def _on_tower(self, _: nn.Module, __: Sequence[Tensor], embedding: Tensor) -> None:
         self._on_embedding(embedding)
 
-    def _on_embedding(self, embedding: Tensor) -> None:
+    def _on_embedding(self, embedding: Tensor) -> Tensor:
         self.forward += len(embedding)
         if embedding.requires_grad:
             embedding.register_hook(self._on_gradient)
+        return embedding
 
     def _on_gradient(self, cotangent: Tensor) -> None:
         self.backward += len(cotangent)
@@ -65,7 +66,7 @@ class PassCounter:
         self.backward += len(gradient)
 
     def _watch(self, engine: Engine) -> None:
-        run, embed = engine.run, engine.embed_with_gradient
+        run, embed, embed_with_gradient = engine.run, engine.embed, engine.embed_with_gradient
 
         def watched(*args: Any, **kwargs: Any) -> Defended:
             defended = run(*args, **kwargs)
@@ -79,15 +80,12 @@ class PassCounter:
             self.backward += backward
             return defended
 
-        def embedded(pixels: Tensor) -> Tensor:
-            embedding = embed(pixels)
-            self._on_embedding(embedding)
-            return embedding
-
         def undo() -> None:
-            engine.run, engine.embed_with_gradient = run, embed
+            engine.run, engine.embed, engine.embed_with_gradient = run, embed, embed_with_gradient
 
-        engine.run, engine.embed_with_gradient = watched, embedded
+        engine.run = watched
+        engine.embed = lambda pixels: self._on_embedding(embed(pixels))
+        engine.embed_with_gradient = lambda pixels: self._on_embedding(embed_with_gradient(pixels))
         self._undo.append(undo)
 
 

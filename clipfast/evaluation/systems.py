@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from .. import draws
 from ..classifier import DefendedClassifier
-from .baselines import blur, random_noise
+from ..config import CounterattackConfig
+from ..differentiable import smooth_sign, twice_differentiable
+from . import baselines
+from .baselines import blur, low_pass, random_noise
 
-__all__ = ["Answer", "Answers", "System", "blurred", "countered", "noisy", "undefended"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "System",
+    "anti_adversary",
+    "blurred",
+    "countered",
+    "ensemble",
+    "hedge",
+    "low_passed",
+    "noisy",
+    "undefended",
+]
+
+
+Logits = Callable[[Tensor], Tensor]
 
 
 class Answer(NamedTuple):
@@ -44,6 +63,7 @@ class System:
     randomised: whether noise is drawn; attackable and unrolled draw theirs from torch's generator at each
     call. unrolled: as attackable, with the gradient through the defence's own steps, or None. drift: pixels
     -> tau [N], differentiable, and tau_threshold, below which an image is countered; None without a gate.
+    classifier: whose towers and engine all of that runs on, so that passes can be counted.
     """
 
     name: str
@@ -53,6 +73,7 @@ class System:
     unrolled: Callable[[Tensor], Tensor] | None = None
     drift: Callable[[Tensor], Tensor] | None = None
     tau_threshold: float | None = None
+    classifier: DefendedClassifier | None = None
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The logits of `answer`, with the seed 0."""
@@ -61,28 +82,68 @@ class System:
 
 def undefended(classifier: DefendedClassifier, name: str = "undefended") -> System:
     """Plain CLIP."""
-    return _plain(name, classifier.undefended)
+    return _plain(name, classifier, classifier.differentiable("undefended"))
 
 
 def blurred(classifier: DefendedClassifier) -> System:
     """Plain CLIP behind a 3x3 blur."""
-    return _plain("3x3 blur", lambda pixels: classifier.undefended(blur(pixels).clamp(0, 1)))
+    logits = classifier.differentiable("undefended")
+    return _plain("3x3 blur", classifier, lambda pixels: logits(blur(pixels).clamp(0, 1)))
+
+
+def low_passed(classifier: DefendedClassifier) -> System:
+    """Plain CLIP behind a low-pass filter of the config's radius: 1 forward pass."""
+    radius, logits = classifier.config.radius, classifier.differentiable("undefended")
+    return _plain("low-pass", classifier, lambda pixels: logits(low_pass(pixels, radius).clamp(0, 1)))
+
+
+def ensemble(classifier: DefendedClassifier) -> System:
+    """Plain CLIP's mean logits over ten views (TTE): 10 forward passes. See `baselines.ensemble`."""
+    logits = classifier.differentiable("undefended")
+    return _plain("TTE", classifier, lambda pixels: baselines.ensemble(logits, pixels))
+
+
+def anti_adversary(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
+    """Anti-adversary: steps + 2 forward and steps backward passes. See `baselines.anti_adversary`.
+
+    config: its budget, steps and step size; the classifier's by default.
+    """
+    settings = classifier.config if config is None else config
+
+    def moved(logits: Logits, pixels: Tensor, **options: Any) -> Tensor:
+        return baselines.anti_adversary(logits, pixels, settings, **options)
+
+    return _optimising("Anti-adversary", classifier, settings, moved, randomised=False)
+
+
+def hedge(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
+    """Hedge defence: steps + 1 forward and steps backward passes. See `baselines.hedge`.
+
+    config: its budget, steps and step size; the classifier's by default.
+    """
+    settings = classifier.config if config is None else config
+
+    def moved(logits: Logits, pixels: Tensor, noise: Tensor, **options: Any) -> Tensor:
+        return baselines.hedge(logits, pixels, noise, settings, **options)
+
+    return _optimising("HD", classifier, settings, moved, randomised=True)
 
 
 def noisy(classifier: DefendedClassifier) -> System:
     """Plain CLIP behind random noise of the counterattack's eps (the baseline "RN" of arXiv 2503.03613)."""
     eps, config = classifier.config.eps, classifier.config
+    logits = classifier.differentiable("undefended")
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
-        draw = draws.seeded(seed, first_image, len(pixels), pixels.device)
-        noise = draws.draw_noise(draw, pixels.shape, config)
-        return Answer(classifier.undefended((pixels + noise).clamp(0, 1)))
+        noise = _noise(pixels, config, seed, first_image)
+        return Answer(logits((pixels + noise).clamp(0, 1)))
 
     return System(
         name="random noise",
         answer=answer,
-        attackable=lambda pixels: classifier.undefended(random_noise(pixels, eps=eps)),
+        attackable=lambda pixels: logits(random_noise(pixels, eps=eps)),
         randomised=True,
+        classifier=classifier,
     )
 
 
@@ -102,13 +163,61 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         unrolled=classifier.differentiable("unrolled"),
         drift=bpda.drift,
         tau_threshold=classifier.config.tau_threshold,
+        classifier=classifier,
     )
 
 
-def _plain(name: str, logits: Callable[[Tensor], Tensor]) -> System:
+def _plain(name: str, classifier: DefendedClassifier, logits: Callable[[Tensor], Tensor]) -> System:
     """A system without noise, and differentiable as it is."""
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:  # noqa: ARG001
         return Answer(logits(pixels))
 
-    return System(name=name, answer=answer, attackable=logits)
+    return System(name=name, answer=answer, attackable=logits, classifier=classifier)
+
+
+def _optimising(
+    name: str,
+    classifier: DefendedClassifier,
+    config: CounterattackConfig,
+    moved: Callable[..., Tensor],
+    *,
+    randomised: bool,
+) -> System:
+    """Plain CLIP of pixels that a defence moved: moved(logits, pixels, sign=, create_graph=) -> pixels.
+
+    randomised: it takes noise too, after the pixels.
+    """
+    logits = classifier.differentiable("undefended")
+
+    def drawn(pixels: Tensor, seed: int, first_image: int = 0) -> tuple[Tensor, ...]:
+        return (_noise(pixels, config, seed, first_image),) if randomised else ()
+
+    def fresh(pixels: Tensor) -> tuple[Tensor, ...]:
+        return drawn(pixels, int(torch.randint(2**62, ())))  # attackers draw from torch's generator
+
+    def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
+        return Answer(logits(moved(logits, pixels, *drawn(pixels, seed, first_image))))
+
+    def held(pixels: Tensor) -> Tensor:
+        constant = moved(logits, pixels.detach(), *fresh(pixels))
+        return logits(constant + (pixels - pixels.detach()))
+
+    def unrolled(pixels: Tensor) -> Tensor:
+        twice = classifier.undefended  # the engine's gradient has none of its own
+        with twice_differentiable():
+            return twice(moved(twice, pixels, *fresh(pixels), sign=smooth_sign, create_graph=True))
+
+    return System(
+        name=name,
+        answer=answer,
+        attackable=held,
+        unrolled=unrolled,
+        randomised=randomised,
+        classifier=classifier,
+    )
+
+
+def _noise(pixels: Tensor, config: CounterattackConfig, seed: int, first_image: int) -> Tensor:
+    draw = draws.seeded(seed, first_image, len(pixels), pixels.device)
+    return draws.draw_noise(draw, pixels.shape, config)
