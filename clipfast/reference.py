@@ -152,7 +152,9 @@ def gate_measure(
     """What the gate holds against its threshold: tau, or the low-pass gate's cosine, [N]. clean: f(x)."""
     if config.gate == "drift":
         return drift_of(encode(x + d0), clean)
-    smooth = low_pass(x, config.radius).clamp(0, 1)
+    smooth = low_pass(x, config.radius)
+    # In value alone: at its bounds clamp has no gradient, and attackers would not see flat white and black.
+    smooth = smooth.clamp(0, 1).detach() + (smooth - smooth.detach())
     return torch.cosine_similarity(encode(smooth), clean, dim=1)
 
 

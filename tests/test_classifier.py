@@ -554,15 +554,16 @@ def resized_clip():
 
 
 @pytest.mark.parametrize("broken", ["nan", "zero"])
-def test_a_broken_drift_never_passes_as_an_answer(tiny_clip, tokenizer, x, broken):
-    classifier = make_classifier(tiny_clip, tokenizer)
+@pytest.mark.parametrize("gate", ["drift", "low_pass"])
+def test_a_broken_drift_never_passes_as_an_answer(tiny_clip, tokenizer, x, broken, gate):
+    classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(gate=gate))
     with torch.no_grad():
         tiny_clip.visual.proj.fill_(torch.nan if broken == "nan" else 0.0)
     with pytest.raises(InputError, match="expected a finite drift"):
         classifier.predict(x, seed=0)
     assert classifier.stats().images == 0
     for threshold in (0.0, 1e9):  # the drift is sound here, the answer is not
-        config = CounterattackConfig(tau_threshold=threshold)
+        config = CounterattackConfig(tau_threshold=threshold, gate=gate)
         sound = make_tiny_clip(seed=5, sensitive=True)
         tuned = make_classifier(tiny_clip, tokenizer, drift_model=sound, config=config)
         with pytest.raises(InputError, match="expected a finite drift and embeddings"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipfast import CounterattackConfig
-from clipfast.reference import counterattack, counterattack_early_return
+from clipfast.reference import counterattack, counterattack_early_return, gate_measure
 
 N, SHAPE, D = 6, (3, 4, 4), 5
 SCHEDULES = [counterattack, counterattack_early_return]
@@ -203,11 +203,12 @@ def test_budgets_and_bounds_hold(tower, schedule, norm, dtype, options):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_gate_is_strict(tower, schedule):
-    config = settings()
+@pytest.mark.parametrize("options", [{}, LOW_PASS])
+def test_gate_is_strict(tower, schedule, options):
+    config = settings(**options)
     x, noise = map(torch.from_numpy, example(config))
     drift = schedule(tower, x, noise, config).drift
-    at_third = settings(tau_threshold=drift[3].item())
+    at_third = settings(tau_threshold=drift[3].item(), **options)
     assert schedule(tower, x, noise, at_third).countered.tolist() == (drift < drift[3]).tolist()
 
 
@@ -278,6 +279,20 @@ def test_unrolled_gradient_matches_finite_differences(tower, options):
         step[index] = 1e-5
         slope = (value(x + step) - value(x - step)).item() / 2e-5
         assert gradient[index].item() == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_the_low_pass_gate_has_its_gradient_on_flat_white(tower):
+    config, white = settings(**LOW_PASS), torch.ones(1, *SHAPE, dtype=torch.float64)
+    clean = torch.randn(1, D, dtype=torch.float64)
+
+    def measure(p):
+        return gate_measure(tower, p, torch.zeros_like(p), clean, config).sum()
+
+    leaf = white.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(measure(leaf), leaf)
+    slope = (measure(white) - measure(white - 1e-6)).item() / 1e-6
+    assert gradient.sum().item() == pytest.approx(slope, rel=1e-4)
+    assert abs(slope) > 0.01
 
 
 def test_early_return_runs_the_fewer_rows_again_and_reuses_the_probe_for_many(tower):

@@ -12,7 +12,7 @@ from clipfast import CounterattackConfig
 from clipfast.encoders.vit import VitEncoder
 from clipfast.models.tower import ImageTower
 from clipfast.reference import counterattack, gate_measure, into_bounds
-from clipfast.schedule import defend
+from clipfast.schedule import Defended, defend
 
 NORMS = {
     "linf": {"norm": "linf"},
@@ -110,3 +110,21 @@ def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     assert int(rows.countered.sum()) == 2
     for ours, theirs in zip(masked, rows, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, LOW_PASS])
+def test_the_gate_is_strict_and_nan_is_below_no_threshold(options):
+    tower, config = doubled(make_tower(gain=8.0)), CounterattackConfig(**options)
+    x = smooth(4, tower.image_size, dtype=torch.float64)
+    noise = start(x, config)
+
+    def gated(x: Tensor, limit: Tensor) -> Defended:
+        with torch.no_grad():
+            return defend(encoder_of(tower), x, noise, limit, config)
+
+    drift = gated(x, torch.tensor(0.0)).drift
+    assert gated(x, drift[2]).countered.tolist() == (drift < drift[2]).tolist()
+    x[1, 2, 3, 4] = torch.nan
+    broken = gated(x, torch.tensor(1e9))
+    assert broken.countered.tolist() == [True, False, True, True]
+    assert broken.drift.isnan().tolist() == [False, True, False, False]

@@ -28,6 +28,7 @@ __all__ = [
     "low_pass",
     "random_noise",
     "views",
+    "within",
 ]
 
 Logits = Callable[[Tensor], Tensor]
@@ -36,6 +37,14 @@ Sign = Callable[[Tensor], Tensor]
 # The published code's settings, for CIFAR; the first has no budget but its steps.
 ANTI_ADVERSARY = CounterattackConfig(eps=0.3, step_size=0.15, steps=2)
 HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
+
+
+def within(pixels: Tensor) -> Tensor:
+    """Pixels clamped to [0, 1], with the gradient of what was given.
+
+    At its bounds clamp has none, and an attacker would not see what is flat white or black.
+    """
+    return pixels.clamp(0, 1).detach() + (pixels - pixels.detach())
 
 
 def blur(pixels: Tensor) -> Tensor:
@@ -52,13 +61,14 @@ def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | Non
 def views(pixels: Tensor) -> Tensor:
     """The ten views of `ensemble`: float [N, 3, H, W] -> [10, N, 3, H, W]. Differentiable.
 
-    The picture, its four corner crops of 7/8 of each side, enlarged to its size (bilinear, which stays within
-    [0, 1]), and the mirror images of these five.
+    The picture, its four corner crops of 7/8 of each side, enlarged to its size (bilinear), and the mirror
+    images of these five.
     """
     size = height, width = pixels.shape[-2:]
     h, w = height - height // 8, width - width // 8
     corners = [pixels[..., top:, left:] for top in (0, height - h) for left in (0, width - w)]
-    crops = [F.interpolate(corner[..., :h, :w], size, mode="bilinear") for corner in corners]
+    # A mean of pixels leaves [0, 1] by rounding alone.
+    crops = [within(F.interpolate(corner[..., :h, :w], size, mode="bilinear")) for corner in corners]
     shown = torch.stack([pixels, *crops])
     return torch.cat([shown, shown.flip(-1)])
 

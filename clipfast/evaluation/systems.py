@@ -14,7 +14,7 @@ from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..differentiable import smooth_sign, twice_differentiable
 from . import baselines
-from .baselines import blur, low_pass, random_noise
+from .baselines import blur, low_pass, random_noise, within
 
 __all__ = [
     "Answer",
@@ -88,13 +88,13 @@ def undefended(classifier: DefendedClassifier, name: str = "undefended") -> Syst
 def blurred(classifier: DefendedClassifier) -> System:
     """Plain CLIP behind a 3x3 blur."""
     logits = classifier.differentiable("undefended")
-    return _plain("3x3 blur", classifier, lambda pixels: logits(blur(pixels).clamp(0, 1)))
+    return _plain("3x3 blur", classifier, lambda pixels: logits(within(blur(pixels))))
 
 
 def low_passed(classifier: DefendedClassifier) -> System:
     """Plain CLIP behind a low-pass filter of the config's radius: 1 forward pass."""
     radius, logits = classifier.config.radius, classifier.differentiable("undefended")
-    return _plain("low-pass", classifier, lambda pixels: logits(low_pass(pixels, radius).clamp(0, 1)))
+    return _plain("low-pass", classifier, lambda pixels: logits(within(low_pass(pixels, radius))))
 
 
 def ensemble(classifier: DefendedClassifier) -> System:

@@ -1,0 +1,164 @@
+"""The baselines as systems: their answers, their seeds, what they cost, and their gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_classifier, pixels
+from torch import Tensor
+
+from clipfast import CounterattackConfig, DefendedClassifier, draws, reference
+from clipfast.evaluation import systems
+from clipfast.evaluation.baselines import HEDGE, views
+from clipfast.evaluation.passes import PassCounter
+from clipfast.evaluation.results import Passes
+from clipfast.evaluation.systems import System
+
+CONFIG = CounterattackConfig(steps=3, step_size=2 / 255, radius=6)
+
+
+@pytest.fixture
+def classifier(tiny_clip, tokenizer) -> DefendedClassifier:
+    return make_classifier(tiny_clip, tokenizer, config=CONFIG)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return pixels(8).float() / 255
+
+
+def make(classifier: DefendedClassifier) -> dict[str, System]:
+    makers = (systems.low_passed, systems.ensemble, systems.anti_adversary, systems.hedge)
+    return {maker.__name__: maker(classifier) for maker in makers}
+
+
+def logits_of(system: System, x: Tensor, **options: int) -> Tensor:
+    with torch.no_grad():
+        return system.answer(x, **{"seed": 3, **options}).logits
+
+
+def moved(classifier: DefendedClassifier, x: Tensor, start: Tensor, sign: float, target: Tensor) -> Tensor:
+    """Signed steps along the gradient of the cross-entropy to some probabilities."""
+    d = (x + start).clamp(0, 1) - x
+    for _ in range(CONFIG.steps):
+        leaf = d.clone().requires_grad_()
+        loss = F.cross_entropy(classifier.undefended(x + leaf), target, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        d = (d + sign * CONFIG.step_size * gradient.sign()).clamp(-CONFIG.eps, CONFIG.eps)
+        d = (x + d).clamp(0, 1) - x
+    return x + d
+
+
+def expected(classifier: DefendedClassifier, name: str, x: Tensor) -> Tensor:
+    """The logits of the seed 3."""
+    undefended = classifier.undefended
+    if name == "low_passed":
+        smooth = reference.low_pass(x, 6)
+        return undefended(smooth - (smooth - smooth.clamp(0, 1)).detach())
+    if name == "ensemble":
+        return sum(undefended(view) for view in views(x)) / 10
+    classes = undefended(x).shape[1]
+    if name == "anti_adversary":
+        own = F.one_hot(undefended(x).argmax(dim=1), classes).float()
+        return undefended(moved(classifier, x, torch.zeros_like(x), -1, own))
+    noise = draws.draw_noise(draws.seeded(3, 0, len(x), x.device), x.shape, CONFIG)
+    uniform = torch.full((len(x), classes), 1 / classes)
+    return undefended(moved(classifier, x, noise, 1, uniform))
+
+
+NAMES = ["low_passed", "ensemble", "anti_adversary", "hedge"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_those_of_a_computation_by_hand(classifier, x, name):
+    ours, theirs = logits_of(make(classifier)[name], x), expected(classifier, name, x).detach()
+    # Where a gradient is about 0 rounding turns signs, of few pixels.
+    atol = 1e-4 if name in ("low_passed", "ensemble") else 5e-3
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
+    assert (ours - classifier.undefended(x)).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_list_may_be_cut_anywhere_and_a_seed_gives_the_same_again(classifier, x, name):
+    system = make(classifier)[name]
+    whole = logits_of(system, x)
+    parts = torch.cat([logits_of(system, x[:3]), logits_of(system, x[3:], first_image=3)])
+    torch.testing.assert_close(parts, whole, rtol=0, atol=5e-3)
+    assert torch.equal(logits_of(system, x), whole)
+    assert system.randomised == (name == "hedge")
+    same = torch.equal(logits_of(system, x, seed=4), whole)
+    assert same != system.randomised
+    if system.randomised:
+        assert (logits_of(system, x[3:]) - whole[3:]).abs().max() > 5e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [("low_passed", 1, 0), ("ensemble", 10, 0), ("anti_adversary", 5, 3), ("hedge", 4, 3)],
+)
+def test_passes_are_those_of_the_docstrings(classifier, x, name, forward, backward):
+    system = make(classifier)[name]
+    with PassCounter(classifier) as counter:
+        logits_of(system, x)
+    assert counter.an_image(len(x)) == Passes(forward, backward)
+
+
+def test_settings_may_be_others_than_the_classifiers(classifier, x):
+    with PassCounter(classifier) as counter:
+        logits_of(systems.hedge(classifier, HEDGE), x)
+    assert counter.an_image(len(x)) == Passes(21, 20)
+    gentle = CounterattackConfig(steps=1, eps=1e-6, step_size=1e-6)
+    near = logits_of(systems.anti_adversary(classifier, gentle), x)
+    torch.testing.assert_close(near, classifier.undefended(x), rtol=0, atol=1e-3)
+
+
+def gradient_of(logits, x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(7)
+    answer = logits(leaf)
+    return answer.detach(), torch.autograd.grad(answer[:, 1].sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("name", ["low_passed", "ensemble"])
+def test_without_steps_the_gradient_is_that_of_the_answer(classifier, x, name):
+    system = make(classifier)[name]
+    answer, gradient = gradient_of(system.attackable, x)
+    torch.testing.assert_close(answer, logits_of(system, x), rtol=0, atol=1e-4)
+    wanted = gradient_of(lambda p: expected(classifier, name, p), x)[1]
+    torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
+    assert system.unrolled is None
+
+
+@pytest.mark.parametrize("name", ["anti_adversary", "hedge"])
+def test_attackers_hold_the_steps_constant_or_go_through_them(classifier, x, name):
+    system = make(classifier)[name]
+    start = torch.zeros_like(x)
+    if name == "hedge":
+        torch.manual_seed(7)
+        seed = int(torch.randint(2**62, ()))
+        start = draws.draw_noise(draws.seeded(seed, 0, len(x), x.device), x.shape, CONFIG)
+    answer, held = gradient_of(system.attackable, x)
+    own = F.one_hot(classifier.undefended(x).argmax(dim=1), answer.shape[1]).float()
+    uniform = torch.full_like(own, 1 / own.shape[1])
+    ended = moved(classifier, x, start, *((-1, own) if name == "anti_adversary" else (1, uniform)))
+    wanted, gradient = gradient_of(classifier.undefended, ended)
+    torch.testing.assert_close(answer, wanted, rtol=0, atol=5e-3)
+    cosine = torch.cosine_similarity(held.flatten(1), gradient.flatten(1), dim=1)
+    assert cosine.min() > 0.999
+    assert system.unrolled is not None
+    _, through = gradient_of(system.unrolled, x)
+    assert through.isfinite().all()
+    assert (through - held).abs().max() > 0.05 * held.abs().max()
+
+
+@pytest.mark.parametrize("make", [systems.blurred, systems.low_passed, systems.ensemble])
+def test_flat_white_is_seen_by_attackers(classifier, make):
+    white = torch.ones(1, 3, *classifier.image_size)
+    _, gradient = gradient_of(make(classifier).attackable, white)
+    assert (gradient.abs() > 1e-3 * gradient.abs().max()).float().mean() > 0.9
+
+
+def test_the_attackable_hedge_draws_anew_each_time(classifier, x):
+    system = systems.hedge(classifier)
+    assert not torch.equal(system.attackable(x), system.attackable(x))
