@@ -21,6 +21,7 @@ _EXTRAS = {
     "art": "eval",
     "scipy": "eval",
     "h5py": "eval",
+    "foolbox": "foolbox",
 }
 
 

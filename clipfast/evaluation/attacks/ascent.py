@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import NamedTuple
@@ -12,7 +13,19 @@ from torch import Tensor
 from .budget import check_labels, project, random_start
 from .losses import Loss, RowLoss, by_label, loss_function
 
-__all__ = ["Ascended", "Look", "Looked", "ascend", "averaged", "look_through", "pgd", "step_sizes"]
+__all__ = [
+    "Ascended",
+    "Look",
+    "Looked",
+    "ascend",
+    "averaged",
+    "look_through",
+    "pgd",
+    "step_sizes",
+    "streak_of",
+]
+
+_DRAWS = 8
 
 
 class Looked(NamedTuple):
@@ -30,7 +43,7 @@ class Ascended(NamedTuple):
     """Where an ascent ended."""
 
     pixels: Tensor  # [N, 3, H, W]
-    broken: Tensor  # bool [N]; False where it was not looked at again after its last step
+    broken: Tensor  # bool [N]: left, or would have
     loss: Tensor  # [N]: at the last look, averaged over samples
 
 
@@ -56,35 +69,33 @@ def ascend(
     eps: float,
     sizes: Sequence[float],
     samples: int = 1,
-    stops: bool = False,
+    streak: int = 0,
     judges: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> Ascended:
     """Signed steps of these sizes up the gradient from `start`, within eps of `pixels` and [0, 1].
 
-    samples: looks a step, whose gradients are averaged (EOT; Athalye et al., ICML 2018). stops: an image
-    that is misclassified in every sample keeps its pixels and leaves the batch. judges: looks once more
-    after the last step. tick: called after each step.
+    samples: looks a step, whose gradients are averaged (EOT; Athalye et al., ICML 2018). streak: an image
+    that is misclassified in every sample of so many steps in a row is broken, keeps its pixels and leaves the
+    batch; 0: none leaves. judges: looks once more after the last step. tick: called after each step.
     """
     attacked, rows = start.clone(), torch.arange(len(pixels), device=pixels.device)
-    broken = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    run = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
     loss = pixels.new_full((len(pixels),), -torch.inf)
     for size in (*sizes, None) if judges else sizes:
         if not len(rows):
             break
         looked = averaged([look(attacked[rows], rows) for _ in range(samples)])
-        broken[rows], loss[rows] = looked.broken, looked.loss
+        run[rows], loss[rows] = (run[rows] + 1) * looked.broken, looked.loss
         if size is None:
             break
-        stays = ~looked.broken if stops else torch.ones_like(looked.broken)
+        stays = run[rows] < streak if streak else torch.ones_like(looked.broken)
         rows = rows[stays]
         moved = attacked[rows] + size * looked.gradient[stays].sign()
         attacked[rows] = project(moved, pixels[rows], eps)
         if tick is not None:
             tick()
-    if not (stops or judges):
-        broken = torch.zeros_like(broken)
-    return Ascended(attacked, broken, loss)
+    return Ascended(attacked, run >= streak if streak else torch.zeros_like(run, dtype=torch.bool), loss)
 
 
 def averaged(looks: Sequence[Looked]) -> Looked:
@@ -95,6 +106,15 @@ def averaged(looks: Sequence[Looked]) -> Looked:
     return Looked(
         torch.stack(gradients).mean(dim=0), torch.stack(losses).mean(dim=0), reduce(torch.logical_and, broken)
     )
+
+
+def streak_of(samples: int, steps: int, *, randomised: bool) -> int:
+    """How many steps in a row an image must be misclassified in, so that it counts as broken.
+
+    One draw of noise that happens to mislead a defence breaks nothing: at least 8 in a row have to, or those
+    of all steps.
+    """
+    return min(math.ceil(_DRAWS / samples), steps) if randomised else 1
 
 
 def step_sizes(steps: int, eps: float, step_size: float | None = None) -> list[float]:

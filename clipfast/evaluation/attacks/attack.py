@@ -29,7 +29,7 @@ class Attacked(NamedTuple):
     """What an attack made of N images."""
 
     pixels: Tensor  # float32 [N, 3, H, W], within eps of what came and within [0, 1]
-    broken: Tensor  # bool [N]: those that it saw misclassified, in every sample of noise that it drew
+    broken: Tensor  # bool [N]: those that it saw misclassified in many draws of noise in a row; see each
     passes: Passes  # encoder passes an image, on average
 
 

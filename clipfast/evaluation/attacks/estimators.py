@@ -42,20 +42,21 @@ class _Estimator(PyTorchClassifier):
 class Watched(_Estimator):
     """The n images of one APGD ascent: the loss and the gradient, each look made once, and the best pixels.
 
-    ART may be told that an image has broken only at its end, and so goes on with it; here it is not looked
-    at any more, where it stops, and its gradient is 0.
+    ART goes on with an image that is broken until its end; here it is not looked at any more, and its
+    gradient is 0. streak: as of `ascend`.
     """
 
     def __init__(
-        self, look: Look, pixels: Tensor, labels: Tensor, *, samples: int, stops: bool, tick: Tick
+        self, look: Look, pixels: Tensor, labels: Tensor, *, samples: int, streak: int, tick: Tick
     ) -> None:
         super().__init__(pixels, labels)
-        self._look, self._samples, self._stops, self._tick = look, samples, stops, tick
+        self._look, self._samples, self._streak, self._tick = look, samples, streak, tick
         n = len(pixels)
         self._seen = torch.full_like(pixels, torch.nan)
         self._now = Looked(
             torch.zeros_like(pixels), pixels.new_zeros(n), torch.zeros(n, dtype=torch.bool, device=self._on)
         )
+        self._run = torch.zeros(n, dtype=torch.int64, device=self._on)
         self._best = Ascended(pixels.clone(), self._now.broken.clone(), pixels.new_full((n,), -torch.inf))
 
     def ascended(self) -> Ascended:
@@ -81,19 +82,19 @@ class Watched(_Estimator):
     def _at(self, x: NDArray[Any]) -> Looked:
         pixels, best = self._tensor(x), self._best
         changed = (pixels != self._seen).flatten(1).any(dim=1)
-        if self._stops:
-            changed &= ~best.broken
+        changed &= ~best.broken
         rows = changed.nonzero().flatten()
         if len(rows):
             looked = averaged([self._look(pixels[rows], rows) for _ in range(self._samples)])
             self._seen[rows] = pixels[rows]
             for now, new in zip(self._now, looked, strict=True):
                 now[rows] = new
-            better = (looked.loss > best.loss[rows]) | (looked.broken & self._stops)
+            self._run[rows] = (self._run[rows] + 1) * looked.broken
+            if self._streak:
+                best.broken[rows] = self._run[rows] >= self._streak
+            better = (looked.loss > best.loss[rows]) | best.broken[rows]
             best.pixels[rows[better]], best.loss[rows[better]] = pixels[rows[better]], looked.loss[better]
-            best.broken[rows] |= looked.broken
-            if self._stops:
-                self._now.gradient[best.broken] = 0
+            self._now.gradient[best.broken] = 0
             self._tick()
         return self._now
 

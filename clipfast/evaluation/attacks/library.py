@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import names_extra
 from ..systems import System
-from .ascent import Ascended, look_through
+from .ascent import Ascended, look_through, streak_of
 from .attack import Attack, Tick, check_counts
 from .losses import Loss, by_label, loss_function
 from .restarts import best_of
@@ -55,7 +55,7 @@ class AutoPGD(Attack):
                 pixels[rows],
                 labels[rows],
                 samples=samples,
-                stops=self.stops,
+                streak=streak_of(samples, self.steps, randomised=system.randomised) if self.stops else 0,
                 tick=tick,
             )
             attack = art.AutoProjectedGradientDescent(
@@ -70,12 +70,12 @@ class AutoPGD(Attack):
             attack.generate(pixels[rows].cpu().numpy(), labels[rows].cpu().numpy())
             return watched.ascended()
 
-        return best_of([ascent] * self.restarts, pixels, stops=self.stops)
+        return best_of([ascent] * self.restarts, pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Square attack of ART (Andriushchenko et al., ECCV 2020) on a system's answers: a black box, no gradients.
+    """Square attack of ART (Andriushchenko et al., ECCV 2020) on a system's answers, as on a black box.
 
     queries: how often it asks about an image, at least 3, each time with fresh noise; an image leaves when
     it is answered wrongly. What was asked once is remembered, where ART asks up to three times.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..systems import System
-from .ascent import Ascended, Look, ascend, look_through, step_sizes
+from .ascent import Ascended, Look, ascend, look_through, step_sizes, streak_of
 from .attack import Attack, Tick, check_counts
 from .budget import check_labels, random_start
 from .losses import Loss, by_label, loss_function, targeted_margin
@@ -28,7 +28,7 @@ class ProjectedAttack(Attack):
     through: the system's `attackable` (exact where it has a gradient, else BPDA; Athalye et al., ICML 2018),
     or its `unrolled`. steps, step_size: see `step_sizes`. samples: of a randomised system's noise in each
     step. restarts: how often an image starts; it keeps the pixels of the highest loss. stops: an image that
-    is misclassified in every sample of a step keeps its pixels and leaves.
+    is broken, see `streak_of`, keeps its pixels and leaves.
     Raises InputError for other settings.
     """
 
@@ -70,6 +70,9 @@ class ProjectedAttack(Attack):
     def _samples(self, system: System) -> int:
         return self.samples if system.randomised else 1
 
+    def _streak(self, system: System) -> int:
+        return streak_of(self._samples(system), self.steps, randomised=system.randomised)
+
     def _run(
         self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
     ) -> tuple[Tensor, Tensor]:
@@ -84,12 +87,12 @@ class ProjectedAttack(Attack):
                 eps=eps,
                 sizes=step_sizes(self.steps, eps, self.step_size),
                 samples=self._samples(system),
-                stops=self.stops,
+                streak=self._streak(system) if self.stops else 0,
                 judges=len(looks) > 1,
                 tick=tick,
             )
 
-        return best_of([partial(ascent, look) for look in looks], pixels, stops=self.stops)
+        return best_of([partial(ascent, look) for look in looks], pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,10 @@ from .ascent import Ascended
 __all__ = ["best_of"]
 
 
-def best_of(
-    ascents: Iterable[Callable[[Tensor], Ascended]], pixels: Tensor, *, stops: bool
-) -> tuple[Tensor, Tensor]:
+def best_of(ascents: Iterable[Callable[[Tensor], Ascended]], pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The pixels [N, 3, H, W] of each image's highest loss, and bool [N], whether an ascent broke it.
 
-    ascents: each of the images rows [n]. stops: a broken image keeps its pixels, and later ascents are not
-    given it.
+    ascents: each of the images rows [n]. A broken image keeps its pixels, and later ascents are not given it.
     """
     attacked, highest = pixels.clone(), pixels.new_full((len(pixels),), -torch.inf)
     broken = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
@@ -27,9 +24,8 @@ def best_of(
         if not len(rows):
             break
         ended = ascend(rows)
-        better = (ended.loss > highest[rows]) | (ended.broken & stops)
+        better = (ended.loss > highest[rows]) | ended.broken
         attacked[rows[better]], highest[rows[better]] = ended.pixels[better], ended.loss[better]
         broken[rows] |= ended.broken
-        if stops:
-            rows = rows[~ended.broken]
+        rows = rows[~ended.broken]
     return attacked, broken
