@@ -1,4 +1,4 @@
-"""The command line: `clipfast classify`, `export`, `verify`, `demo` and `bench`."""
+"""The command line: `clipfast classify`, `export`, `verify`, `eval`, `calibrate`, `demo` and `bench`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from . import __version__
@@ -53,6 +61,13 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class EvalBudget(StrEnum):
+    """How much an evaluation spends."""
+
+    quick = "quick"
+    full = "full"
+
+
 class ExportFormat(StrEnum):
     """Formats of an exported file."""
 
@@ -74,6 +89,12 @@ class ExportPrecision(StrEnum):
     fp32 = "fp32"
     fp16 = "fp16"
     int8 = "int8"
+
+
+class CalibrationAttack(StrEnum):
+    """Attacks that `calibrate` makes."""
+
+    pgd = "pgd"
 
 
 class ExportPixels(StrEnum):
@@ -223,8 +244,10 @@ def _classifier(
     config: Path | None,
     device: str,
     precision: Precision,
+    checkpoint: Path | None = None,
 ) -> DefendedClassifier:
     from .classifier import DefendedClassifier
+    from .models.bundled import BUNDLED, load_bundled
     from .models.loading import brings_weights
 
     options: dict[str, Any] = {"device": _checked_device(device), "precision": precision.value}
@@ -236,11 +259,17 @@ def _classifier(
     if model is None:
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
-        return DefendedClassifier.bundled(names, **options)
+        if checkpoint is None:
+            return DefendedClassifier.bundled(names, **options)
+        original = load_bundled()
+        model, names = BUNDLED, names or list(original.classnames)
+        options.setdefault("config", original.config)
     if pretrained is None and not brings_weights(model):
         raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
     if names is None:
         raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")
+    if checkpoint is not None:
+        return DefendedClassifier.from_finetuned(model, pretrained, checkpoint, names, **options)
     return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
 
 
@@ -393,10 +422,13 @@ def export(
     pretrained: Annotated[
         str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings as JSON; a calibration's report beside it goes along.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where it is traced: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Write the defended classifier as one file. Exit code 1 if it disagrees with the reference."""
+    from .evaluation.calibration import figures_beside
     from .exporters import export as write
 
     options: dict[str, Any] = {
@@ -409,9 +441,11 @@ def export(
     with _err.status("loading the model") as status:
         with _printed_warnings():
             classifier = _classifier(model, pretrained, classnames, templates, config, device, Precision.fp32)
+        figures = figures_beside(config) if config is not None and classifier.calibrated else None
         exported = write(
             classifier,
             out,
+            calibration=figures,
             static=static,
             opset=opset,
             license=license,
@@ -579,3 +613,230 @@ def bench(
         _out.print(table)
     if plot is not None:
         draw(result, plot)
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A data set by name, a folder of class folders, or paper for the sixteen of the paper."
+        ),
+    ] = "bundled",
+    root: Annotated[Path | None, typer.Option(help="Folder that the named data sets lie in.")] = None,
+    split: Annotated[str | None, typer.Option(help="Default: the one that the paper evaluates.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let torchvision download to --root what is missing.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Fine-tuned image tower, for the defences twin and ttc-twin.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
+    attacks: Annotated[str | None, typer.Option(help="Names a,b,c. Default: all of the budget.")] = None,
+    defences: Annotated[str | None, typer.Option(help="Names a,b,c. Default: all.")] = None,
+    eps: Annotated[str, typer.Option(help="l-inf budgets of the attacks: 1/255,4/255.")] = "1/255",
+    budget: Annotated[EvalBudget, typer.Option(help="quick gives upper bounds.")] = EvalBudget.quick,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="How many are drawn. Default: the budget's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Rounds of noise that a defence answers in.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures, attacks and noise.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the report; resumed if it is there.")
+    ] = (Path("eval-out")),
+    shard: Annotated[str | None, typer.Option(help="i/n: make every n-th chunk's parts, no report.")] = None,
+    parts_from: Annotated[
+        list[Path] | None, typer.Option("--from", help="Take over the parts of this folder, of a shard.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Images attacked at a time.")] = 50,
+    device: Annotated[
+        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")
+    ] = "auto",
+) -> None:
+    """Measure defences: clean, under transfer attacks, and under attackers who know them. Resumable."""
+    from .evaluation.levels import parse_level
+    from .evaluation.report import summaries
+    from .evaluation.session import Request, run
+
+    if model is None and pretrained is not None:
+        raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
+    request = Request(
+        data=data,
+        out=out,
+        root=root,
+        split=split,
+        download=download,
+        model=model,
+        pretrained=pretrained,
+        checkpoint=checkpoint,
+        config=None if config is None else CounterattackConfig.from_json(_read(config)),
+        attacks=_listed_names(attacks),
+        defences=_listed_names(defences),
+        eps=[parse_level(text) for text in eps.split(",")],
+        budget=budget.value,
+        images=images,
+        seed=seed,
+        seeds=seeds,
+        device=_checked_device(device),
+        chunk=chunk,
+        shard=None if shard is None else _shard(shard),
+        parts_from=parts_from or [],
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True) as progress:
+        results = run(request, _Stretches(progress))
+    if results is None:
+        _out.print(f"parts in {escape(str(out))}; gather them with --from {escape(str(out))}", soft_wrap=True)
+        return
+    for printed in summaries(results, width=_out.width):
+        _out.print(printed)
+    _out.print(f"report: {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+class _Stretches:
+    """An evaluation's stretches of work as one bar after another."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def start(self, description: str, total: float) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(description, total=total)
+
+    def advance(self, done: float) -> None:
+        assert self._task is not None
+        self._progress.advance(self._task, done)
+
+
+def _listed_names(value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _shard(value: str) -> tuple[int, int]:
+    """(i - 1, n) of i/n."""
+    index, _, count = value.partition("/")
+    if not (index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
+        raise InputError(f"expected --shard i/n, got {value!r}")
+    return int(index) - 1, int(count)
+
+
+@app.command()
+def calibrate(
+    clean: Annotated[Path, typer.Option(help="Folder of clean pictures.", show_default=False)],
+    attacked: Annotated[Path | None, typer.Option(help="Folder of attacked pictures.")] = None,
+    attack: Annotated[
+        CalibrationAttack | None, typer.Option(help="Attack the clean pictures: PGD-10, undefended model.")
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="l-inf budget of the attack, in [0, 1] pixel units. [default: 1/255]")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Share of clean pictures that may be countered. [default: 0.05]")
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="The best balanced accuracy of telling clean from attacked.")
+    ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Folders are named as the classes: report accuracy too.")
+    ] = False,
+    attacked_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the traffic that the expected cost is for.")
+    ] = 0.0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File for the settings, JSON; a report is written beside it.")
+    ] = Path("counterattack.json"),
+    plot: Annotated[Path | None, typer.Option(help="File for a picture of drift and ROC, SVG.")] = None,
+    classnames: Annotated[
+        str | None,
+        typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="File with one prompt template a line, each with {}.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Fine-tuned image tower; drift is measured by the original.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings as JSON whose threshold is set anew. Default: published.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    device: Annotated[
+        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")
+    ] = "auto",
+    precision: Annotated[Precision, typer.Option()] = Precision.fp32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the attack.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report, JSON, instead of a table.")
+    ] = False,
+) -> None:
+    """Set the drift threshold on your pictures, for your model. Clean pictures alone will do."""
+    from .evaluation.calibrating import Request, run
+    from .evaluation.calibration import write
+    from .evaluation.calibration_plot import plot as drawn
+    from .evaluation.levels import parse_level
+    from .files import write_text
+
+    if eps is not None and attack is None:
+        raise InputError(f"--eps {eps} needs --attack, whose budget it is")
+    request = Request(
+        clean=clean,
+        attacked=attacked,
+        attack_eps=None if attack is None else parse_level(eps or "1/255"),
+        rate=rate if balanced or rate is not None else 0.05,
+        balanced=balanced,
+        labels=labels,
+        attacked_share=attacked_share,
+        seed=seed,
+    )
+    for file in (out, plot):
+        if file is not None and not file.parent.is_dir():
+            raise InputError(f"no such folder: {file.parent}")
+    if plot is not None and plot.suffix != ".svg":
+        raise InputError(f"expected a file named .svg for the plot, got {plot}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)  # that is what this is for
+        classifier = _classifier(
+            model, pretrained, classnames, templates, config, device, precision, checkpoint=checkpoint
+        )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True) as progress:
+        task = progress.add_task("measuring drift")
+
+        def batches(files: list[Path]) -> Iterator[tuple[list[Path], NDArray[Any]]]:
+            for good, pixels, bad in _batches(classifier.preprocess, files, batch_size):
+                for error in bad:
+                    progress.console.print(
+                        f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True
+                    )
+                if good:
+                    yield good, pixels
+                progress.advance(task, len(good) + len(bad))
+
+        found = run(classifier, request, batches, total=lambda n: progress.update(task, total=n))
+    report = write(found, out)
+    if plot is not None:
+        write_text(plot, drawn(found))
+    if as_json:
+        print(found.to_json(), end="")
+        return
+    table = Table("", "", show_header=False, title=escape(found.rule))
+    for name, value in found.figures().items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}")
+    _out.print(table)
+    if found.separation is not None:
+        _out.print(escape(f"{found.separation}"), highlight=False, soft_wrap=True)
+    _out.print(escape(f"settings: {out}; report: {report}"), highlight=False, soft_wrap=True)

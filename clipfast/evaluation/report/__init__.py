@@ -5,12 +5,14 @@ from __future__ import annotations
 from .figures import worst_case
 from .files import write_csv, write_json
 from .page import write_page
+from .summary import summaries, write_summary
 from .tables import tables
 from .words import caption, quotation, verdict, verdicts
 
 __all__ = [
     "caption",
     "quotation",
+    "summaries",
     "tables",
     "verdict",
     "verdicts",
@@ -18,4 +20,5 @@ __all__ = [
     "write_csv",
     "write_json",
     "write_page",
+    "write_summary",
 ]

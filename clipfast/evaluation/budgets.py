@@ -1,0 +1,89 @@
+"""How much an evaluation spends: which attacks it runs, and their strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from .attacks import ADAPTIVE, TRANSFER
+
+__all__ = ["BUDGETS", "Budget", "budget_of"]
+
+Settings = Mapping[str, Mapping[str, Any]]  # of attacks, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The attacks of an evaluation and their strength.
+
+    images: how many are drawn from the data. transfer: attacks on the undefended model, with their settings,
+    away from true labels, and predicted: those of them that are made away from its own labels too. adaptive:
+    attacks on each defence, in order. curve: settings of the attack whose accuracy is drawn, of the first
+    curve_images, at each of curve_eps, in [0, 1] pixel units, and with each of curve_samples of noise a step.
+    upper_bound: too few steps for an adaptive figure to be more than that.
+    """
+
+    name: str
+    images: int
+    transfer: Settings
+    predicted: tuple[str, ...]
+    adaptive: Settings
+    curve: Mapping[str, Any]
+    curve_images: int
+    curve_eps: tuple[float, ...]
+    curve_samples: tuple[int, ...]
+    upper_bound: bool
+
+
+_CURVE_EPS = tuple(k / 255 for k in (0.5, 1, 2, 4, 8, 16, 32))
+
+
+def _adaptive(ascent: dict[str, int], *, queries: int) -> Settings:
+    own = {"black-box": {"queries": queries}, "retries": {}}
+    return {name: own.get(name, ascent) for name in ADAPTIVE}
+
+
+_QUICK, _FULL = {"steps": 10, "samples": 4}, {"steps": 100, "samples": 10, "restarts": 5}
+
+BUDGETS = {
+    budget.name: budget
+    for budget in (
+        Budget(
+            name="quick",
+            images=200,
+            transfer={name: {} for name in TRANSFER},
+            predicted=("pgd-10",),
+            adaptive=_adaptive(_QUICK, queries=50),
+            curve=_QUICK,
+            curve_images=40,
+            curve_eps=_CURVE_EPS,
+            curve_samples=(1, 2, 4, 8),
+            upper_bound=True,
+        ),
+        Budget(
+            name="full",
+            images=1000,
+            transfer={
+                **{name: {} for name in TRANSFER},
+                **{name: {"steps": 100, "restarts": 5} for name in ("apgd-ce", "apgd-dlr")},
+                "square": {"queries": 5000},
+            },
+            predicted=TRANSFER,
+            adaptive=_adaptive(_FULL, queries=1000),
+            curve=_FULL | {"restarts": 1},
+            curve_images=200,
+            curve_eps=_CURVE_EPS,
+            curve_samples=(1, 2, 5, 10, 20),
+            upper_bound=False,
+        ),
+    )
+}
+
+
+def budget_of(name: str) -> Budget:
+    """The budget of a name. Raises InputError for another one."""
+    if name not in BUDGETS:
+        raise InputError(f"expected a budget of {', '.join(BUDGETS)}, got {name!r}")
+    return BUDGETS[name]

@@ -1,0 +1,59 @@
+"""Which attacks a budget runs, and the columns that stand for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from .attacks import Attack, make
+from .budgets import Budget
+from .levels import level
+from .results import Column
+
+__all__ = ["Planned", "planned"]
+
+_TITLES = {
+    "cw": "CW", "apgd-ce": "APGD-CE", "apgd-dlr": "APGD-DLR", "square": "Square",
+    "bpda": "BPDA + EOT", "gate": "gate evasion", "apgd-eot": "APGD + EOT", "black-box": "Square, black box",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An attack and its column."""
+
+    column: Column
+    attack: Attack
+
+
+def planned(budget: Budget, names: Sequence[str] | None, eps: float) -> list[Planned]:
+    """The attacks of a budget at one eps, in [0, 1] pixel units, in order: transfer, then adaptive.
+
+    names: those of them that are wanted; None for all. Raises InputError for names that it has not.
+    """
+    known = (*budget.transfer, *budget.adaptive)
+    if unknown := [name for name in names or () if name not in known]:
+        raise InputError(f"expected attacks of {', '.join(known)}, got {', '.join(unknown)}")
+    wanted = known if names is None else names
+
+    def column(name: str, note: str = "", **of: Any) -> Column:
+        title = _TITLES.get(name) or re.sub("^pgd", "PGD", name)
+        return Column(key=f"{name}{note}@{level(eps)}", title=title + note, eps=eps, **of)
+
+    transfer = {name: make(name, **budget.transfer[name]) for name in budget.transfer if name in wanted}
+    return [
+        *(Planned(column(name, kind="transfer"), attack) for name, attack in transfer.items()),
+        *(
+            Planned(column(name, ", predicted labels", kind="transfer", labels="predicted"), attack)
+            for name, attack in transfer.items()
+            if name in budget.predicted
+        ),
+        *(
+            Planned(column(name, kind="adaptive", upper_bound=budget.upper_bound), make(name, **settings))
+            for name, settings in budget.adaptive.items()
+            if name in wanted
+        ),
+    ]

@@ -1,0 +1,148 @@
+"""Curves over eps and over noise samples, and checks that the attacks are strong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .attacks import Attack, make
+from .budgets import Budget
+from .levels import level
+from .results import Control, Point, Results
+from .runner import Runner
+from .statistics import Share, share
+from .suite import Defence
+
+__all__ = ["checked", "curves"]
+
+Curves = dict[str, list[Point]]
+
+
+def curves(runner: Runner, suite: Sequence[Defence], budget: Budget) -> tuple[Curves, Curves]:
+    """Accuracy under BPDA + EOT by eps, and by samples of noise: of undefended CLIP and the first defence
+    with a gate."""
+    by_eps = {
+        defence.system.name: [
+            _point(eps, _share(runner, defence, budget, _bpda(budget, eps), eps)) for eps in budget.curve_eps
+        ]
+        for defence in _compared(suite)
+    }
+    by_samples = {
+        defence.system.name: [
+            _point(n, _share(runner, defence, budget, _bpda(budget, eps, samples=n), eps))
+            for n in budget.curve_samples
+        ]
+        for defence in _compared(suite)
+        if defence.system.randomised
+        for eps in (_middle(budget),)
+    }
+    return by_eps, by_samples
+
+
+def checked(runner: Runner, suite: Sequence[Defence], budget: Budget, results: Results) -> list[Control]:
+    """What must hold where attacks are strong."""
+    undefended, eps = suite[0], _middle(budget)
+    controls = []
+    ours = _share(runner, undefended, budget, _bpda(budget, eps), eps)
+    plain = _share(runner, undefended, budget, make("pgd-10"), eps)
+    controls.append(
+        Control(
+            "the identity as defence gives plain PGD",
+            ours.mean <= plain.mean + _error(plain),
+            f"{ours.mean:.1%}, plain PGD-10 {plain.mean:.1%} at {level(eps)}",
+        )
+    )
+    for name, points in results.by_eps.items():
+        accuracies = [point.accuracy for point in points]
+        errors = [_error_at(point) for point in points]
+        rises = [b - a - 2 * e for a, b, e in zip(accuracies, accuracies[1:], errors, strict=False)]
+        shown = ", ".join(f"{level(point.x)}: {point.accuracy:.0%}" for point in points)
+        controls.append(Control(f"{name}: accuracy falls with eps", all(rise <= 0 for rise in rises), shown))
+        controls.append(
+            Control(
+                f"{name}: nothing is left at {level(points[-1].x)}",
+                accuracies[-1] <= errors[-1],
+                f"{accuracies[-1]:.1%} of {points[-1].n}",
+            )
+        )
+    for name, points in results.by_samples.items():
+        last, before = points[-1], points[-2]
+        gain = before.accuracy - last.accuracy
+        error = math.hypot(_error_at(last), _error_at(before))
+        controls.append(
+            Control(
+                f"{name}: more noise samples take nothing more",
+                gain <= 2 * error,
+                ", ".join(f"{point.x:g}: {point.accuracy:.0%}" for point in points),
+            )
+        )
+    return [*controls, *_noise_is_broken(suite, results)]
+
+
+def _noise_is_broken(suite: Sequence[Defence], results: Results) -> list[Control]:
+    """Random noise alone is no defence: adaptively attacked, it holds no more than undefended CLIP."""
+    controls = []
+    for defence, result in zip(suite, results.systems, strict=True):
+        if defence.name != "rn":
+            continue
+        for eps in results.eps:
+            key = f"bpda@{level(eps)}"
+            if key not in result.right:
+                continue
+            noisy, plain = (share(r.right[key].all(axis=0)) for r in (result, results.systems[0]))
+            controls.append(
+                Control(
+                    f"random noise alone is broken at {level(eps)}",
+                    noisy.mean <= plain.mean + 2 * math.hypot(_error(noisy), _error(plain)),
+                    f"{noisy.mean:.1%}, undefended {plain.mean:.1%}",
+                )
+            )
+    return controls
+
+
+def _compared(suite: Sequence[Defence]) -> list[Defence]:
+    gated = [defence for defence in suite if defence.system.drift is not None]
+    return [suite[0], *gated[:1]]
+
+
+def _point(x: float, found: Share) -> Point:
+    return Point(x, found.mean, found.n)
+
+
+def _error_at(point: Point) -> float:
+    return max(math.sqrt(point.accuracy * (1 - point.accuracy) / point.n), 1 / point.n)
+
+
+def _middle(budget: Budget) -> float:
+    return budget.curve_eps[len(budget.curve_eps) // 2 - 1]
+
+
+def _bpda(budget: Budget, eps: float, **settings: Any) -> Attack:
+    # Steps that cross the whole budget two and a half times (Madry et al., ICLR 2018).
+    step_size = max(1 / 255, 2.5 * eps / budget.curve["steps"])
+    return make("bpda", **{**budget.curve, "step_size": step_size, **settings})
+
+
+def _share(runner: Runner, defence: Defence, budget: Budget, attack: Attack, eps: float) -> Share:
+    """Of the first images, those that are right clean and attacked."""
+    n = min(budget.curve_images, len(runner.images))
+    right = []
+    for first in range(0, n, runner.chunk):
+        rows = slice(first, min(first + runner.chunk, n))
+        clean, labels = runner.clean(rows), runner.labels(rows).cpu().numpy()
+        alive = (runner.answers(defence, clean, first).labels == labels).all(axis=0)
+        flags = alive.copy()
+        if alive.any():
+            made = runner.attacked(attack, defence, clean, rows, torch.from_numpy(alive), eps)
+            flags[alive] = (made.labels == labels[alive]).all(axis=0) & ~made.broken
+        right.append(flags)
+    return share(np.concatenate(right))
+
+
+def _error(found: Share) -> float:
+    """At least what one image makes."""
+    return max(found.standard_error, 1 / found.n)

@@ -1,0 +1,171 @@
+"""Attacks and answers, chunk by chunk: each is a part that is kept, so that a stopped run can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..validation import as_unit
+from .attacks import Attack
+from .attacks.budget import project
+from .datasets import Images
+from .passes import PassCounter
+from .results import Passes
+from .store import Store, digest
+from .suite import Defence
+
+__all__ = ["Answers", "Made", "Runner"]
+
+Tick = Callable[[float], object]
+
+
+class Answers(NamedTuple):
+    """What a defence says of n images under S rounds of noise."""
+
+    labels: NDArray[np.int64]  # [S, n]
+    drift: NDArray[np.float32]  # [n] of the first round, NaN without a gate
+    countered: NDArray[np.bool_]  # [n]
+    passes: Passes  # an image
+
+
+class Made(NamedTuple):
+    """What an attack on a defence left of n images."""
+
+    labels: NDArray[np.int64]  # [S, n], of the attacked pictures
+    broken: NDArray[np.bool_]  # [n], as the attack saw it
+    passes: Passes  # an image that was attacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Makes and keeps the parts of an evaluation.
+
+    images: all of them. chunk: how many are attacked at a time; results depend on it, as each chunk has its
+    own random numbers. seed: of attacks and of answers. seeds: rounds of noise, S. tick: called with images'
+    worth of work done.
+    """
+
+    images: Images
+    store: Store
+    device: torch.device
+    chunk: int
+    seed: int
+    seeds: int
+    tick: Tick
+
+    def chunks(self) -> Iterator[slice]:
+        """The images in pieces."""
+        for first in range(0, len(self.images), self.chunk):
+            yield slice(first, min(first + self.chunk, len(self.images)))
+
+    def clean(self, rows: slice) -> Tensor:
+        """Pixels float32 [n, 3, H, W] in [0, 1]."""
+        return as_unit(self.images.pixels[rows]).to(self.device)
+
+    def labels(self, rows: slice) -> Tensor:
+        """int64 [n]."""
+        return self.images.labels[rows].to(self.device)
+
+    def answers(self, defence: Defence, pixels: Tensor, first_image: int) -> Answers:
+        """A defence's answers to pixels float32 [n, 3, H, W], the first of which has this index."""
+        about = {**self._about(defence), "part": "answers", "first_image": first_image}
+        parts = self.store.get(
+            digest(about, pixels.cpu().numpy()), lambda: self._answered(defence, pixels, first_image)
+        )
+        self.tick(len(pixels))
+        return Answers(parts["labels"], parts["drift"], parts["countered"], _passes(parts))
+
+    def transferred(
+        self, attack: Attack, undefended: Defence, pixels: Tensor, labels: Tensor, eps: float
+    ) -> Tensor:
+        """Adversarial pixels, float32 [n, 3, H, W], made on the undefended model.
+
+        What they add is kept in float16, and goes through that whether it was kept or not.
+        """
+
+        def make() -> dict[str, NDArray[Any]]:
+            attacked = attack.run(
+                undefended.system, pixels, labels, eps=eps, seed=seed, progress=self._step(pixels)
+            )
+            return {"delta": (attacked.pixels - pixels).half().cpu().numpy()}
+
+        key, seed = self._key_of(attack, undefended, pixels, labels, eps)
+        if self.store.has(key):
+            self.tick(attack.ticks * len(pixels))
+        delta = torch.from_numpy(self.store.get(key, make)["delta"]).to(self.device)
+        return project(pixels + delta.float(), pixels, eps)
+
+    def attacked(
+        self, attack: Attack, defence: Defence, pixels: Tensor, rows: slice, alive: Tensor, eps: float
+    ) -> Made:
+        """A defence's answers to pictures that an attack made on it, of the rows that are alive, bool [n].
+
+        pixels: [n, 3, H, W], of the images `rows`, that the attack starts from.
+        """
+        labels = self.labels(rows)
+
+        def make() -> dict[str, NDArray[Any]]:
+            some = pixels[alive]
+            attacked = attack.run(
+                defence.system, some, labels[alive], eps=eps, seed=seed, progress=self._step(pixels)
+            )
+            whole = pixels.clone()  # an image's noise is that of its place
+            whole[alive] = attacked.pixels
+            answered = self._answered(defence, whole, rows.start)
+            return {
+                "labels": answered["labels"][:, alive.cpu().numpy()],
+                "broken": attacked.broken.cpu().numpy(),
+                "passes": np.array([attacked.passes.forward, attacked.passes.backward]),
+            }
+
+        key, seed = self._key_of(attack, defence, pixels[alive], labels[alive], eps, rows.start)
+        if self.store.has(key):
+            self.tick(attack.ticks * len(pixels))
+        parts = self.store.get(key, make)
+        return Made(parts["labels"], parts["broken"], _passes(parts))
+
+    def _answered(self, defence: Defence, pixels: Tensor, first_image: int) -> dict[str, NDArray[Any]]:
+        rounds = self.seeds if defence.system.randomised else 1
+        with torch.no_grad(), PassCounter(defence.system.classifier) as spent:
+            answers = [
+                defence.system.answer(pixels, seed=self.seed + i, first_image=first_image)
+                for i in range(rounds)
+            ]
+        labels = torch.stack([answer.logits.argmax(dim=1) for answer in answers]).cpu().numpy()
+        first, n = answers[0], len(pixels)
+        return {
+            "labels": labels.repeat(self.seeds // rounds, axis=0),
+            "drift": np.full(n, np.nan, np.float32) if first.drift is None else first.drift.cpu().numpy(),
+            "countered": np.zeros(n, bool) if first.countered is None else first.countered.cpu().numpy(),
+            "passes": np.array([spent.forward, spent.backward]) / max(1, n * rounds),
+        }
+
+    def _about(self, defence: Defence) -> dict[str, Any]:
+        return {**defence.identity, "seed": self.seed, "seeds": self.seeds}
+
+    def _key_of(
+        self,
+        attack: Attack,
+        defence: Defence,
+        pixels: Tensor,
+        labels: Tensor,
+        eps: float,
+        first_image: int | None = None,
+    ) -> tuple[str, int]:
+        """The part's key, and the attack's seed, which follows from it."""
+        about = {**self._about(defence), "part": repr(attack), "eps": eps, "first_image": first_image}
+        key = digest(about, pixels.cpu().numpy(), labels.cpu().numpy())
+        return key, int(key[:15], 16)
+
+    def _step(self, pixels: Tensor) -> Callable[[], object]:
+        return lambda: self.tick(len(pixels))
+
+
+def _passes(parts: dict[str, NDArray[Any]]) -> Passes:
+    return Passes(*map(float, parts["passes"]))

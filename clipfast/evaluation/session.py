@@ -1,0 +1,224 @@
+"""An evaluation from start to end: data, model, defences, a folder of finished parts, and the report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
+from ..errors import InputError, UncalibratedWarning
+from ..models.fingerprint import fingerprint
+from .budgets import budget_of
+from .columns import planned
+from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
+from .evaluating import evaluate, work
+from .measure import interleaved
+from .report import write_csv, write_json, write_page, write_summary
+from .results import Results
+from .runner import Runner
+from .store import Store, digest
+from .suite import DEFENCES, Defence, defences
+
+__all__ = ["Progress", "Request", "run"]
+
+_TIMED = 32  # images
+
+
+class Progress(Protocol):
+    """What is told of a run while it goes on."""
+
+    def start(self, description: str, total: float) -> None:
+        """A stretch of work begins."""
+        ...
+
+    def advance(self, done: float) -> None:
+        """Some of it is done."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be evaluated, as the command line says it.
+
+    data: a name, a folder, or "paper" for the paper's sixteen data sets, each then below its own name in
+    `out`. root, split, download: see `find_dataset`. model, pretrained: open_clip's names, None for the
+    bundled model; checkpoint: of its fine-tuned twin. config: of the counterattack, None for the model's own
+    or the published one. attacks, defences: names; None for all that there are. eps: l-inf budgets in
+    [0, 1] pixel units. images: how many, None for the budget's. seeds: rounds of noise. shard: (i, n).
+    parts_from: folders of the same evaluation, whose finished parts are taken over.
+    """
+
+    data: str
+    out: Path
+    root: Path | None = None
+    split: str | None = None
+    download: bool = False
+    model: str | None = None
+    pretrained: str | None = None
+    checkpoint: Path | None = None
+    config: CounterattackConfig | None = None
+    attacks: Sequence[str] | None = None
+    defences: Sequence[str] | None = None
+    eps: Sequence[float] = (1 / 255,)
+    budget: str = "quick"
+    images: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    device: str = "cpu"
+    chunk: int = 50
+    shard: tuple[int, int] | None = None
+    parts_from: Sequence[Path] = ()
+
+
+def run(request: Request, progress: Progress) -> dict[str, Results] | None:
+    """Evaluates on each data set and writes its report: {data set: results}; None of a shard.
+
+    A run that was stopped goes on where it was. Raises InputError for what does not fit together, before
+    anything is attacked.
+    """
+    _check(request)
+    sources = PAPER if request.data == "paper" else (request.data,)
+    find = partial(find_dataset, root=request.root, split=request.split, download=request.download)
+    found = [find(source) for source in sources]
+    results = {
+        dataset.name: _evaluated(
+            request, dataset, request.out / dataset.name if len(found) > 1 else request.out, progress
+        )
+        for dataset in found
+    }
+    if request.shard is not None:
+        return None
+    gathered = {name: result for name, result in results.items() if result is not None}
+    if len(gathered) > 1:
+        write_summary(gathered, request.out / "summary.csv")
+    return gathered
+
+
+def _check(request: Request) -> None:
+    budget = budget_of(request.budget)
+    if not request.eps:
+        raise InputError("expected at least one eps, got none")
+    for eps in request.eps:
+        planned(budget, request.attacks, eps)
+    for name in ("images", "seeds", "chunk"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise InputError(f"expected {name} of at least 1, got {value}")
+    if request.shard is not None and not 0 <= request.shard[0] < request.shard[1]:
+        raise InputError(
+            f"expected a shard i/n with 1 <= i <= n, got {request.shard[0] + 1}/{request.shard[1]}"
+        )
+    if request.model is None and request.data != BUNDLED:
+        raise InputError(f"--data {request.data} needs --model: the bundled one knows drawn shapes alone")
+
+
+def _evaluated(request: Request, dataset: Dataset, out: Path, progress: Progress) -> Results | None:
+    classifier, twin = _classifiers(request, dataset)
+    names = request.defences or [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
+    suite = defences(names, classifier, twin)
+    budget = budget_of(request.budget)
+    wanted = request.images or budget.images
+    progress.start(f"{dataset.name}: reading pictures", min(wanted, len(dataset)))
+    images = dataset.take(
+        classifier.preprocess, wanted, seed=request.seed, progress=lambda: progress.advance(1)
+    )
+    identity = _identity(request, dataset, images, classifier)
+    store = Store(out, identity)
+    store.take_from(request.parts_from, identity)
+    runner = Runner(
+        images=images,
+        store=store,
+        device=classifier.device,
+        chunk=request.chunk,
+        seed=request.seed,
+        seeds=request.seeds,
+        tick=progress.advance,
+    )
+    total = sum(work(runner, suite, planned(budget, request.attacks, eps)) for eps in request.eps)
+    progress.start(f"{dataset.name}: attacking", total // (request.shard[1] if request.shard else 1))
+    results = evaluate(runner, suite, budget, eps=request.eps, attacks=request.attacks, shard=request.shard)
+    if results is None:
+        return None
+    _time(runner, suite, results)
+    results.run = {
+        **identity,
+        "budget": budget.name,
+        "skipped": [list(skipped) for skipped in images.skipped],
+        "settings": {
+            "transfer": {name: dict(settings) for name, settings in budget.transfer.items()},
+            "adaptive": {name: dict(settings) for name, settings in budget.adaptive.items()},
+        },
+        "versions": {
+            "clipfast": __version__,
+            "torch": torch.__version__,
+            "adversarial-robustness-toolbox": distributions.version("adversarial-robustness-toolbox"),
+        },
+        "device": classifier.device.type,
+    }
+    write_json(results, out / "results.json")
+    write_csv(results, out / "results.csv")
+    write_page(results, out)
+    return results
+
+
+def _classifiers(request: Request, dataset: Dataset) -> tuple[DefendedClassifier, DefendedClassifier | None]:
+    """The model under evaluation, and its fine-tuned twin where there is one."""
+    options: dict[str, Any] = {"config": request.config, "device": request.device}
+    with warnings.catch_warnings():
+        # An evaluation is how one finds out; the report says whether it was calibrated.
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        if request.model is None:
+            bundled = DefendedClassifier.bundled
+            return bundled(**options), bundled(finetuned=True, **options)
+        named = (request.model, request.pretrained)
+        options["templates"] = dataset.templates
+        classifier = DefendedClassifier.from_open_clip(*named, dataset.classnames, **options)
+        if request.checkpoint is None:
+            return classifier, None
+        twin = DefendedClassifier.from_finetuned(*named, request.checkpoint, dataset.classnames, **options)
+        return classifier, twin
+
+
+def _identity(
+    request: Request, dataset: Dataset, images: Images, classifier: DefendedClassifier
+) -> dict[str, Any]:
+    """What all figures of a folder have in common; attacks, defences and budgets may be added to it."""
+    return {
+        "model": request.model or BUNDLED,
+        "pretrained": request.pretrained,
+        "weights_sha256": fingerprint(classifier.image_tower.model.visual),
+        "data": dataset.name,
+        "images": len(images),
+        "pixels_sha256": digest({}, images.pixels.numpy(), images.labels.numpy()),
+        "calibrated": classifier.calibrated,
+        "seed": request.seed,
+        "seeds": request.seeds,
+        "chunk": request.chunk,
+    }
+
+
+def _time(runner: Runner, suite: Sequence[Defence], results: Results) -> None:
+    """Images a second on clean pictures, and time over undefended; the systems take turns."""
+    x = runner.clean(slice(0, min(_TIMED, len(runner.images))))
+    about = {"part": "seconds", "defences": [defence.identity for defence in suite], "n": len(x)}
+
+    def measure() -> dict[str, np.ndarray]:
+        runs: list[Callable[[], object]] = [
+            partial(defence.system.answer, x, seed=runner.seed) for defence in suite
+        ]
+        with torch.no_grad():
+            return {"seconds": np.array(interleaved(runs))}
+
+    seconds = runner.store.get(digest(about), measure)["seconds"].tolist()
+    for result, taken in zip(results.systems, seconds, strict=True):
+        result.images_per_second, result.cost = len(x) / taken, taken / seconds[0]

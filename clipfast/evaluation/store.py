@@ -1,0 +1,112 @@
+"""Finished parts of an evaluation, kept by what they were made from, so that none is made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+__all__ = ["Store", "digest"]
+
+Arrays = dict[str, NDArray[Any]]
+
+_RUN = "run.json"
+_PARTS = "parts"
+
+
+def digest(description: Mapping[str, Any], *arrays: NDArray[Any]) -> str:
+    """SHA-256 of a description, as JSON, and of arrays with their shapes: 64 hexadecimal digits."""
+    whole = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for array in arrays:
+        whole.update(f"{array.dtype.str} {array.shape} ".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
+
+
+class Store:
+    """A folder of parts, each an .npz file that is there whole or not at all.
+
+    identity: what all parts have in common; a folder belongs to one. Raises InputError for a folder of
+    another identity, naming what differs, for one that is not empty and no evaluation's, and where it cannot
+    be made.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._parts = folder / _PARTS
+        _check(folder, identity)
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+            aside = folder / f".{_RUN}.part"
+            aside.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+            aside.replace(folder / _RUN)
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+    def has(self, key: str) -> bool:
+        """Whether a part is finished."""
+        return (self._parts / f"{key}.npz").exists()
+
+    def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
+        """A part: read if it is finished, else made and kept. A file that cannot be read is made anew."""
+        path = self._parts / f"{key}.npz"
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            path.unlink()
+        arrays = make()
+        aside = path.with_name(f".{path.name}.part")
+        with aside.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        aside.replace(path)
+        return arrays
+
+    def take_from(self, folders: Iterable[Path], identity: Mapping[str, Any]) -> int:
+        """Copies the finished parts of other folders of the same identity; how many were new.
+
+        Raises InputError for a folder that is none.
+        """
+        taken = 0
+        for folder in folders:
+            if not (folder / _RUN).is_file():
+                raise InputError(f"expected the folder of an evaluation, got {folder}: it has no {_RUN}")
+            _check(folder, identity)
+            for part in sorted((folder / _PARTS).glob("*.npz")):
+                if not self.has(part.stem):
+                    aside = self._parts / f".{part.name}.part"
+                    shutil.copyfile(part, aside)
+                    aside.replace(self._parts / part.name)
+                    taken += 1
+        return taken
+
+
+def _check(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raises InputError unless a folder is new, empty, or of this identity."""
+    try:
+        known = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"expected a new or empty folder, or an evaluation's, got {folder}") from None
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {folder / _RUN}: {error}") from error
+    wanted = json.loads(json.dumps(identity))
+    if not isinstance(known, dict) or known != wanted:
+        said = known if isinstance(known, dict) else {}
+        differing = sorted(key for key in {*said, *wanted} if said.get(key) != wanted.get(key))
+        raise InputError(
+            f"{folder} is another run's: it differs in {', '.join(differing) or 'everything'}; "
+            "give another --out"
+        )

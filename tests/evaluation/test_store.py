@@ -1,0 +1,104 @@
+"""Parts that are made once, whole or not at all, and folders that belong to one evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clipfast import InputError
+from clipfast.evaluation.store import Store, digest
+
+IDENTITY = {"model": "m", "seed": 0, "eps": (1, 2)}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "run", IDENTITY)
+
+
+def make() -> dict[str, np.ndarray]:
+    return {"a": np.arange(3.0), "b": np.array([True, False])}
+
+
+def fail() -> dict[str, np.ndarray]:
+    raise AssertionError("made again")
+
+
+def test_a_part_is_made_once(store):
+    made = store.get("key", make)
+    read = store.get("key", fail)
+    assert list(read) == ["a", "b"]
+    for name, array in made.items():
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].dtype == array.dtype
+
+
+def test_a_part_that_failed_leaves_nothing(store):
+    with pytest.raises(AssertionError, match="made again"):
+        store.get("key", fail)
+    assert not store.has("key")
+    assert list((store.folder / "parts").iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [b"", b"PK\x03\x04 cut off", None])
+def test_a_part_that_cannot_be_read_is_made_anew(store, left):
+    store.get("key", make)
+    path = store.folder / "parts" / "key.npz"
+    path.write_bytes(path.read_bytes()[:-40] if left is None else left)
+    np.testing.assert_array_equal(store.get("key", make)["a"], np.arange(3.0))
+    assert store.get("key", fail)
+
+
+def test_the_same_run_opens_its_folder_again(store):
+    store.get("key", make)
+    assert Store(store.folder, {**IDENTITY, "eps": [1, 2]}).has("key")
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(store):
+    before = (store.folder / "run.json").read_text()
+    with pytest.raises(InputError, match="is another run's: it differs in model, seed;"):
+        Store(store.folder, {**IDENTITY, "model": "other", "seed": 1})
+    assert (store.folder / "run.json").read_text() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_run_file_is_refused(store, content):
+    (store.folder / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"cannot read .*run\.json|is another run's: it differs in"):
+        Store(store.folder, IDENTITY)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(InputError, match="expected a new or empty folder, or an evaluation's"):
+        Store(tmp_path, IDENTITY)
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_parts_of_other_folders_are_taken_over(store, tmp_path):
+    other = Store(tmp_path / "other", IDENTITY)
+    store.get("both", make)
+    for key in ("both", "theirs"):
+        other.get(key, make)
+    assert store.take_from([other.folder], IDENTITY) == 1
+    assert store.get("theirs", fail)
+    with pytest.raises(InputError, match=r"expected the folder of an evaluation, got .*gone"):
+        store.take_from([tmp_path / "gone"], IDENTITY)
+    strange = Store(tmp_path / "strange", {**IDENTITY, "seed": 1})
+    with pytest.raises(InputError, match="differs in seed"):
+        store.take_from([strange.folder], IDENTITY)
+
+
+def test_digests_tell_descriptions_and_arrays_apart():
+    zeros = np.zeros(4, np.float32)
+    different = [
+        digest({"a": 1}),
+        digest({"a": 2}),
+        digest({"a": 1}, zeros),
+        digest({"a": 1}, zeros.reshape(2, 2)),
+        digest({"a": 1}, zeros.astype(np.float64)[:2]),
+        digest({"a": 1}, zeros, zeros),
+        digest({"a": 1}, np.array([0, 0, 0, 1e-20], np.float32)),
+    ]
+    assert len(set(different)) == len(different)
+    assert digest({"a": 1, "b": 2}, zeros[::2]) == digest({"b": 2, "a": 1}, zeros[:2])
