@@ -98,7 +98,7 @@ class _Frame:
         across = (_LEFT + right) / 2
         yield _text(self.x.title, f'x="{across:.1f}" y="{self.base + 33}" text-anchor="middle"')
         if self.y.title:
-            turned = f'transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle"'
+            turned = f'transform="translate(13 {middle:.1f}) rotate(-90)" text-anchor="middle"'
             yield _text(self.y.title, turned)
 
 

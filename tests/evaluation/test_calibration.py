@@ -50,6 +50,8 @@ def made(clean: Measured, attacked: Measured | None = None, **options) -> Calibr
         (1000, 0.3, 300),
         (10, 0.999, 9),
         (7, 0.29, 2),
+        (100, 0.29, 29),
+        (10, 1 - 1e-13, 9),
     ],
 )
 def test_the_rate_is_kept_exactly(n, rate, countered):
@@ -61,8 +63,11 @@ def test_the_rate_is_kept_exactly(n, rate, countered):
 
 def test_the_threshold_lies_halfway_between_two_pictures():
     assert threshold_for_rate([0.1, 0.5, 0.2, 0.4], 0.5) == pytest.approx(0.3)
-    one, next_one = np.float32(0.1), np.nextafter(np.float32(0.1), np.float32(1))
-    assert threshold_for_rate([one, next_one], 0.5) == next_one  # nothing lies between
+    one = np.float32(0.1)
+    two = np.nextafter(one, np.float32(1))
+    three = np.nextafter(two, np.float32(1))
+    assert threshold_for_rate([one, two, three], 0.34) == two  # nothing lies between
+    assert threshold_for_rate([one, two, three], 0.67) == three
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,9 @@ def test_the_caption_says_what_was_measured_and_how_to_read_it(results):
     largest = max(s.standard_error for f in figures(results, EPS) for s in f.accuracy.values())
     for expected in (
         f"Percent right of {N} images, l-inf 1/255; standard errors at most {100 * largest:.1f} points",
-        "same pictures for all systems (PGD-10, PGD-10, predicted)",
+        "same pictures for all systems (PGD-10; PGD-10, predicted)",
         "not the true one: PGD-10, predicted.",
-        "(BPDA + EOT, gate evasion)",
+        "(BPDA + EOT; gate evasion)",
         "≤: an upper bound",
         "\N{EN DASH}: the attack does not apply",
     ):
@@ -325,6 +325,18 @@ def test_the_page_says_what_was_found(results, tmp_path):
     assert len(labels) == 5 + 3  # the plots and the tables
     assert all(labels)
     assert "AUROC" in said
+    assert '"eps": 0.01568627450980392' in said  # of the settings
+    assert "Skipped pictures" not in said
+
+
+def test_skipped_pictures_are_listed(tmp_path):
+    skipped = [["a/1.png", f"broken {SCRIPT}"], ["b/2.png", "empty"]]
+    results = make_results(skipped=skipped)
+    assert "200 images, 2 skipped" in quotation(results)
+    text, outline = page(results, tmp_path)
+    said = " ".join(" ".join(outline.texts).split())
+    assert f"Skipped pictures a/1.png: broken {SCRIPT} b/2.png: empty" in said
+    assert "<script" not in text
 
 
 def test_a_failed_control_is_said_first(results, tmp_path):
@@ -340,6 +352,7 @@ def test_a_failed_control_is_said_first(results, tmp_path):
 def test_text_of_others_is_escaped_wherever_it_stands(tmp_path):
     results = make_results(model=SCRIPT, data=SCRIPT, budget=SCRIPT)
     results.columns = tuple(dataclasses.replace(c, title=f"{c.title}{SCRIPT}") for c in results.columns)
+    system(results, "harms").drift[COLUMNS[2].key] *= 10  # so that what its gate does is said by attack
     for one in results.systems:
         one.name += SCRIPT
     results.by_eps = {name + SCRIPT: points for name, points in results.by_eps.items()}

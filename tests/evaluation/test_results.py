@@ -36,7 +36,7 @@ def test_json_gives_equal_results_back():
 def test_flags_are_written_as_digits():
     values = json.loads(make_results().to_json())
     assert values["schema"] == SCHEMA
-    assert set(values["systems"][0]["right"]["clean"][0]) <= {0, 1}
+    assert {str(flag) for flag in values["systems"][0]["right"]["clean"][0]} == {"0", "1"}
 
 
 def altered(change) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_text
+from ..levels import level
 from ..results import CLEAN, Column, Results
 from ..statistics import Share
 from .figures import Figures, columns, figures
-from .words import level
 
 __all__ = ["write_csv", "write_json"]
 

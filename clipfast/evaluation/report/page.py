@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from ...files import write_text
 from ...pages import filled
+from ..levels import level
 from ..results import Control, Results
 from .plots import Plot, curves, of_budget
 from .sheets import Sheet, sheets
-from .words import failed_controls, level, limits, quotation, verdicts
+from .words import failed_controls, limits, quotation, verdicts
 
 __all__ = ["write_page"]
 
@@ -29,6 +32,8 @@ def write_page(results: Results, folder: Path) -> Path:
         curves=f"<section><h2>How accuracy falls</h2>{falling}</section>" if falling else "",
         controls="".join(_control(control) for control in results.controls) or "<li>none was run</li>",
         limits=escape(limits()),
+        skipped=_skipped(results.run.get("skipped")),
+        run=escape(json.dumps({k: v for k, v in results.run.items() if k != "skipped"}, indent=1)),
     )
     page = folder / "index.html"
     write_text(page, text)
@@ -104,6 +109,14 @@ def _plots(plots: list[Plot]) -> str:
         f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in plots
     )
     return f'<div class="plots">{figures}</div>' if figures else ""
+
+
+def _skipped(skipped: Any) -> str:
+    """The pictures that could not be read, with the reasons, where they are known by name."""
+    if not isinstance(skipped, list) or not skipped:
+        return ""
+    items = "".join(f"<li>{escape(': '.join(map(str, entry)))}</li>" for entry in skipped)
+    return f"<h2>Skipped pictures</h2><ul>{items}</ul>"
 
 
 def _control(control: Control) -> str:

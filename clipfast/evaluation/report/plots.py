@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from ... import pages
 from ...pages import Axis
+from ..levels import level
 from ..results import CLEAN, Column, Point, Results, SystemResult
 from ..separation import roc, separation
 from .figures import attacks, figures, gate_groups
-from .words import level
 
 __all__ = ["Plot", "curves", "of_budget"]
 
@@ -48,10 +48,10 @@ def curves(results: Results) -> Iterator[Plot]:
     """Accuracy against the attack's budget, and against its noise samples a step."""
     if results.by_eps:
         x = Axis.at("eps, grey levels of 255", _places(results.by_eps, 255), lambda v: f"{v:.3g}")
-        label = "accuracy against the attack's budget, a line a system"
+        label = "accuracy against the budget of an attack on the system itself, a line a system"
         yield Plot(
             _lines(results, results.by_eps, x, label, 255),
-            "Accuracy against the attack's budget: an attack that works takes it down to zero.",
+            "Accuracy against the budget of an attack on the system itself: one that works takes it to zero.",
         )
     if results.by_samples:
         x = Axis.at("noise samples a step (EOT)", _places(results.by_samples), lambda v: f"{v:.0f}", log=True)

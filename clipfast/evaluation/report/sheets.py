@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..levels import level
 from ..results import CLEAN, Column, Passes, Results
 from ..separation import Separation, separation
 from ..statistics import Share
 from .figures import Figures, attacks, columns, figures, gate_groups, is_undefended
-from .words import caption, level
+from .words import caption
 
 __all__ = ["Sheet", "accuracy", "gates", "sheets", "spent"]
 

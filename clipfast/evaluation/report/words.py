@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ...exporters.metadata import LIMITS
+from ..levels import level
 from ..results import Column, Results, SystemResult
 from .figures import NOT_ATTACKED, Figures, attacks, figures
 
-__all__ = ["caption", "failed_controls", "level", "limits", "quotation", "verdict", "verdicts"]
-
-
-def level(eps: float) -> str:
-    """A budget in grey levels: '1/255'."""
-    return f"{eps * 255:.4g}/255"
+__all__ = ["caption", "failed_controls", "limits", "quotation", "verdict", "verdicts"]
 
 
 def quotation(results: Results) -> str:
@@ -37,11 +33,11 @@ def caption(results: Results, eps: float) -> str:
     predicted = [column.title for column in transfer if column.labels == "predicted"]
     parts = [
         f"Percent right of {results.run['images']} images, l-inf {level(eps)}; standard errors at most "
-        f"{100 * max(_errors(results, eps)):.1f} points.",
+        f"{100 * max(_errors(results, eps), default=0):.1f} points.",
         f"Transfer: made on the undefended model, the same pictures for all systems ({_listed(transfer)}).",
     ]
     if predicted:
-        parts.append(f"Moving away from the label predicted, not the true one: {', '.join(predicted)}.")
+        parts.append(f"Moving away from the label predicted, not the true one: {'; '.join(predicted)}.")
     if adaptive:
         parts.append(
             f"Adaptive: made on each system itself, each attack on what the ones before it left "
@@ -116,7 +112,7 @@ def _errors(results: Results, eps: float) -> list[float]:
 
 
 def _listed(columns: list[Column]) -> str:
-    return ", ".join(column.title for column in columns) or "none"
+    return "; ".join(column.title for column in columns) or "none"
 
 
 def _skipped(run: dict[str, Any]) -> int:
