@@ -20,7 +20,7 @@ from clipfast.engine import Engine
 from clipfast.evaluation.attacks import pgd
 from clipfast.evaluation.shapes import draw
 
-PICTURES, EPS, CHUNK = 1000, 2 / 255, 125
+PICTURES, EPS, CHUNK = 200, 2 / 255, 50
 SCHEMES = ("mlp", "all", "all, one scale a tensor")
 
 

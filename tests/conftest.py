@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -78,6 +79,26 @@ def pixels(n: int, size: int = 32, seed: int = 0) -> torch.Tensor:
 def linf_draw(x: torch.Tensor, config: CounterattackConfig, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.empty(x.shape, dtype=x.dtype).uniform_(-config.eps, config.eps, generator=generator)
+
+
+REGISTERED = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """Two tiny architectures in open_clip's registry, which needs whole models otherwise."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "tiny-test.json").write_text(json.dumps(REGISTERED))
+    (folder / "tiny-test-quickgelu.json").write_text(json.dumps({**REGISTERED, "quick_gelu": True}))
+    known = dict(open_clip.factory._MODEL_CONFIGS)
+    open_clip.add_model_config(folder)
+    yield
+    open_clip.factory._MODEL_CONFIGS.clear()
+    open_clip.factory._MODEL_CONFIGS.update(known)
 
 
 @pytest.fixture(scope="session")

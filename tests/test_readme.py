@@ -16,7 +16,7 @@ from clipfast.models.bundled import BUNDLED_DIR
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\S+)( no-run)?\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```(\S+)( no-run| paper)?\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.split("#")[0].strip()
     for language, skipped, body in BLOCKS

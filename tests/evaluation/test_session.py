@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_budget import EPS, TINY
 
 from clipfast import InputError
 from clipfast.evaluation import budgets, evaluating, session
@@ -19,20 +20,6 @@ from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import Results
 from clipfast.evaluation.session import Request, run
 from clipfast.evaluation.suite import DEFENCES
-
-EPS = 2 / 255
-TINY = budgets.Budget(
-    name="quick",
-    images=8,
-    transfer={"pgd-10": {"steps": 3}, "square": {"queries": 4}},
-    predicted=("pgd-10",),
-    adaptive={"bpda": {"steps": 2, "samples": 2}, "gate": {"steps": 2}, "retries": {"times": 1}},
-    curve={"steps": 2, "samples": 1},
-    curve_images=2,
-    curve_eps=(EPS, 32 / 255),
-    curve_samples=(1, 2),
-    upper_bound=True,
-)
 
 
 class Silent:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import open_clip
 import pytest
 import torch
@@ -11,24 +9,7 @@ from safetensors.torch import save_file
 from clipfast import DefendedClassifier, InputError, UncalibratedWarning
 from clipfast.models.loading import load_open_clip
 
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _registered(tmp_path_factory):
-    """Two tiny architectures in open_clip's registry, which needs whole models otherwise."""
-    folder = tmp_path_factory.mktemp("configs")
-    (folder / "tiny-test.json").write_text(json.dumps(TINY))
-    (folder / "tiny-test-quickgelu.json").write_text(json.dumps({**TINY, "quick_gelu": True}))
-    known = dict(open_clip.factory._MODEL_CONFIGS)
-    open_clip.add_model_config(folder)
-    yield
-    open_clip.factory._MODEL_CONFIGS.clear()
-    open_clip.factory._MODEL_CONFIGS.update(known)
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 def test_random_weights_and_a_local_file(tmp_path):

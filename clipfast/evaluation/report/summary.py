@@ -20,12 +20,14 @@ from .words import failed_controls, limits, quotation, verdicts
 
 __all__ = ["summaries", "write_summary"]
 
+_AVERAGE, _WORST = "average", "worst case"
+
 
 def summaries(results: Mapping[str, Results], *, width: int = 100) -> Iterator[RenderableType]:
     """For a terminal so wide. results: of data sets, by name, of the same defences and attacks."""
     if len(results) > 1:
         for eps in next(iter(results.values())).eps:
-            yield _side_by_side(results, eps)
+            yield from _side_by_side(results, eps)
         yield Text(limits())
         return
     for found in results.values():
@@ -44,24 +46,39 @@ def write_summary(results: Mapping[str, Results], path: Path) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["eps", "system", "column", *results, "average"])
+    writer.writerow(["eps", "system", "column", *results, _AVERAGE])
     for eps in next(iter(results.values())).eps:
         for system, columns in _shares(results, eps).items():
             for column, shares in columns.items():
-                writer.writerow([level(eps), system, column, *shares, sum(shares) / len(shares)])
+                writer.writerow([level(eps), system, column, *shares, _at(shares, len(shares))])
     write_text(path, text.getvalue())
 
 
-def _side_by_side(results: Mapping[str, Results], eps: float) -> Table:
-    """Clean, first transfer attack and worst case of each system on each data set, and their averages."""
-    table = Table(title=f"percent right, l-inf {level(eps)}")
-    for heading in ("system", "", *results, "average"):
-        table.add_column(Text(heading), justify="left" if heading in ("system", "") else "right")
-    for system, columns in _shares(results, eps).items():
-        for i, (column, shares) in enumerate(columns.items()):
-            cells = [f"{100 * share:.1f}" for share in (*shares, sum(shares) / len(shares))]
-            table.add_row(Text("" if i else system), Text(column), *cells)
-    return table
+def _side_by_side(results: Mapping[str, Results], eps: float) -> Iterator[Table]:
+    """A row a data set, and their average: each system under the first transfer attack and clean, as the
+    papers print it; and in the worst case."""
+    shares = _shares(results, eps)
+    shown = list(dict.fromkeys(column for columns in shares.values() for column in columns))
+    first = shown[1:2] if len(shown) > 1 and shown[1] != _WORST else []
+    for wanted in ([*first, *shown[:1]], [column for column in shown if column == _WORST]):
+        systems = {name: columns for name, columns in shares.items() if {*wanted} <= {*columns}}
+        if not wanted or not systems:
+            continue
+        table = Table(title=f"percent right, {' / '.join(wanted)}, l-inf {level(eps)}")
+        for heading in ("data", *systems):
+            table.add_column(Text(heading), justify="left" if heading == "data" else "right")
+        for i, name in enumerate((*results, _AVERAGE)):
+            cells = []
+            for columns in systems.values():
+                each = [columns[column] for column in wanted]
+                cells.append(" / ".join(f"{100 * _at(of_data, i):.1f}" for of_data in each))
+            table.add_row(Text(name), *cells, end_section=i + 1 == len(results))
+        yield table
+
+
+def _at(shares: list[float], i: int) -> float:
+    """The i-th, or the average behind the last."""
+    return shares[i] if i < len(shares) else sum(shares) / len(shares)
 
 
 def _shares(results: Mapping[str, Results], eps: float) -> dict[str, dict[str, list[float]]]:
@@ -76,6 +93,6 @@ def _shares(results: Mapping[str, Results], eps: float) -> dict[str, dict[str, l
             column.title: [row.accuracy[column.key].mean for row in of_system] for column in shown
         }
         worst = [row.worst.mean for row in of_system if row.worst is not None]
-        if len(worst) == len(of_system):
-            shares[system.name]["worst case"] = worst
+        if attacks(first, eps, "adaptive") and len(worst) == len(of_system):
+            shares[system.name][_WORST] = worst
     return shares
