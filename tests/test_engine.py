@@ -312,12 +312,15 @@ def test_options_compile_and_capture_and_warmup_leaves_nothing_to_compile(pass_t
     made = set(encoder._compiled)
     captured = copy.copy(engine)
     captured._graphs = Graphs(Recorded)
+    captured.warmup([2])
+    stages = Recorded.made
     with torch.compiler.set_stance("fail_on_recompile"):
         for run in (engine.run, captured.run):
             for rows in (slice(3), slice(2, 3), slice(1, None)):
                 expected = counterattack(tower, x[rows], noise[rows], engine.config)
                 assert_tiers(run(x[rows], noise[rows]), expected, engine.config)
     assert set(encoder._compiled) == made
+    assert Recorded.made == stages
 
 
 def test_compiled_is_safe_across_threads(compiled):

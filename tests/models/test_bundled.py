@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from clipfast import DefendedClassifier, InputError
+from clipfast import CounterattackConfig, DefendedClassifier, InputError
 from clipfast.evaluation.attacks import pgd
 from clipfast.evaluation.shapes import CLASSNAMES, draw
 from clipfast.models.bundled import BUNDLED_DIR
@@ -50,7 +50,7 @@ def test_classifies_fresh_pictures_and_falls_to_pgd(bundled, twin, pictures):
 
 def test_report_belongs_to_the_weights(bundled):
     report = json.loads((BUNDLED_DIR / "report.json").read_text())
-    assert report["config"] == json.loads(bundled.config.to_json())
+    assert CounterattackConfig.from_json(json.dumps(report["config"])) == bundled.config
     undefended = report["accuracy"]["undefended"]
     assert undefended["clean"]["all"]["mean"] >= 0.90
     assert undefended["pgd10_2"]["all"]["mean"] <= 0.50
