@@ -47,10 +47,19 @@ class Watched(_Estimator):
     """
 
     def __init__(
-        self, look: Look, pixels: Tensor, labels: Tensor, *, samples: int, streak: int, tick: Tick
+        self,
+        look: Look,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        samples: int,
+        streak: int,
+        randomised: bool,
+        tick: Tick,
     ) -> None:
         super().__init__(pixels, labels)
         self._look, self._samples, self._streak, self._tick = look, samples, streak, tick
+        self._randomised, self._losses = randomised, 0
         n = len(pixels)
         self._seen = torch.full_like(pixels, torch.nan)
         self._now = Looked(
@@ -73,15 +82,17 @@ class Watched(_Estimator):
 
     def compute_loss(self, x: NDArray[Any], y: Any, **_: Any) -> NDArray[np.float32]:  # noqa: ARG002
         """The mean loss of each image: float32 [n]."""
-        return self._at(x).loss.cpu().numpy().copy()
+        self._losses += 1
+        # ART asks first at its start, where it has just had the gradient, and from then on after each step.
+        return self._at(x, anew=self._randomised and self._losses > 1).loss.cpu().numpy().copy()
 
     def loss_gradient(self, x: NDArray[Any], y: Any, **_: Any) -> NDArray[np.float32]:  # noqa: ARG002
         """The mean gradient of the loss: float32 [n, 3, H, W]."""
         return self._at(x).gradient.cpu().numpy().copy()
 
-    def _at(self, x: NDArray[Any]) -> Looked:
+    def _at(self, x: NDArray[Any], *, anew: bool = False) -> Looked:
         pixels, best = self._tensor(x), self._best
-        changed = (pixels != self._seen).flatten(1).any(dim=1)
+        changed = (pixels != self._seen).flatten(1).any(dim=1) | anew
         changed &= ~best.broken
         rows = changed.nonzero().flatten()
         if len(rows):

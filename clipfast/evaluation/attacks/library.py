@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import names_extra
+from ...validation_rules import checked_integer
 from ..systems import System
 from .ascent import Ascended, look_through, streak_of
 from .attack import Attack, Tick, check_counts
@@ -56,6 +57,7 @@ class AutoPGD(Attack):
                 labels[rows],
                 samples=samples,
                 streak=streak_of(samples, self.steps, randomised=system.randomised) if self.stops else 0,
+                randomised=system.randomised,
                 tick=tick,
             )
             attack = art.AutoProjectedGradientDescent(
@@ -84,7 +86,7 @@ class Square(Attack):
     queries: int = 100
 
     def __post_init__(self) -> None:
-        check_counts(queries=self.queries - 2)
+        checked_integer("queries", self.queries, 10**6, start=3)
 
     @property
     def ticks(self) -> int:

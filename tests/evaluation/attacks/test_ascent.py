@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipfast.evaluation.attacks import pgd
+from clipfast.evaluation.attacks.ascent import Looked, ascend, streak_of
+
+
+@pytest.fixture
+def system():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)
+    )
+
+
+@pytest.fixture
+def batch(system):
+    x = torch.rand(16, 3, 8, 8)
+    return x, system(x).argmax(1)
+
+
+def test_breaks_the_system_within_its_budget(system, batch):
+    x, labels = batch
+    attacked = pgd(system, x, labels, eps=0.2, step_size=0.05, steps=20)
+    assert (attacked - x).abs().max() <= 0.2 + 1e-6
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    before, after = (F.cross_entropy(system(p), labels).item() for p in (x, attacked))
+    assert after > before + 0.5
+    assert (system(attacked).argmax(1) == labels).double().mean() < 0.5
+    assert not attacked.requires_grad
+
+
+def test_climbs_the_gradient_of_a_linear_system_to_the_corner():
+    weight = torch.randn(2, 3 * 4 * 4)
+    x = torch.full((3, 3, 4, 4), 0.5)
+    labels = torch.zeros(3, dtype=torch.int64)
+    attacked = pgd(lambda p: p.flatten(1) @ weight.T, x, labels, eps=0.1, step_size=0.05, steps=8)
+    corner = 0.5 + 0.1 * (weight[1] - weight[0]).sign().reshape(3, 4, 4)
+    torch.testing.assert_close(attacked, corner.expand_as(attacked))
+
+
+def test_generator_fixes_the_start(system, batch):
+    x, labels = batch
+
+    def run(seed):
+        return pgd(
+            system,
+            x,
+            labels,
+            eps=0.1,
+            step_size=0.001,
+            steps=1,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_samples_average_a_randomised_system(batch, system):
+    x, labels = batch
+    calls = []
+
+    def noisy(p):
+        calls.append(len(p))
+        return system(p + 0.3 * torch.randn_like(p))
+
+    steps = []
+    pgd(noisy, x, labels, eps=0.1, step_size=0.02, steps=3, samples=5, progress=lambda: steps.append(1))
+    assert len(calls) == 15
+    assert len(steps) == 3
+
+
+def test_the_first_step_s_samples_are_averaged():
+    x, start = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.5)
+    pushes = iter([3.0, -1.0, -1.0])
+
+    def look(pixels, rows):
+        gradient = torch.full_like(pixels, next(pushes))
+        return Looked(gradient, torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.bool))
+
+    ended = ascend(look, x, start, eps=0.1, sizes=[0.05], samples=3)
+    torch.testing.assert_close(ended.pixels, x + 0.05)
+
+
+def scripted(broken_at):
+    """Looks that break image i at the steps broken_at[i], one row a draw; and what they were asked."""
+    asked = []
+
+    def look(pixels, rows):
+        draw = len(asked)
+        asked.append(rows.tolist())
+        broken = torch.tensor([draw in broken_at[i] for i in rows.tolist()])
+        return Looked(torch.ones_like(pixels), torch.full((len(rows),), float(draw)), broken)
+
+    return look, asked
+
+
+def test_broken_images_keep_their_pixels_and_leave():
+    x = torch.full((3, 3, 2, 2), 0.5)
+    look, asked = scripted([{0}, {2, 3}, set()])
+    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 4, streak=1)
+    assert asked == [[0, 1, 2], [1, 2], [1, 2], [2]]
+    torch.testing.assert_close(ended.pixels[:, 0, 0, 0], torch.tensor([0.5, 0.7, 0.9]))
+    assert ended.broken.tolist() == [True, True, False]
+    assert ended.loss.tolist() == [0, 2, 3]
+
+
+def test_a_streak_must_be_whole():
+    x = torch.full((2, 3, 2, 2), 0.5)
+    look, asked = scripted([{0, 2, 3}, {1, 2, 3}])
+    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 5, streak=3)
+    assert asked == [[0, 1], [0, 1], [0, 1], [0, 1], [0]]
+    assert ended.broken.tolist() == [False, True]
+
+
+def test_every_sample_of_a_step_must_err():
+    x = torch.full((2, 3, 2, 2), 0.5)
+    look, asked = scripted([{0, 2, 3}, {1, 4}])  # two draws a step
+    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, samples=2, streak=1)
+    assert asked == [[0, 1], [0, 1], [0, 1], [0, 1], [1], [1]]
+    assert ended.broken.tolist() == [True, False]
+
+
+def test_without_a_streak_nobody_leaves_and_a_last_look_is_no_step():
+    x = torch.full((1, 3, 2, 2), 0.5)
+    look, asked = scripted([{0, 1, 2, 3}])
+    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, judges=True)
+    assert len(asked) == 4
+    torch.testing.assert_close(ended.pixels, x + 0.3)
+    assert ended.loss.tolist() == [3]
+    assert not ended.broken.any()
+    look, asked = scripted([{3}])
+    assert ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, judges=True, streak=1).broken.all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "steps", "randomised", "expected"),
+    [
+        (1, 100, True, 8),
+        (3, 100, True, 3),
+        (8, 100, True, 1),
+        (20, 100, True, 1),
+        (1, 5, True, 5),
+        (1, 100, False, 1),
+    ],
+)
+def test_one_lucky_draw_breaks_nothing(samples, steps, randomised, expected):
+    assert streak_of(samples, steps, randomised=randomised) == expected
