@@ -118,8 +118,14 @@ def streak_of(samples: int, steps: int, *, randomised: bool) -> int:
 
 
 def step_sizes(steps: int, eps: float, step_size: float | None = None) -> list[float]:
-    """The sizes of an attack's steps, in [0, 1] pixel units."""
-    return [min(1 / 255, eps) if step_size is None else step_size] * steps
+    """The sizes of an attack's steps, in [0, 1] pixel units: step_size, or eps where that is less.
+
+    None: from eps down in equal parts. Few signed steps have to be large, so as to reach the corners of the
+    budget, and the last ones small, so as not to leave a corner again.
+    """
+    if step_size is None:
+        return [eps * (1 - k / steps) for k in range(steps)]
+    return [min(step_size, eps)] * steps
 
 
 def pgd(

@@ -14,10 +14,12 @@ from .retries import Retries
 
 __all__ = ["ADAPTIVE", "TRANSFER", "make"]
 
+_PUBLISHED = {"step_size": 1 / 255, "stops": False}
+
 _MAKERS: dict[str, tuple[Callable[..., Attack], dict[str, Any]]] = {
-    "pgd-10": (ProjectedAttack, {"steps": 10, "stops": False}),
-    "pgd-100": (ProjectedAttack, {"steps": 100, "stops": False}),
-    "cw": (ProjectedAttack, {"steps": 100, "stops": False, "loss": "margin"}),
+    "pgd-10": (ProjectedAttack, {"steps": 10, **_PUBLISHED}),
+    "pgd-100": (ProjectedAttack, {"steps": 100, **_PUBLISHED}),
+    "cw": (ProjectedAttack, {"steps": 100, "loss": "margin", **_PUBLISHED}),
     "apgd-ce": (AutoPGD, {"loss": "cross-entropy", "stops": False}),
     "apgd-dlr": (AutoPGD, {"loss": "dlr", "stops": False}),
     "square": (Square, {}),

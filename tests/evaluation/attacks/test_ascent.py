@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.attacks.ascent import Looked, ascend, streak_of
+from clipfast.evaluation.attacks.ascent import Looked, ascend, step_sizes, streak_of
 
 
 @pytest.fixture
@@ -151,3 +151,9 @@ def test_without_a_streak_nobody_leaves_and_a_last_look_is_no_step():
 )
 def test_one_lucky_draw_breaks_nothing(samples, steps, randomised, expected):
     assert streak_of(samples, steps, randomised=randomised) == expected
+
+
+def test_steps_are_as_published_or_fall_from_the_budget():
+    assert step_sizes(2, 4 / 255, 1 / 255) == [1 / 255] * 2
+    assert step_sizes(2, 0.5 / 255, 1 / 255) == [0.5 / 255] * 2
+    assert step_sizes(4, 0.4) == pytest.approx([0.4, 0.3, 0.2, 0.1])

@@ -53,7 +53,6 @@ def test_breaks_as_much_as_plain_pgd(logits, batch, name, settings):
     system = plain(logits)
     wanted = accuracy(system, by_hand(logits, x, labels, EPS, 10), labels)
     assert 0.1 < wanted < 0.9
-    settings = settings if "apgd" in name else {"step_size": EPS / 2, **settings}
     attacked = make(name, **settings).run(system, x, labels, eps=EPS, seed=0)
     assert accuracy(system, attacked.pixels, labels) <= wanted
     assert not (attacked.broken & (logits(attacked.pixels).argmax(dim=1) == labels)).any()
@@ -71,7 +70,11 @@ def test_the_identity_as_defence_gives_plain_pgd(logits, batch):
     wanted = make("pgd-10").run(plain(logits), x, labels, eps=EPS, seed=5).pixels
     for defence in (logits, drawing):
         identity = System(name="identity", answer=answer, attackable=defence, randomised=defence is drawing)
-        attacked = make("bpda", steps=10, stops=False).run(identity, x, labels, eps=EPS, seed=5).pixels
+        attacked = (
+            make("bpda", steps=10, step_size=1 / 255, stops=False)
+            .run(identity, x, labels, eps=EPS, seed=5)
+            .pixels
+        )
         assert torch.equal(attacked, wanted)
 
 
@@ -79,7 +82,7 @@ def test_random_noise_alone_is_broken_by_several_samples(logits, batch):
     x, labels = batch
     system = noisy(logits, 0.02)
     undefended = accuracy(plain(logits), by_hand(logits, x, labels, EPS, 10), labels)
-    attack = make("bpda", steps=20, samples=8, step_size=EPS / 4)
+    attack = make("bpda", steps=20, samples=8)
     attacked = attack.run(system, x, labels, eps=EPS, seed=0).pixels
     error = (undefended * (1 - undefended) / len(x)) ** 0.5
     assert accuracy(system, attacked, labels) <= undefended + 2 * error
@@ -91,7 +94,7 @@ def test_accuracy_falls_with_the_budget_to_nothing(logits, batch):
     for system in (plain(logits), noisy(logits, 0.02)):
         found = []
         for eps in (0.002, 0.005, 0.01, 0.02, 0.05, 0.2):
-            attack = make("bpda", steps=20, samples=2, step_size=eps / 4)
+            attack = make("bpda", steps=20, samples=2)
             found.append(accuracy(system, attack.run(system, x, labels, eps=eps, seed=0).pixels, labels))
         assert all(a >= b for a, b in pairwise(found))
         assert found[0] > 0.8
@@ -104,7 +107,7 @@ def test_more_samples_of_noise_do_not_hurt_and_in_few_steps_help(logits, batch):
     for steps, helps in ((20, False), (2, True)):
         found = []
         for samples in (1, 4, 16):
-            attack = make("bpda", steps=steps, samples=samples, step_size=EPS / 2)
+            attack = make("bpda", steps=steps, samples=samples)
             found.append(accuracy(system, attack.run(system, x, labels, eps=EPS, seed=0).pixels, labels))
         error = (found[0] * (1 - found[0]) / len(x)) ** 0.5
         assert found[1] <= found[0] + error
@@ -143,16 +146,14 @@ def test_targeted_goes_towards_the_likely_wrong_classes(logits, batch):
     likely = z.topk(2, dim=1).indices
     rows = torch.arange(len(x))
     # Of one class, unstopped: its logit gains on the true one's, of the most likely class first.
-    single = make("targeted", classes=1, stops=False, step_size=EPS / 4).run(
-        plain(logits), x, labels, eps=EPS, seed=0
-    )
+    single = make("targeted", classes=1, stops=False).run(plain(logits), x, labels, eps=EPS, seed=0)
     gain = logits(single.pixels) - logits(x)
     assert ((gain[rows, likely[:, 0]] - gain[rows, labels]) > 0).all()
     assert (gain[rows, likely[:, 0]] > gain[rows, likely[:, 1]]).double().mean() > 0.8
     # Each class more breaks more, and what one class broke stays.
     left = []
     for classes in (1, 3, 9, 50):
-        attack = make("targeted", classes=classes, step_size=EPS / 2)
+        attack = make("targeted", classes=classes)
         attacked = attack.run(plain(logits), x, labels, eps=4 * EPS / 3, seed=0).pixels
         left.append(accuracy(plain(logits), attacked, labels))
     assert left[0] >= left[1] >= left[2] == left[3]  # of 10 classes there are no more
