@@ -38,14 +38,8 @@ class Budget:
 
 
 _CURVE_EPS = tuple(k / 255 for k in (0.5, 1, 2, 4, 8, 16, 32))
-
-
-def _adaptive(ascent: dict[str, int], *, queries: int) -> Settings:
-    own = {"black-box": {"queries": queries}, "retries": {}}
-    return {name: own.get(name, ascent) for name in ADAPTIVE}
-
-
-_QUICK, _FULL = {"steps": 10, "samples": 4}, {"steps": 100, "samples": 10, "restarts": 5}
+_FULL = {"steps": 100, "samples": 10, "restarts": 5}
+_QUICK = {"steps": 10, "samples": 2}
 
 BUDGETS = {
     budget.name: budget
@@ -53,13 +47,19 @@ BUDGETS = {
         Budget(
             name="quick",
             images=200,
-            transfer={name: {} for name in TRANSFER},
+            transfer={**{name: {} for name in TRANSFER}, "cw": {"steps": 10}},
             predicted=("pgd-10",),
-            adaptive=_adaptive(_QUICK, queries=50),
+            adaptive={
+                **{name: _QUICK for name in ADAPTIVE},
+                "unrolled": {"steps": 10, "samples": 1},
+                "targeted": {**_QUICK, "classes": 2},
+                "black-box": {"queries": 30},
+                "retries": {},
+            },
             curve=_QUICK,
-            curve_images=40,
-            curve_eps=_CURVE_EPS,
-            curve_samples=(1, 2, 4, 8),
+            curve_images=24,
+            curve_eps=_CURVE_EPS[1:],
+            curve_samples=(1, 2, 4),
             upper_bound=True,
         ),
         Budget(
@@ -71,7 +71,11 @@ BUDGETS = {
                 "square": {"queries": 5000},
             },
             predicted=TRANSFER,
-            adaptive=_adaptive(_FULL, queries=1000),
+            adaptive={
+                **{name: _FULL for name in ADAPTIVE},
+                "black-box": {"queries": 1000},
+                "retries": {},
+            },
             curve=_FULL | {"restarts": 1},
             curve_images=200,
             curve_eps=_CURVE_EPS,
