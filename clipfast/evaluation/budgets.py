@@ -50,7 +50,7 @@ BUDGETS = {
             transfer={**{name: {} for name in TRANSFER}, "cw": {"steps": 10}},
             predicted=("pgd-10",),
             adaptive={
-                **{name: _QUICK for name in ADAPTIVE},
+                **dict.fromkeys(ADAPTIVE, _QUICK),
                 "unrolled": {"steps": 10, "samples": 1},
                 "targeted": {**_QUICK, "classes": 2},
                 "black-box": {"queries": 30},
@@ -72,7 +72,7 @@ BUDGETS = {
             },
             predicted=TRANSFER,
             adaptive={
-                **{name: _FULL for name in ADAPTIVE},
+                **dict.fromkeys(ADAPTIVE, _FULL),
                 "black-box": {"queries": 1000},
                 "retries": {},
             },
