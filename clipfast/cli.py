@@ -33,6 +33,7 @@ from rich.table import Table
 from . import __version__
 from .config import CounterattackConfig
 from .errors import ArtifactError, InputError, UncalibratedWarning, VerificationError, names_extra
+from .files import read_lines, read_text, write_text
 from .preprocess import Preprocess, image_files
 
 if TYPE_CHECKING:
@@ -252,9 +253,9 @@ def _classifier(
 
     options: dict[str, Any] = {"device": _checked_device(device), "precision": precision.value}
     if templates is not None:
-        options["templates"] = _lines(templates)
+        options["templates"] = read_lines(templates)
     if config is not None:
-        options["config"] = CounterattackConfig.from_json(_read(config))
+        options["config"] = CounterattackConfig.from_json(read_text(config))
     names = None if classnames is None else _names(classnames)
     if model is None:
         if pretrained is not None:
@@ -293,7 +294,7 @@ def _names(value: str) -> list[str]:
     """Class names from a file with one a line, or from a,b,c."""
     try:
         if Path(value).is_file():
-            return _lines(Path(value))
+            return read_lines(Path(value))
     except OSError:  # a list longer than a file's name may be
         pass
     if "," not in value and Path(value).suffix.lower() in (".txt", ".csv", ".json", ".names"):
@@ -312,17 +313,6 @@ def _checked_device(name: str) -> str:
         cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise InputError(f"no device {name!r} here; there is: {', '.join(['cpu', *cuda])}") from error
     return name
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in _read(path).splitlines() if line.strip()]
 
 
 def _batches(
@@ -596,7 +586,7 @@ def bench(
 
     if show is not None:
         try:
-            result = json.loads(_read(show))
+            result = json.loads(read_text(show))
         except json.JSONDecodeError as error:
             raise InputError(f"expected the JSON of an earlier run in {show}: {error}") from error
     else:
@@ -675,7 +665,7 @@ def evaluate(
         model=model,
         pretrained=pretrained,
         checkpoint=checkpoint,
-        config=None if config is None else CounterattackConfig.from_json(_read(config)),
+        config=None if config is None else CounterattackConfig.from_json(read_text(config)),
         attacks=_listed_names(attacks),
         defences=_listed_names(defences),
         eps=[parse_level(text) for text in eps.split(",")],
@@ -788,7 +778,6 @@ def calibrate(
     from .evaluation.calibration import write
     from .evaluation.calibration_plot import plot as drawn
     from .evaluation.levels import parse_level
-    from .files import write_text
 
     if eps is not None and attack is None:
         raise InputError(f"--eps {eps} needs --attack, whose budget it is")

@@ -1,4 +1,4 @@
-"""Text files that are there whole or not at all."""
+"""Text files: read with errors that name them, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["write_text"]
+__all__ = ["read_lines", "read_text", "write_text"]
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file. Raises InputError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank, stripped. Raises InputError where it cannot be read."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def write_text(path: Path, text: str) -> None:

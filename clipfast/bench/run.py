@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .environment import ALLOCATORS
 from .interleave import ratio
 from .plan import Job, jobs
@@ -127,6 +128,4 @@ def exported_summary(row: dict[str, Any]) -> dict[str, Any]:
 
 def write_json(result: dict[str, Any], path: Path) -> None:
     """Writes a result whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(result, indent=1) + "\n")

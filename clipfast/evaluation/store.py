@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import write_text
 
 __all__ = ["Store", "digest"]
 
@@ -46,11 +47,9 @@ class Store:
         _check(folder, identity)
         try:
             self._parts.mkdir(parents=True, exist_ok=True)
-            aside = folder / f".{_RUN}.part"
-            aside.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-            aside.replace(folder / _RUN)
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        write_text(folder / _RUN, json.dumps(identity, indent=1) + "\n")
 
     def has(self, key: str) -> bool:
         """Whether a part is finished."""

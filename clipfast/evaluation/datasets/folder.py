@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
+from ...files import read_lines
 from ...preprocess import image_files
 from .dataset import Contents, Files
-from .lines import read_lines
 
 __all__ = ["CLASSNAMES_FILE", "read_folder"]
 

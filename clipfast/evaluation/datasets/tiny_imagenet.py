@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
+from ...files import read_lines
 from .dataset import Contents, Files
-from .lines import read_lines
 from .words import synsets
 
 __all__ = ["read_tiny_imagenet"]
