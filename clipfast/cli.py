@@ -628,7 +628,12 @@ def evaluate(
         Path | None, typer.Option(help="Fine-tuned image tower, for the defences twin and ttc-twin.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
-    attacks: Annotated[str | None, typer.Option(help="Names a,b,c. Default: all of the budget.")] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="Names a,b,c. Default: the budget's; quick leaves out targeted, apgd-eot, black-box."
+        ),
+    ] = None,
     defences: Annotated[str | None, typer.Option(help="Names a,b,c. Default: all.")] = None,
     eps: Annotated[str, typer.Option(help="l-inf budgets of the attacks: 1/255,4/255.")] = "1/255",
     budget: Annotated[EvalBudget, typer.Option(help="quick gives upper bounds.")] = EvalBudget.quick,
@@ -654,8 +659,6 @@ def evaluate(
     from .evaluation.report import summaries
     from .evaluation.session import Request, run
 
-    if model is None and pretrained is not None:
-        raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
     request = Request(
         data=data,
         out=out,

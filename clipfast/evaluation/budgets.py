@@ -20,7 +20,7 @@ class Budget:
 
     images: how many are drawn from the data. transfer: attacks on the undefended model, with their settings,
     away from true labels, and predicted: those of them that are made away from its own labels too. adaptive:
-    attacks on each defence, in order. curve: settings of the attack whose accuracy is drawn, of the first
+    attacks on each defence, in order; those on_request run only where they are named. curve: settings of the attack whose accuracy is drawn, of the first
     curve_images, at each of curve_eps, in [0, 1] pixel units, and with each of curve_samples of noise a step.
     upper_bound: too few steps for an adaptive figure to be more than that.
     """
@@ -30,6 +30,7 @@ class Budget:
     transfer: Settings
     predicted: tuple[str, ...]
     adaptive: Settings
+    on_request: tuple[str, ...] = ()
     curve: Mapping[str, Any]
     curve_images: int
     curve_eps: tuple[float, ...]
@@ -51,13 +52,14 @@ BUDGETS = {
             predicted=("pgd-10",),
             adaptive={
                 **dict.fromkeys(ADAPTIVE, _QUICK),
-                "unrolled": {"steps": 10, "samples": 1},
-                "targeted": {**_QUICK, "classes": 2},
+                "unrolled": {"steps": 6},
+                "gate": {"steps": 10},
                 "black-box": {"queries": 30},
                 "retries": {},
             },
+            on_request=("targeted", "apgd-eot", "black-box"),
             curve=_QUICK,
-            curve_images=24,
+            curve_images=16,
             curve_eps=_CURVE_EPS[1:],
             curve_samples=(1, 2, 4),
             upper_bound=True,

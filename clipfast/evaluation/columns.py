@@ -32,12 +32,12 @@ class Planned:
 def planned(budget: Budget, names: Sequence[str] | None, eps: float) -> list[Planned]:
     """The attacks of a budget at one eps, in [0, 1] pixel units, in order: transfer, then adaptive.
 
-    names: those of them that are wanted; None for all. Raises InputError for names that it has not.
+    names: those of them that are wanted; None for all but those on request. Raises InputError for names that it has not.
     """
     known = (*budget.transfer, *budget.adaptive)
     if unknown := [name for name in names or () if name not in known]:
         raise InputError(f"expected attacks of {', '.join(known)}, got {', '.join(unknown)}")
-    wanted = known if names is None else names
+    wanted = [name for name in known if name not in budget.on_request] if names is None else names
 
     def column(name: str, note: str = "", **of: Any) -> Column:
         title = _TITLES.get(name) or re.sub("^pgd", "PGD", name)

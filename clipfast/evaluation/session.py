@@ -16,8 +16,9 @@ import torch
 from .. import __version__
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
-from ..errors import InputError, UncalibratedWarning
+from ..errors import InputError, UncalibratedWarning, names_extra
 from ..models.fingerprint import fingerprint
+from ..models.loading import brings_weights
 from .budgets import budget_of
 from .columns import planned
 from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
@@ -32,6 +33,7 @@ from .suite import DEFENCES, Defence, defences
 __all__ = ["Progress", "Request", "run"]
 
 _TIMED = 32  # images
+_ART = "adversarial-robustness-toolbox"
 
 
 class Progress(Protocol):
@@ -120,6 +122,17 @@ def _check(request: Request) -> None:
         )
     if request.model is None and request.data != BUNDLED:
         raise InputError(f"--data {request.data} needs --model: the bundled one knows drawn shapes alone")
+    for option, value in (("--pretrained", request.pretrained), ("--checkpoint", request.checkpoint)):
+        if request.model is None and value is not None:
+            raise InputError(f"{option} {value} needs --model, the name of its architecture")
+    if request.model is not None and request.pretrained is None and not brings_weights(request.model):
+        raise InputError(
+            f"--model {request.model} needs --pretrained: a tag of open_clip or a file of weights"
+        )
+    try:
+        distributions.version(_ART)
+    except distributions.PackageNotFoundError as error:
+        raise names_extra("clipfast eval", ModuleNotFoundError(name="art")) from error
 
 
 def _evaluated(request: Request, dataset: Dataset, out: Path, progress: Progress) -> Results | None:
@@ -158,11 +171,7 @@ def _evaluated(request: Request, dataset: Dataset, out: Path, progress: Progress
             "transfer": {name: dict(settings) for name, settings in budget.transfer.items()},
             "adaptive": {name: dict(settings) for name, settings in budget.adaptive.items()},
         },
-        "versions": {
-            "clipfast": __version__,
-            "torch": torch.__version__,
-            "adversarial-robustness-toolbox": distributions.version("adversarial-robustness-toolbox"),
-        },
+        "versions": {"clipfast": __version__, "torch": torch.__version__, "ART": distributions.version(_ART)},
         "device": classifier.device.type,
     }
     write_json(results, out / "results.json")

@@ -21,6 +21,9 @@ from clipfast.evaluation.results import Results
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
+NAMED = ("--model", "ViT-B-32-quickgelu", "--pretrained", "openai")
+
+
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     monkeypatch.setitem(budgets.BUDGETS, "quick", TINY)
@@ -96,8 +99,10 @@ def test_the_readmes_table_1_command_runs_on_small_copies_of_the_papers_data(run
         (("--attacks", "nothing"), "expected attacks of pgd-10"),
         (("--data", "no-such-place"), "--data no-such-place needs --model"),
         (("--pretrained", "openai"), "needs --model"),
-        (("--model", "ViT-B-32", "--data", "cifar10"), "cifar10 needs root (--root)"),
-        (("--model", "ViT-B-32", "--data", "no-such-place"), "no data set or folder 'no-such-place'"),
+        (("--checkpoint", "tecoa.pt"), "--checkpoint tecoa.pt needs --model"),
+        (("--model", "ViT-B-32"), "--model ViT-B-32 needs --pretrained"),
+        ((*NAMED, "--data", "cifar10"), "cifar10 needs root (--root)"),
+        ((*NAMED, "--data", "no-such-place"), "no data set or folder 'no-such-place'"),
         (("--from", "gone"), "expected the folder of an evaluation, got gone"),
     ],
 )

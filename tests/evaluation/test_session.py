@@ -237,7 +237,12 @@ def test_unreadable_pictures_are_listed_in_the_report(tmp_path, bundled):
             Image.new("RGB", (96, 96), colour).save(folder / name / f"{i}.png")
     broken = folder / bundled.classnames[0] / "broken.png"
     broken.write_bytes(b"no picture")
-    asked = replace(request(tmp_path / "run", attacks=["pgd-10"]), data=str(folder), model="stand-in")
+    asked = replace(
+        request(tmp_path / "run", attacks=["pgd-10"]),
+        data=str(folder),
+        model="stand-in",
+        pretrained="weights",
+    )
     (results,) = run(asked, Silent()).values()
     assert results.run["images"] == 4
     assert [name for name, _ in results.run["skipped"]] == [f"{bundled.classnames[0]}/broken.png"]
