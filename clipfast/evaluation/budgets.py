@@ -20,8 +20,9 @@ class Budget:
 
     images: how many are drawn from the data. transfer: attacks on the undefended model, with their settings,
     away from true labels, and predicted: those of them that are made away from its own labels too. adaptive:
-    attacks on each defence, in order; those on_request run only where they are named. curve: settings of the attack whose accuracy is drawn, of the first
-    curve_images, at each of curve_eps, in [0, 1] pixel units, and with each of curve_samples of noise a step.
+    attacks on each defence, in order; those on_request run only where they are named. curve: settings of the
+    attack whose accuracy is drawn, of the first curve_images, at each of curve_eps, in [0, 1] pixel units,
+    and with each of curve_samples of noise a step.
     upper_bound: too few steps for an adaptive figure to be more than that.
     """
 

@@ -32,7 +32,8 @@ class Planned:
 def planned(budget: Budget, names: Sequence[str] | None, eps: float) -> list[Planned]:
     """The attacks of a budget at one eps, in [0, 1] pixel units, in order: transfer, then adaptive.
 
-    names: those of them that are wanted; None for all but those on request. Raises InputError for names that it has not.
+    names: those of them that are wanted; None for all but those on request. Raises InputError for names that
+    the budget has not.
     """
     known = (*budget.transfer, *budget.adaptive)
     if unknown := [name for name in names or () if name not in known]:
