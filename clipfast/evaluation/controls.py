@@ -22,12 +22,14 @@ __all__ = ["checked", "curves"]
 Curves = dict[str, list[Point]]
 
 
-def curves(runner: Runner, suite: Sequence[Defence], budget: Budget) -> tuple[Curves, Curves]:
-    """Accuracy under BPDA + EOT by eps, and by samples of noise: of undefended CLIP and the first defence
-    with a gate."""
+def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float) -> tuple[Curves, Curves]:
+    """Accuracy under BPDA + EOT by eps, and at one eps by samples of noise.
+
+    Of undefended CLIP and the first defence with a gate.
+    """
     by_eps = {
         defence.system.name: [
-            _point(eps, _share(runner, defence, budget, _bpda(budget, eps), eps)) for eps in budget.curve_eps
+            _point(at, _share(runner, defence, budget, _bpda(budget, at), at)) for at in budget.curve_eps
         ]
         for defence in _compared(suite)
     }
@@ -38,14 +40,13 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget) -> tuple[Cu
         ]
         for defence in _compared(suite)
         if defence.system.randomised
-        for eps in (_middle(budget),)
     }
     return by_eps, by_samples
 
 
 def checked(runner: Runner, suite: Sequence[Defence], budget: Budget, results: Results) -> list[Control]:
     """What must hold where attacks are strong."""
-    undefended, eps = suite[0], _middle(budget)
+    undefended, eps = suite[0], results.eps[0]
     controls = []
     ours = _share(runner, undefended, budget, _bpda(budget, eps), eps)
     plain = _share(runner, undefended, budget, make("pgd-10"), eps)
@@ -115,10 +116,6 @@ def _point(x: float, found: Share) -> Point:
 
 def _error_at(point: Point) -> float:
     return max(math.sqrt(point.accuracy * (1 - point.accuracy) / point.n), 1 / point.n)
-
-
-def _middle(budget: Budget) -> float:
-    return budget.curve_eps[len(budget.curve_eps) // 2 - 1]
 
 
 def _bpda(budget: Budget, eps: float, **settings: Any) -> Attack:

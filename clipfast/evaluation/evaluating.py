@@ -57,7 +57,7 @@ def evaluate(
         return None
     for gathered in gathering:
         gathered.finish()
-    results.by_eps, results.by_samples = curves(runner, suite, budget)
+    results.by_eps, results.by_samples = curves(runner, suite, budget, eps[0])
     results.controls = checked(runner, suite, budget, results)
     return results
 
