@@ -30,7 +30,7 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.autocast(cotangent.device.type, enabled=False):
             gradient = ctx.encoder.input_gradient(ctx.saved_tensors, cotangent.contiguous())
             return ctx.encoder.from_layout(gradient), None

@@ -1,5 +1,8 @@
 """What ART's attacks see of a system, and what is remembered of it, so that nothing is asked twice."""
 
+# ART calls these with more arguments than are read here.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 import hashlib
