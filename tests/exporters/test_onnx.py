@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from lab import restless
 from towers import EXPLICIT, TRACED, build_vit, smooth
 
 from clipfast import CounterattackConfig, UncalibratedWarning
@@ -114,7 +115,9 @@ QUICK = {"resnet", "timm siglip", "timm convnext", "vit QuickGELU", "vit 145 tok
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
 def test_every_family(name, tmp_path):
-    exported = Exported(FAMILIES[name](), tmp_path / "tower.onnx")
+    model = FAMILIES[name]()
+    # Of a ResNet that hardly drifts the gradients are mostly rounding.
+    exported = Exported(restless(model) if name == "resnet" else model, tmp_path / "tower.onnx")
     for mix in ("none", "some", "all"):
         exported.check(4, mix)
 
