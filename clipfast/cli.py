@@ -634,7 +634,9 @@ def evaluate(
             help="Names a,b,c. Default: the budget's; quick leaves out targeted, apgd-eot, black-box."
         ),
     ] = None,
-    defences: Annotated[str | None, typer.Option(help="Names a,b,c. Default: all.")] = None,
+    defences: Annotated[
+        str | None, typer.Option(help="Names a,b,c; the twin's need --checkpoint. Default: all.")
+    ] = None,
     eps: Annotated[str, typer.Option(help="l-inf budgets of the attacks: 1/255,4/255.")] = "1/255",
     budget: Annotated[EvalBudget, typer.Option(help="quick gives upper bounds.")] = EvalBudget.quick,
     images: Annotated[

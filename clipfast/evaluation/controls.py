@@ -17,7 +17,7 @@ from .runner import Runner
 from .statistics import Share, share
 from .suite import Defence
 
-__all__ = ["checked", "curves"]
+__all__ = ["checked", "curve_work", "curves"]
 
 Curves = dict[str, list[Point]]
 
@@ -42,6 +42,16 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float)
         if defence.system.randomised
     }
     return by_eps, by_samples
+
+
+def curve_work(runner: Runner, suite: Sequence[Defence], budget: Budget) -> int:
+    """How much a runner ticks for `curves` and `checked`."""
+    asked, steps = 1, _bpda(budget, budget.curve_eps[0]).ticks
+    each = 2 * asked + steps + make("pgd-10").ticks
+    for defence in _compared(suite):
+        points = len(budget.curve_eps) + len(budget.curve_samples) * defence.system.randomised
+        each += points * (asked + steps)
+    return each * min(budget.curve_images, len(runner.images))
 
 
 def checked(runner: Runner, suite: Sequence[Defence], budget: Budget, results: Results) -> list[Control]:

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .budgets import Budget
-from .columns import Planned, planned
-from .controls import checked, curves
+from ..errors import InputError
+from .columns import Planned
 from .results import CLEAN, Passes, Results, SystemResult
 from .runner import Runner
 from .suite import Defence
 
 __all__ = ["evaluate", "work"]
 
+Shard = tuple[int, int]
+
 
 def evaluate(
     runner: Runner,
     suite: Sequence[Defence],
-    budget: Budget,
+    plans: Mapping[float, Sequence[Planned]],
     *,
-    eps: Sequence[float],
-    attacks: Sequence[str] | None = None,
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
 ) -> Results | None:
     """Runs what is not finished yet, and gathers all of it.
 
-    suite: undefended CLIP first. eps: l-inf budgets in [0, 1] pixel units. attacks: names of those of the
-    budget that are wanted; None for all. shard: (i, n), to make only each n-th chunk's parts, from the i-th
-    on, 0 <= i < n; None is then returned, as a part is no result.
+    suite: undefended CLIP first. plans: the attacks at each l-inf budget, in [0, 1] pixel units. shard:
+    (i, n), to make only each n-th chunk's parts, from the i-th on, 0 <= i < n; None is then returned, as a
+    part is no result. Curves and controls are left to `clipfast.evaluation.controls`. Raises InputError for
+    more shards than chunks.
     """
-    plans = {e: planned(budget, attacks, e) for e in eps}
     results = Results(
         run={},
-        eps=tuple(eps),
+        eps=tuple(plans),
         columns=(CLEAN, *(p.column for plan in plans.values() for p in plan)),
         systems=[
             SystemResult(
@@ -50,27 +49,38 @@ def evaluate(
         ],
     )
     gathering = [_Gathering(result, len(runner.images), runner.seeds) for result in results.systems]
-    for index, rows in enumerate(runner.chunks()):
-        if shard is None or index % shard[1] == shard[0]:
-            _run_chunk(runner, suite, plans, rows, gathering)
+    for rows in _of_shard(runner, shard):
+        _run_chunk(runner, suite, plans, rows, gathering)
     if shard is not None:
         return None
     for gathered in gathering:
         gathered.finish()
-    results.by_eps, results.by_samples = curves(runner, suite, budget, eps[0])
-    results.controls = checked(runner, suite, budget, results)
     return results
 
 
-def work(runner: Runner, suite: Sequence[Defence], plan: Sequence[Planned]) -> int:
-    """How much a runner ticks for the table of one eps."""
+def work(
+    runner: Runner,
+    suite: Sequence[Defence],
+    plans: Mapping[float, Sequence[Planned]],
+    shard: Shard | None = None,
+) -> int:
+    """How much a runner ticks for `evaluate`."""
     each = len(suite)  # answers to clean pictures
-    for p in plan:
+    for p in (p for plan in plans.values() for p in plan):
         if p.column.kind == "transfer":
             each += p.attack.ticks + len(suite)
         else:
             each += p.attack.ticks * sum(p.attack.applies(defence.system) for defence in suite)
-    return len(runner.images) * each
+    return each * sum(rows.stop - rows.start for rows in _of_shard(runner, shard))
+
+
+def _of_shard(runner: Runner, shard: Shard | None) -> list[slice]:
+    """Raises InputError for a shard of nothing."""
+    chunks = list(runner.chunks())
+    mine = chunks if shard is None else chunks[shard[0] :: shard[1]]
+    if not mine:
+        raise InputError(f"expected at most as many shards as chunks, {len(chunks)}")
+    return mine
 
 
 class _Gathering:
@@ -111,7 +121,7 @@ def _mean(spent: list[tuple[int, Passes]]) -> Passes:
 def _run_chunk(
     runner: Runner,
     suite: Sequence[Defence],
-    plans: dict[float, list[Planned]],
+    plans: Mapping[float, Sequence[Planned]],
     rows: slice,
     gathering: Sequence[_Gathering],
 ) -> None:
@@ -146,7 +156,7 @@ def _attack(
     runner: Runner,
     defence: Defence,
     gathered: _Gathering,
-    plan: list[Planned],
+    plan: Sequence[Planned],
     transferred: dict[str, Tensor],
     rows: slice,
     eps: float,

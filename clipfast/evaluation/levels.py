@@ -16,9 +16,9 @@ def level(eps: float) -> str:
 
 def parse_level(text: str) -> float:
     """A budget in [0, 1] pixel units, of '1/255' or '0.004'. Raises InputError for anything else."""
-    above, _, below = text.partition("/")
+    above, slash, below = text.partition("/")
     try:
-        eps = float(above) / float(below or 1)
+        eps = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         eps = math.nan
     if not 0 < eps <= 1:

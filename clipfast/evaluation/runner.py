@@ -124,7 +124,7 @@ class Runner:
                 "passes": np.array([attacked.passes.forward, attacked.passes.backward]),
             }
 
-        key, seed = self._key_of(attack, defence, pixels[alive], labels[alive], eps, rows.start)
+        key, seed = self._key_of(attack, defence, pixels[alive], labels[alive], eps, rows.start, alive)
         if self.store.has(key):
             self.tick(attack.ticks * len(pixels))
         parts = self.store.get(key, make)
@@ -157,10 +157,15 @@ class Runner:
         labels: Tensor,
         eps: float,
         first_image: int | None = None,
+        alive: Tensor | None = None,
     ) -> tuple[str, int]:
-        """The part's key, and the attack's seed, which follows from it."""
+        """The part's key, and the attack's seed, which follows from it.
+
+        first_image, alive: the places of the images, where the noise that they are answered with counts.
+        """
         about = {**self._about(defence), "part": repr(attack), "eps": eps, "first_image": first_image}
-        key = digest(about, pixels.cpu().numpy(), labels.cpu().numpy())
+        arrays = (pixels, labels) if alive is None else (pixels, labels, alive)
+        key = digest(about, *(array.cpu().numpy() for array in arrays))
         return key, int(key[:15], 16)
 
     def _step(self, pixels: Tensor) -> Callable[[], object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,18 +22,21 @@ from ..models.fingerprint import fingerprint
 from ..models.loading import brings_weights
 from .budgets import budget_of
 from .columns import planned
+from .controls import checked, curve_work, curves
 from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
 from .evaluating import evaluate, work
+from .levels import level
 from .measure import interleaved
 from .report import write_csv, write_json, write_page, write_summary
 from .results import Results
 from .runner import Runner
-from .store import Store, digest
+from .store import Store, check_same, digest
 from .suite import DEFENCES, Defence, defences
 
 __all__ = ["Progress", "Request", "run"]
 
 _TIMED = 32  # images
+_MANY = 1000  # classes, where they are not known yet
 _ART = "adversarial-robustness-toolbox"
 
 
@@ -93,9 +97,7 @@ def run(request: Request, progress: Progress) -> dict[str, Results] | None:
     find = partial(find_dataset, root=request.root, split=request.split, download=request.download)
     found = [find(source) for source in sources]
     results = {
-        dataset.name: _evaluated(
-            request, dataset, request.out / dataset.name if len(found) > 1 else request.out, progress
-        )
+        dataset.name: _evaluated(request, dataset, progress, below=dataset.name if len(found) > 1 else "")
         for dataset in found
     }
     if request.shard is not None:
@@ -110,8 +112,10 @@ def _check(request: Request) -> None:
     budget = budget_of(request.budget)
     if not request.eps:
         raise InputError("expected at least one eps, got none")
-    for eps in request.eps:
-        planned(budget, request.attacks, eps)
+    levels = [level(eps) for eps in request.eps]
+    if len(set(levels)) < len(levels):
+        raise InputError(f"expected each eps once, got {', '.join(levels)}")
+    planned(budget, request.attacks, request.eps[0], classes=_MANY)
     for name in ("images", "seeds", "chunk"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -135,19 +139,24 @@ def _check(request: Request) -> None:
         raise names_extra("clipfast eval", ModuleNotFoundError(name="art")) from error
 
 
-def _evaluated(request: Request, dataset: Dataset, out: Path, progress: Progress) -> Results | None:
+def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below: str) -> Results | None:
+    """below: the folder of this data set in those that are written and taken over."""
+    out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
     classifier, twin = _classifiers(request, dataset)
-    names = request.defences or [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
-    suite = defences(names, classifier, twin)
-    budget = budget_of(request.budget)
+    usual = [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
+    suite = defences(usual if request.defences is None else request.defences, classifier, twin)
+    budget, classes = budget_of(request.budget), len(classifier.classnames)
+    plans = {eps: planned(budget, request.attacks, eps, classes=classes) for eps in request.eps}
     wanted = request.images or budget.images
     progress.start(f"{dataset.name}: reading pictures", min(wanted, len(dataset)))
     images = dataset.take(
         classifier.preprocess, wanted, seed=request.seed, progress=lambda: progress.advance(1)
     )
     identity = _identity(request, dataset, images, classifier)
+    for folder in parts_from:
+        check_same(folder, identity)
     store = Store(out, identity)
-    store.take_from(request.parts_from, identity)
+    store.take_from(parts_from)
     runner = Runner(
         images=images,
         store=store,
@@ -157,22 +166,23 @@ def _evaluated(request: Request, dataset: Dataset, out: Path, progress: Progress
         seeds=request.seeds,
         tick=progress.advance,
     )
-    total = sum(work(runner, suite, planned(budget, request.attacks, eps)) for eps in request.eps)
-    progress.start(f"{dataset.name}: attacking", total // (request.shard[1] if request.shard else 1))
-    results = evaluate(runner, suite, budget, eps=request.eps, attacks=request.attacks, shard=request.shard)
+    progress.start(f"{dataset.name}: attacking", work(runner, suite, plans, request.shard))
+    results = evaluate(runner, suite, plans, shard=request.shard)
     if results is None:
         return None
+    progress.start(f"{dataset.name}: curves and controls", curve_work(runner, suite, budget))
+    results.by_eps, results.by_samples = curves(runner, suite, budget, request.eps[0])
+    results.controls = checked(runner, suite, budget, results)
     _time(runner, suite, results)
     results.run = {
         **identity,
         "budget": budget.name,
         "skipped": [list(skipped) for skipped in images.skipped],
         "settings": {
-            "transfer": {name: dict(settings) for name, settings in budget.transfer.items()},
-            "adaptive": {name: dict(settings) for name, settings in budget.adaptive.items()},
+            "attacks": {p.column.key: repr(p.attack) for plan in plans.values() for p in plan},
+            "curves": {**budget.curve, "images": budget.curve_images},
+            "defences": {defence.system.name: defence.identity["config"] for defence in suite},
         },
-        "versions": {"clipfast": __version__, "torch": torch.__version__, "ART": distributions.version(_ART)},
-        "device": classifier.device.type,
     }
     write_json(results, out / "results.json")
     write_csv(results, out / "results.csv")
@@ -210,6 +220,9 @@ def _identity(
         "images": len(images),
         "pixels_sha256": digest({}, images.pixels.numpy(), images.labels.numpy()),
         "calibrated": classifier.calibrated,
+        "templates": list(dataset.templates),
+        "versions": {"clipfast": __version__, "torch": torch.__version__, "ART": distributions.version(_ART)},
+        "device": classifier.device.type,
         "seed": request.seed,
         "seeds": request.seeds,
         "chunk": request.chunk,
@@ -219,7 +232,12 @@ def _identity(
 def _time(runner: Runner, suite: Sequence[Defence], results: Results) -> None:
     """Images a second on clean pictures, and time over undefended; the systems take turns."""
     x = runner.clean(slice(0, min(_TIMED, len(runner.images))))
-    about = {"part": "seconds", "defences": [defence.identity for defence in suite], "n": len(x)}
+    about = {
+        "part": "seconds",
+        "defences": [defence.identity for defence in suite],
+        "n": len(x),
+        "machine": [platform.node(), torch.get_num_threads()],
+    }
 
     def measure() -> dict[str, np.ndarray]:
         runs: list[Callable[[], object]] = [

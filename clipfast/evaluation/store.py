@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import write_text
 
-__all__ = ["Store", "digest"]
+__all__ = ["Store", "check_same", "digest"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -46,10 +47,11 @@ class Store:
         self._parts = folder / _PARTS
         _check(folder, identity)
         try:
-            self._parts.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / _RUN, json.dumps(identity, indent=1) + "\n")
+            self._parts.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
-        write_text(folder / _RUN, json.dumps(identity, indent=1) + "\n")
 
     def has(self, key: str) -> bool:
         """Whether a part is finished."""
@@ -63,7 +65,7 @@ class Store:
                 return dict(arrays)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
             path.unlink()
         arrays = make()
         aside = path.with_name(f".{path.name}.part")
@@ -72,16 +74,10 @@ class Store:
         aside.replace(path)
         return arrays
 
-    def take_from(self, folders: Iterable[Path], identity: Mapping[str, Any]) -> int:
-        """Copies the finished parts of other folders of the same identity; how many were new.
-
-        Raises InputError for a folder that is none.
-        """
+    def take_from(self, folders: Iterable[Path]) -> int:
+        """Copies the finished parts of other folders, which `check_same` let pass; how many were new."""
         taken = 0
         for folder in folders:
-            if not (folder / _RUN).is_file():
-                raise InputError(f"expected the folder of an evaluation, got {folder}: it has no {_RUN}")
-            _check(folder, identity)
             for part in sorted((folder / _PARTS).glob("*.npz")):
                 if not self.has(part.stem):
                     aside = self._parts / f".{part.name}.part"
@@ -91,12 +87,19 @@ class Store:
         return taken
 
 
+def check_same(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raises InputError for a folder that is no evaluation's, or that of another identity."""
+    if not (folder / _RUN).is_file():
+        raise InputError(f"expected the folder of an evaluation, got {folder}: it has no {_RUN}")
+    _check(folder, identity)
+
+
 def _check(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raises InputError unless a folder is new, empty, or of this identity."""
     try:
         known = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(f.suffix != ".part" for f in folder.iterdir())):
             raise InputError(f"expected a new or empty folder, or an evaluation's, got {folder}") from None
         return
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from ..config import CounterattackConfig
 from ..errors import InputError, UncalibratedWarning
 from ..models.fingerprint import fingerprint
 from . import systems
+from .store import digest
 from .systems import System
 
 __all__ = ["DEFENCES", "Defence", "defences"]
@@ -117,6 +118,8 @@ def defences(
     twin: a classifier of the same classes on a fine-tuned tower; where None, its defences may not be named.
     Raises InputError for a name that is not known, and where there is no twin for one that needs it.
     """
+    if not names:
+        raise InputError("expected at least one defence, got none")
     if unknown := [name for name in names if name not in DEFENCES]:
         raise InputError(f"expected defences of {', '.join(DEFENCES)}, got {', '.join(unknown)}")
     weights = {id(base): _weights(base) for base in (classifier, twin) if base is not None}
@@ -144,5 +147,6 @@ def _weights(classifier: DefendedClassifier) -> dict[str, Any]:
         "drift_weights": None if drift_tower is None else fingerprint(drift_tower.model.visual),
         "classnames": list(classifier.classnames),
         "templates": [t if isinstance(t, str) else t("{}") for t in classifier.templates],
+        "head": digest({}, *(t.cpu().numpy() for t in (classifier.class_weights, classifier.logit_scale))),
         "precision": classifier.precision,
     }

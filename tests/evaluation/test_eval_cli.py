@@ -111,3 +111,4 @@ def test_mistakes_end_with_a_message_and_code_2(run, tmp_path, options, message)
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+    assert not (tmp_path / "report").exists()

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_budget import EPS, TINY
 
 from clipfast import InputError
-from clipfast.evaluation import budgets, evaluating, session
+from clipfast.evaluation import budgets, session
 from clipfast.evaluation.attacks import Attack
 from clipfast.evaluation.datasets import find_dataset
 from clipfast.evaluation.report import worst_case
@@ -27,14 +27,14 @@ class Silent:
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.advances, self._stop_at = 0, stop_at
-        self.total = self.done = 0.0
+        self.stretches: list[list[float]] = []  # totals, and what was done
 
     def start(self, description: str, total: float) -> None:  # noqa: ARG002
-        self.total, self.done = total, 0.0
+        self.stretches.append([total, 0.0])
 
     def advance(self, done: float) -> None:
         self.advances += 1
-        self.done += done
+        self.stretches[-1][1] += done
         if self.advances == self._stop_at:
             raise KeyboardInterrupt
 
@@ -81,7 +81,8 @@ def test_the_folder_holds_the_report_in_every_form(finished):
     results = Results.from_json((finished / "results.json").read_text())
     assert [system.name for system in results.systems] == ["undefended", "TTC"]
     assert results.run["images"] == 8
-    assert results.run["settings"]["adaptive"]["bpda"] == {"steps": 2, "samples": 2}
+    assert "steps=2, step_size=None, samples=2" in results.run["settings"]["attacks"]["bpda@2/255"]
+    assert results.run["settings"]["defences"]["TTC"]["eps"] == pytest.approx(4 / 255)
     assert [column.key for column in results.columns] == [
         "clean", "pgd-10@2/255", "square@2/255", "pgd-10, predicted labels@2/255",
         "bpda@2/255", "gate@2/255", "retries@2/255",
@@ -136,12 +137,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_report(tmp_path, finished, s
     assert comparable(tmp_path / "run") == comparable(finished)
 
 
-def test_progress_of_a_table_ends_at_its_total(tmp_path, monkeypatch):
-    for name in ("curves", "checked"):
-        monkeypatch.setattr(evaluating, name, lambda *_, name=name: ({}, {}) if name == "curves" else [])
+def test_progress_of_pictures_and_attacks_ends_at_its_total(tmp_path):
     for _ in ("anew", "from the parts"):
         run(request(tmp_path / "run"), progress := Silent())
-        assert progress.done == progress.total
+        reading, attacking, curves = progress.stretches
+        assert reading == [8, 8]
+        assert attacking[0] == attacking[1]
+        assert 0.5 < curves[1] / curves[0] <= 1  # images that are wrong anyway are not attacked
 
 
 def test_another_defence_attacks_nothing_again(tmp_path, finished, monkeypatch):
@@ -175,6 +177,33 @@ def test_shards_gathered_are_the_whole(tmp_path, finished):
     assert comparable(tmp_path / "whole") == comparable(finished)
 
 
+def test_more_shards_than_chunks_are_refused(tmp_path):
+    with pytest.raises(InputError, match="expected at most as many shards as chunks, 2"):
+        run(request(tmp_path / "run", shard=(2, 3)), Silent())
+
+
+def test_many_data_sets_and_their_shards(tmp_path, bundled, monkeypatch):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for shade, folder in enumerate(folders):
+        for name in bundled.classnames[:3]:
+            (folder / name).mkdir(parents=True)
+            Image.new("RGB", (96, 96), (90 * shade, 80, 70)).save(folder / name / "0.png")
+    monkeypatch.setattr(session, "PAPER", tuple(map(str, folders)))
+    options = {"data": "paper", "model": "stand-in", "pretrained": "weights", "chunk": 2}
+    options |= {"attacks": ["pgd-10"], "defences": ["none"]}
+    ran = []
+    before = Attack.run
+    monkeypatch.setattr(Attack, "run", lambda self, *a, **o: ran.append(o["eps"]) or before(self, *a, **o))
+    shards = [tmp_path / "1", tmp_path / "2"]
+    for i, shard in enumerate(shards):
+        run(request(shard, **options, shard=(i, 2)), Silent())
+        assert len(ran) == 4 * (i + 1)  # two data sets, from true and from predicted labels
+    results = run(request(tmp_path / "all", **options, parts_from=shards), Silent())
+    assert list(results) == ["one", "two"]
+    assert len(ran) == 8  # nothing was made again; flat pictures are wrong anyway, and draw no curves
+    assert (tmp_path / "all" / "summary.csv").exists()
+
+
 def test_another_seed_makes_another_run(tmp_path, finished):
     run(request(tmp_path / "other", seed=1), Silent())
     assert comparable(tmp_path / "other")["systems"] != comparable(finished)["systems"]
@@ -205,6 +234,10 @@ def test_each_defence_can_be_evaluated(tmp_path):
         ({"attacks": ["pgd10"]}, "expected attacks of pgd-10, .*, got pgd10"),
         ({"defences": ["ttc", "magic"]}, "expected defences of none, .*, got magic"),
         ({"eps": []}, "expected at least one eps"),
+        ({"eps": [1 / 255, 0.0039215686]}, "expected each eps once, got 1/255, 1/255"),
+        ({"attacks": []}, "expected at least one attack, got none"),
+        ({"defences": []}, "expected at least one defence, got none"),
+        ({"parts_from": [Path("gone")]}, "expected the folder of an evaluation, got gone"),
         ({"budget": "huge"}, "expected a budget of quick, full, got 'huge'"),
         ({"shard": (2, 2)}, "expected a shard i/n with 1 <= i <= n, got 3/2"),
         ({"data": "cifar10"}, "--data cifar10 needs --model"),

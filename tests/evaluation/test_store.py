@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipfast import InputError
-from clipfast.evaluation.store import Store, digest
+from clipfast.evaluation.store import Store, check_same, digest
 
 IDENTITY = {"model": "m", "seed": 0, "eps": (1, 2)}
 
@@ -80,13 +80,14 @@ def test_parts_of_other_folders_are_taken_over(store, tmp_path):
     store.get("both", make)
     for key in ("both", "theirs"):
         other.get(key, make)
-    assert store.take_from([other.folder], IDENTITY) == 1
+    check_same(other.folder, IDENTITY)
+    assert store.take_from([other.folder]) == 1
     assert store.get("theirs", fail)
     with pytest.raises(InputError, match=r"expected the folder of an evaluation, got .*gone"):
-        store.take_from([tmp_path / "gone"], IDENTITY)
+        check_same(tmp_path / "gone", IDENTITY)
     strange = Store(tmp_path / "strange", {**IDENTITY, "seed": 1})
     with pytest.raises(InputError, match="differs in seed"):
-        store.take_from([strange.folder], IDENTITY)
+        check_same(strange.folder, IDENTITY)
 
 
 def test_digests_tell_descriptions_and_arrays_apart():

@@ -21,6 +21,7 @@ from .words import failed_controls, limits, quotation, verdicts
 __all__ = ["summaries", "write_summary"]
 
 _AVERAGE, _WORST = "average", "worst case"
+_QUOTED = ("model", "pretrained", "budget", "seed")
 
 
 def summaries(results: Mapping[str, Results], *, width: int = 100) -> Iterator[RenderableType]:
@@ -28,7 +29,10 @@ def summaries(results: Mapping[str, Results], *, width: int = 100) -> Iterator[R
     if len(results) > 1:
         for eps in next(iter(results.values())).eps:
             yield from _side_by_side(results, eps)
-        yield Text(limits())
+        for name, found in results.items():
+            if (failed := failed_controls(found)) is not None:
+                yield Text(f"{name}: {failed}", style="bold red")
+        yield Text("\n".join([limits(), *(quotation(found) for found in results.values())]))
         return
     for found in results.values():
         for eps in found.eps:
@@ -46,11 +50,13 @@ def write_summary(results: Mapping[str, Results], path: Path) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["eps", "system", "column", *results, _AVERAGE])
-    for eps in next(iter(results.values())).eps:
+    first = next(iter(results.values()))
+    quoted = [first.run.get(name) for name in _QUOTED]
+    writer.writerow([*_QUOTED, "eps", "system", "column", *results, _AVERAGE])
+    for eps in first.eps:
         for system, columns in _shares(results, eps).items():
             for column, shares in columns.items():
-                writer.writerow([level(eps), system, column, *shares, _at(shares, len(shares))])
+                writer.writerow([*quoted, level(eps), system, column, *shares, _at(shares, len(shares))])
     write_text(path, text.getvalue())
 
 
@@ -59,8 +65,8 @@ def _side_by_side(results: Mapping[str, Results], eps: float) -> Iterator[Table]
     papers print it; and in the worst case."""
     shares = _shares(results, eps)
     shown = list(dict.fromkeys(column for columns in shares.values() for column in columns))
-    first = shown[1:2] if len(shown) > 1 and shown[1] != _WORST else []
-    for wanted in ([*first, *shown[:1]], [column for column in shown if column == _WORST]):
+    worst = [column for column in shown if column.startswith(_WORST)]
+    for wanted in ([*(column for column in shown[1:2] if column not in worst), *shown[:1]], worst[:1]):
         systems = {name: columns for name, columns in shares.items() if {*wanted} <= {*columns}}
         if not wanted or not systems:
             continue
@@ -94,5 +100,6 @@ def _shares(results: Mapping[str, Results], eps: float) -> dict[str, dict[str, l
         }
         worst = [row.worst.mean for row in of_system if row.worst is not None]
         if attacks(first, eps, "adaptive") and len(worst) == len(of_system):
-            shares[system.name][_WORST] = worst
+            bound = any(row.upper_bound for row in of_system)
+            shares[system.name][f"{_WORST}, upper bound" if bound else _WORST] = worst
     return shares
