@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import split_threshold
+from lab import restless
 from torch import Tensor
 from towers import TRACED, make_tower, smooth
 
@@ -133,7 +134,9 @@ def test_engine_is_the_reference(chunk, norm, separate, mix):
 @pytest.mark.parametrize("family", ["resnet", "timm siglip", "timm convnext", "coca attentional pool"])
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
 def test_engine_is_the_reference_on_traced_towers(mix, family):
-    tower = ImageTower(TRACED[family]()).requires_grad_(False)
+    model = TRACED[family]()
+    # Of a ResNet that hardly drifts the gradients are mostly rounding.
+    tower = ImageTower(restless(model) if family == "resnet" else model).requires_grad_(False)
     x, noise, config, tau = batch(tower)
     config = gated(config, tau, mix)
     engine = make_engine(tower, config)
