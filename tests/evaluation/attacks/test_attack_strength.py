@@ -18,10 +18,10 @@ SEEDS = 4
 @pytest.fixture(scope="module")
 def batch(bundled):
     """Pictures that plain CLIP classifies rightly."""
-    pictures = draw(24, seed=(78,), size=bundled.image_size[0])
+    pictures = draw(16, seed=(78,), size=bundled.image_size[0])
     x, labels = torch.from_numpy(pictures.pixels).float() / 255, torch.from_numpy(pictures.labels)
     right = bundled.undefended(x).argmax(dim=1) == labels
-    return x[right][:16], labels[right][:16]
+    return x[right][:12], labels[right][:12]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,16 @@ def accuracy(system, x, labels) -> float:
     return float(np.mean([(z.argmax(dim=1) == labels).double().mean() for z in answers]))
 
 
-@torch.no_grad()
-def passed(bundled, x) -> float:
-    return float(np.mean([(~bundled.predict(x, seed=200 + s).countered).double().mean() for s in range(SEEDS)]))
+@pytest.mark.parametrize("name", ["pgd-10", "apgd-ce"])
+def test_transfer_attacks_break_as_much_as_plain_pgd(bundled, batch, transferred, name):
+    x, labels = batch
+    system = systems.undefended(bundled)
+    attacked = make(name).run(system, x, labels, eps=EPS, seed=0).pixels
+    assert accuracy(system, attacked, labels) <= accuracy(system, transferred, labels) < 0.5
+
+
+def test_an_adaptive_attack_beats_the_transfer_attack(bundled, batch, transferred):
+    x, labels = batch
+    system = systems.countered(bundled)
+    attacked = make("bpda", samples=4).run(system, x, labels, eps=EPS, seed=0).pixels
+    assert accuracy(system, attacked, labels) < accuracy(system, transferred, labels) - 0.05
