@@ -45,8 +45,8 @@ class _Estimator(PyTorchClassifier):
 class Watched(_Estimator):
     """The n images of one APGD ascent: the loss and the gradient, each look made once, and the best pixels.
 
-    ART goes on with an image that is broken until its end; here it is not looked at any more, and its
-    gradient is 0. streak: as of `ascend`.
+    ART goes on with an image that is broken until its end; here it is not looked at any more.
+    streak: as of `ascend`.
     """
 
     def __init__(
@@ -108,7 +108,6 @@ class Watched(_Estimator):
                 best.broken[rows] = self._run[rows] >= self._streak
             better = (looked.loss > best.loss[rows]) | best.broken[rows]
             best.pixels[rows[better]], best.loss[rows[better]] = pixels[rows[better]], looked.loss[better]
-            self._now.gradient[best.broken] = 0
             self._tick()
         return self._now
 

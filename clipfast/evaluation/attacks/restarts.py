@@ -26,6 +26,6 @@ def best_of(ascents: Iterable[Callable[[Tensor], Ascended]], pixels: Tensor) -> 
         ended = ascend(rows)
         better = (ended.loss > highest[rows]) | ended.broken
         attacked[rows[better]], highest[rows[better]] = ended.pixels[better], ended.loss[better]
-        broken[rows] |= ended.broken
+        broken[rows] = ended.broken
         rows = rows[~ended.broken]
     return attacked, broken

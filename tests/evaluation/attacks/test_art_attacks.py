@@ -8,6 +8,7 @@ from toys import accuracy, noisy, plain, toy_logits, toy_pixels
 
 from clipfast import InputError
 from clipfast.evaluation.attacks import make
+from clipfast.evaluation.attacks.ascent import Looked
 from clipfast.evaluation.systems import Answer, System
 
 EPS = 0.015
@@ -88,7 +89,56 @@ def test_apgd_restarts_go_on_with_what_is_left(logits, batch):
         for n in (1, 6)
     )
     assert (often.broken | ~once.broken).all()
+    assert torch.equal(often.broken, logits(often.pixels).argmax(dim=1) != labels)
     assert often.broken.sum() > once.broken.sum()
+
+
+def test_apgd_starts_with_steps_across_the_budget(logits, batch):
+    x, labels = batch
+    x = x.clamp(0.1, 0.9)
+    attacked = make("apgd-ce", steps=1).run(logits, x, labels, eps=EPS, seed=0).pixels
+    assert ((attacked - x).abs() > 0.99 * EPS).double().mean() > 0.9
+
+
+def test_apgd_is_not_satisfied_by_every_second_draw(logits, batch):
+    x, labels = batch
+    calls = []
+
+    def moody(pixels):
+        calls.append(1)
+        return logits(pixels) * (-1) ** len(calls)
+
+    system = System(name="moody", answer=lambda p, **_: Answer(logits(p)), attackable=moody, randomised=True)
+    attacked = make("apgd-eot", steps=20).run(system, x, labels, eps=1e-5, seed=0)
+    assert not attacked.broken.any()
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+def test_what_art_asks_twice_is_looked_at_once(randomised):
+    from clipfast.evaluation.attacks.estimators import Watched
+
+    script = iter([([5.0, 1.0], [False, False]), ([2.0, 3.0], [True, False]), ([7.0], [False])])
+    asked = []
+
+    def look(pixels, rows):
+        asked.append(rows.tolist())
+        loss, broken = next(script)
+        return Looked(torch.ones_like(pixels), torch.tensor(loss), torch.tensor(broken))
+
+    pixels, labels = toy_pixels(2), torch.tensor([0, 1])
+    watched = Watched(look, pixels, labels, samples=1, streak=1, randomised=randomised, tick=lambda: None)
+    first, second = pixels.numpy(), (pixels * 0.5).numpy()
+    watched.loss_gradient(first, None)
+    assert watched.compute_loss(first, None).tolist() == [5, 1]
+    assert asked == [[0, 1]]
+    assert watched.compute_loss(second, None).tolist() == [2, 3]
+    watched.loss_gradient(second, None)
+    assert asked == [[0, 1], [0, 1]]
+    watched.compute_loss(second, None)  # noise is drawn anew, and a broken image is not looked at
+    assert asked[2:] == ([[1]] if randomised else [])
+    best = watched.ascended()
+    assert torch.equal(best.pixels, pixels * 0.5)  # where the first broke, with less loss
+    assert best.broken.tolist() == [True, False]
 
 
 def test_dlr_needs_three_classes():

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.attacks.ascent import Looked, ascend, step_sizes, streak_of
+from clipfast.evaluation.attacks.ascent import Ascended, Looked, ascend, averaged, step_sizes, streak_of
+from clipfast.evaluation.attacks.restarts import best_of
 
 
 @pytest.fixture
@@ -85,6 +86,34 @@ def test_the_first_step_s_samples_are_averaged():
 
     ended = ascend(look, x, start, eps=0.1, sizes=[0.05], samples=3)
     torch.testing.assert_close(ended.pixels, x + 0.05)
+
+
+def test_the_loss_is_the_mean_of_samples():
+    looks = [
+        Looked(torch.zeros(2, 3, 1, 1), torch.tensor(z), torch.zeros(2) > 0) for z in ([1.0, 2.0], [4.0, 2.0])
+    ]
+    assert averaged(looks).loss.tolist() == [2.5, 2.0]
+
+
+def test_of_several_ascents_the_one_that_breaks_wins_and_else_the_highest_loss():
+    def ended(*images):
+        pixels, broken, loss = zip(*images, strict=True)
+        return Ascended(torch.tensor(pixels)[:, None, None, None], torch.tensor(broken), torch.tensor(loss))
+
+    asked = []
+
+    def ascents():
+        for made in (
+            ended((0.1, False, 5.0), (0.2, False, 1.0), (0.3, False, 3.0)),
+            ended((0.4, True, 2.0), (0.5, False, 4.0), (0.6, False, 2.0)),
+            ended((0.7, False, 3.0), (0.8, True, 9.0)),
+        ):
+            yield lambda rows, made=made: asked.append(rows.tolist()) or made
+
+    pixels, broken = best_of(ascents(), torch.zeros(3, 1, 1, 1))
+    torch.testing.assert_close(pixels.flatten(), torch.tensor([0.4, 0.5, 0.8]))
+    assert broken.tolist() == [True, False, True]
+    assert asked == [[0, 1, 2], [0, 1, 2], [1, 2]]
 
 
 def scripted(broken_at):

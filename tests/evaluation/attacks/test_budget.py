@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from toys import toy_logits, toy_pixels
 
 from clipfast import InputError
-from clipfast.evaluation.attacks import make, rounded, to_bytes
+from clipfast.evaluation.attacks import Attack, make, rounded, to_bytes
 
 EPS = [0.5 / 255, 1 / 255, 1.7 / 255, 4 / 255]
 
@@ -34,6 +36,35 @@ def test_8_bits_take_the_nearest_level_that_is_allowed():
     assert to_bytes(attacked, x, 1.5 / 255).flatten().tolist() == [11, 11, 11, 0, 254, 9]
     # A budget that is whole is whole although float32 cannot hold it.
     assert to_bytes(x + 3 / 255, x, 3 / 255).flatten().tolist() == [13, 13, 13, 3, 255, 13]
+
+
+def test_whole_budgets_are_whole_at_every_level_and_others_are_not_rounded_up():
+    levels = torch.arange(256.0)
+    x = (levels / 255)[:, None, None, None]
+    for size in range(1, 9):
+        for eps, reach in ((size / 255, size), ((size + 0.995) / 255, size)):
+            for way in (-1, 1):
+                moved = (x + way).clamp(0, 1)
+                wanted = (levels + way * reach).clamp(0, 255)
+                assert to_bytes(moved, x, eps).flatten().tolist() == wanted.tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Careless(Attack):
+    """An attack that knows no budget."""
+
+    ticks = 0
+
+    def _run(self, system, pixels, labels, eps, tick):  # noqa: ARG002
+        return pixels + 1.5, labels > 9
+
+
+def test_no_attack_s_own_pixels_are_trusted():
+    x = toy_pixels(3)
+    attacked = Careless(name="careless").run(
+        toy_logits(), x, torch.zeros(3, dtype=torch.int64), eps=0.1, seed=0
+    )
+    assert torch.equal(attacked.pixels, torch.minimum(x + 0.1, torch.ones(())))
 
 
 def test_bad_input_is_named():

@@ -179,3 +179,19 @@ def test_unrolled_goes_through_the_defence_s_own_gradient(logits, batch):
     rows = torch.arange(8)
     assert (logits(held)[rows, labels] < logits(x)[rows, labels]).all()
     assert (logits(through)[rows, labels] > logits(x)[rows, labels]).all()
+
+
+def test_a_system_without_noise_is_asked_once_a_step_and_only_of_wrong_classes(logits, batch):
+    x, labels = batch
+    asked = []
+
+    def counted(pixels):
+        asked.append(len(pixels))
+        return logits(pixels)
+
+    settings = {"steps": 3, "samples": 4, "stops": False}
+    make("bpda", **settings).run(counted, x, labels, eps=EPS, seed=0)
+    assert len(asked) == 3
+    asked.clear()
+    make("targeted", classes=50, **settings).run(counted, x, labels, eps=EPS, seed=0)
+    assert len(asked) == 1 + 9 * (3 + 1)  # the likely classes of ten, then 3 steps and a last look for each
