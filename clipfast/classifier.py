@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ _PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class Options(TypedDict, total=False):
     """Keyword arguments of DefendedClassifier that its constructors pass on."""
@@ -59,21 +61,21 @@ class Options(TypedDict, total=False):
     noise_key: bytes | None
 
 
-class _EngineSlot:
-    """Holds the engine once it is made; empty in copies, because packed weights cannot be copied."""
+class _Slot(Generic[T]):
+    """Holds what is made once; empty in copies, because packed weights cannot be copied."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._made: T | None = None
 
-    def get(self, make: Callable[[], Engine]) -> Engine:
+    def get(self, make: Callable[[], T]) -> T:
         with self._lock:
-            if self._engine is None:
-                self._engine = make()
-            return self._engine
+            if self._made is None:
+                self._made = make()
+            return self._made
 
-    def __reduce__(self) -> tuple[type[_EngineSlot], tuple[()]]:
-        return _EngineSlot, ()
+    def __reduce__(self) -> tuple[type[_Slot[T]], tuple[()]]:
+        return _Slot, ()
 
 
 def _named(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
@@ -85,7 +87,7 @@ def _named(model_name: str, pretrained: str | Path | None) -> tuple[str, str | N
 def _forget_engine(classifier: nn.Module, _: object) -> None:
     """Other weights were loaded: the engine's copies are stale."""
     assert isinstance(classifier, DefendedClassifier)
-    classifier._engine = _EngineSlot()
+    classifier._forget()
 
 
 class DefendedClassifier(nn.Module):
@@ -174,7 +176,7 @@ class DefendedClassifier(nn.Module):
         self._stats = StatsRecorder()
         self._by_reference, self._compile = implementation == "reference", compile
         self._operators: Implementation = "naive" if implementation == "reference" else implementation
-        self._engine = _EngineSlot()
+        self._forget()
         self.register_load_state_dict_post_hook(_forget_engine)
         self.source = _source
         self.calibrated = self._is_calibrated()
@@ -253,11 +255,13 @@ class DefendedClassifier(nn.Module):
     def with_config(self, config: CounterattackConfig) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.
 
+        Both run on the same packed copies of the weights, until one of them is moved or loads others.
+
         Warns as the class does where config.tau_threshold was not calibrated for this model.
         """
         other = copy.copy(self)
         other._modules, other._buffers = self._modules.copy(), self._buffers.copy()
-        other.config, other._engine, other._stats = config, _EngineSlot(), StatsRecorder()
+        other.config, other._engine, other._stats = config, _Slot(), StatsRecorder()
         other.calibrated = other._is_calibrated()
         if not other.calibrated:
             warnings.warn(uncalibrated(config.tau_threshold), UncalibratedWarning, stacklevel=2)
@@ -272,6 +276,12 @@ class DefendedClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.class_weights.device
+
+    @property
+    def drift_weights(self) -> str:
+        """The fingerprint of the image tower that measures drift, whose thresholds are calibrated."""
+        tower = self.image_tower if self.drift_tower is None else self.drift_tower
+        return fingerprint(tower.model.visual)
 
     def train(self, mode: bool = True) -> DefendedClassifier:  # noqa: ARG002
         """Stays in eval mode, whatever mode a surrounding module is put into."""
@@ -368,23 +378,32 @@ class DefendedClassifier(nn.Module):
         self._stats.reset()
 
     def _make_engine(self) -> Engine:
+        encoder, drift_encoder = self._encoders.get(self._make_encoders)
         return Engine(
-            self._encoder(self.image_tower),
+            encoder,
             self.config,
-            drift_encoder=None if self.drift_tower is None else self._encoder(self.drift_tower),
+            drift_encoder=drift_encoder,
             image_size=self.image_size,
             device=self.device,
             implementation=self._operators,
         )
+
+    def _make_encoders(self) -> tuple[Encoder, Encoder | None]:
+        drift_tower = self.drift_tower
+        return self._encoder(self.image_tower), None if drift_tower is None else self._encoder(drift_tower)
 
     def _encoder(self, tower: ImageTower) -> Encoder:
         encoder = make_encoder(tower, dtype=precisions.dtype_of(self.precision))
         return CompiledEncoder(encoder) if self._compile else encoder
 
     def _apply(self, *args: Any, **kwargs: Any) -> DefendedClassifier:
-        # Moved or replaced parameters: the engine's packed copies are stale.
-        self._engine = _EngineSlot()
+        self._forget()
         return super()._apply(*args, **kwargs)
+
+    def _forget(self) -> None:
+        """Parameters are moved or replaced: the engine's packed copies are stale."""
+        self._engine: _Slot[Engine] = _Slot()
+        self._encoders: _Slot[tuple[Encoder, Encoder | None]] = _Slot()
 
     def _counterattack(self, x: Tensor, start: Tensor | Draw, with_delta: bool) -> Defended:
         if self._by_reference:
@@ -426,7 +445,7 @@ class DefendedClassifier(nn.Module):
 
     def _draw_noise(self, x: Tensor) -> Tensor:
         """Noise for attackers, from torch's generator."""
-        draw = draws.seeded(int(torch.randint(2**62, ())), 0, len(x), x.device)
+        draw = draws.seeded(draws.torch_seed(), 0, len(x), x.device)
         return draws.draw_noise(draw, x.shape, self.config)
 
     def _embed(self, x: Tensor) -> Tensor:
@@ -477,8 +496,7 @@ class DefendedClassifier(nn.Module):
 
     def _is_calibrated(self) -> bool:
         if self.config.calibrated_for is not None:
-            measured_by = self.image_tower if self.drift_tower is None else self.drift_tower
-            return self.config.is_calibrated(fingerprint(measured_by.model.visual))
+            return self.config.is_calibrated(self.drift_weights)
         measured_with = ("gate", "tau_threshold", "eps", "norm")
         default = CounterattackConfig.published()
         return self.source in _PUBLISHED_MODELS and all(

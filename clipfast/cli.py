@@ -23,6 +23,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -105,6 +106,21 @@ class ExportPixels(StrEnum):
     uint8 = "uint8"
 
 
+# Options that several commands have.
+Classnames = Annotated[
+    str | None,
+    typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
+]
+Templates = Annotated[Path | None, typer.Option(help="File with one prompt template a line, each with {}.")]
+ModelName = Annotated[
+    str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+]
+Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")]
+Settings = Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")]
+AnyDevice = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+
+
 def main() -> None:
     """Runs the command line; problems with the input end it with a message and exit code 2."""
     try:
@@ -130,6 +146,17 @@ def _printed_warnings() -> Iterator[None]:
         yield
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         _err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def _tell_skipped(errors: Sequence[InputError], console: Console) -> None:
+    for error in errors:
+        console.print(f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def _bar(done: ProgressColumn, *, disable: bool = False) -> Progress:
+    """A bar with the time left, on stderr; done: how it says how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
+    return Progress(*columns, console=_err, transient=True, disable=disable)
 
 
 def _version(value: bool) -> None:
@@ -160,24 +187,13 @@ def classify(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the code that an artifact of .ts.pt or .pt2 brings.")
     ] = False,
-    classnames: Annotated[
-        str | None,
-        typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
-    ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="File with one prompt template a line, each with {}.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
+    classnames: Classnames = None,
+    templates: Templates = None,
+    model: ModelName = None,
+    pretrained: Pretrained = None,
+    config: Settings = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    device: Annotated[
-        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")
-    ] = "auto",
+    device: AnyDevice = "auto",
     precision: Annotated[Precision, typer.Option()] = Precision.fp32,
     seed: Annotated[int | None, typer.Option(help="Makes the answers reproducible.")] = None,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to list for each image.")] = 1,
@@ -193,7 +209,7 @@ def classify(
             files.extend(image_files([path]))
         except InputError as error:
             failed += 1
-            _err.print(f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            _tell_skipped([error], _err)
     if not files:
         raise typer.Exit(1)
     with _printed_warnings():
@@ -213,14 +229,10 @@ def classify(
             classifier = _from_artifact(artifact, trust, device, settled)
     table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
     done = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True, disable=len(files) < 16) as progress:
+    with _bar(MofNCompleteColumn(), disable=len(files) < 16) as progress:
         task = progress.add_task("classifying", total=len(files))
         for good, pixels, bad in _batches(classifier.preprocess, files, batch_size):
-            for error in bad:
-                progress.console.print(
-                    f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True
-                )
+            _tell_skipped(bad, progress.console)
             failed += len(bad)
             if good:
                 prediction = _predict(classifier, pixels, seed=seed, first_image=done)
@@ -399,19 +411,10 @@ def export(
         bool, typer.Option("--no-verify", help="Do not compare the file with the reference.")
     ] = False,
     license: Annotated[str | None, typer.Option(help="Licence of the weights, noted in the file.")] = None,
-    classnames: Annotated[
-        str | None,
-        typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
-    ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="File with one prompt template a line, each with {}.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
-    ] = None,
+    classnames: Classnames = None,
+    templates: Templates = None,
+    model: ModelName = None,
+    pretrained: Pretrained = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings as JSON; a calibration's report beside it goes along.")
     ] = None,
@@ -520,7 +523,7 @@ def verify(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the code that a file of .ts.pt or .pt2 brings.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Compare an exported file with the reference. Exit code 1 if they disagree."""
     from .artifact import check_file
@@ -577,7 +580,7 @@ def bench(
     show: Annotated[
         Path | None, typer.Option(help="Only print and draw the figures of this earlier run.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every column.")] = 2,
 ) -> None:
     """Measure the engine against the reference and undefended CLIP, on random weights."""
@@ -618,16 +621,12 @@ def evaluate(
     download: Annotated[
         bool, typer.Option("--download", help="Let torchvision download to --root what is missing.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
-    ] = None,
+    model: ModelName = None,
+    pretrained: Pretrained = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Fine-tuned image tower, for the defences twin and ttc-twin.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")] = None,
+    config: Settings = None,
     attacks: Annotated[
         str | None,
         typer.Option(
@@ -646,15 +645,13 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of pictures, attacks and noise.")] = 0,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the report; resumed if it is there.")
-    ] = (Path("eval-out")),
+    ] = Path("eval-out"),
     shard: Annotated[str | None, typer.Option(help="i/n: make every n-th chunk's parts, no report.")] = None,
     parts_from: Annotated[
         list[Path] | None, typer.Option("--from", help="Take over the parts of this folder, of a shard.")
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Images attacked at a time.")] = 50,
-    device: Annotated[
-        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")
-    ] = "auto",
+    device: AnyDevice = "auto",
 ) -> None:
     """Measure defences: clean, under transfer attacks, and under attackers who know them. Resumable."""
     from .evaluation.levels import parse_level
@@ -683,8 +680,7 @@ def evaluate(
         shard=None if shard is None else _shard(shard),
         parts_from=parts_from or [],
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True) as progress:
+    with _bar(TaskProgressColumn()) as progress:
         results = run(request, _Stretches(progress))
     if results is None:
         _out.print(f"parts in {escape(str(out))}; gather them with --from {escape(str(out))}", soft_wrap=True)
@@ -749,29 +745,19 @@ def calibrate(
         Path, typer.Option("--out", "-o", help="File for the settings, JSON; a report is written beside it.")
     ] = Path("counterattack.json"),
     plot: Annotated[Path | None, typer.Option(help="File for a picture of drift and ROC, SVG.")] = None,
-    classnames: Annotated[
-        str | None,
-        typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
-    ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="File with one prompt template a line, each with {}.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")
-    ] = None,
+    classnames: Classnames = None,
+    templates: Templates = None,
+    model: ModelName = None,
+    pretrained: Pretrained = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Fine-tuned image tower; drift is measured by the original.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Settings as JSON whose threshold is set anew. Default: published.")
+        Path | None,
+        typer.Option(help="Settings as JSON whose threshold is set anew. Default: as for classify."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    device: Annotated[
-        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")
-    ] = "auto",
+    device: AnyDevice = "auto",
     precision: Annotated[Precision, typer.Option()] = Precision.fp32,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and the attack.")] = 0,
     as_json: Annotated[
@@ -806,16 +792,12 @@ def calibrate(
         classifier = _classifier(
             model, pretrained, classnames, templates, config, device, precision, checkpoint=checkpoint
         )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True) as progress:
+    with _bar(MofNCompleteColumn()) as progress:
         task = progress.add_task("measuring drift")
 
         def batches(files: list[Path]) -> Iterator[tuple[list[Path], NDArray[Any]]]:
             for good, pixels, bad in _batches(classifier.preprocess, files, batch_size):
-                for error in bad:
-                    progress.console.print(
-                        f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True
-                    )
+                _tell_skipped(bad, progress.console)
                 if good:
                     yield good, pixels
                 progress.advance(task, len(good) + len(bad))

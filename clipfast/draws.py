@@ -14,7 +14,7 @@ from .noise import content_seeds
 from .ops import naive
 from .validation import as_unit
 
-__all__ = ["Draw", "by_content", "draw_noise", "fresh", "seeded"]
+__all__ = ["Draw", "by_content", "draw_noise", "fresh", "seeded", "torch_seed"]
 
 
 class Draw(NamedTuple):
@@ -27,6 +27,11 @@ class Draw(NamedTuple):
 def fresh(n: int, device: torch.device) -> Draw:
     """Draws that were never made: a key from the operating system."""
     return seeded(secrets.randbits(64), 0, n, device)
+
+
+def torch_seed() -> int:
+    """A seed from torch's generator, for attackers, whose draws follow from its state."""
+    return int(torch.randint(2**62, ()))
 
 
 def seeded(seed: int, first_image: int, n: int, device: torch.device) -> Draw:

@@ -152,10 +152,7 @@ def gate_measure(
     """What the gate holds against its threshold: tau, or the low-pass gate's cosine, [N]. clean: f(x)."""
     if config.gate == "drift":
         return drift_of(encode(x + d0), clean)
-    smooth = low_pass(x, config.radius)
-    # In value alone: at its bounds clamp has no gradient, and attackers would not see flat white and black.
-    smooth = smooth.clamp(0, 1).detach() + (smooth - smooth.detach())
-    return torch.cosine_similarity(encode(smooth), clean, dim=1)
+    return torch.cosine_similarity(encode(within(low_pass(x, config.radius))), clean, dim=1)
 
 
 def low_pass(x: Tensor, radius: float) -> Tensor:
@@ -220,6 +217,14 @@ def _step(
     else:
         d = d.renorm(p=2, dim=0, maxnorm=config.eps)
     return into_bounds(d, x), step
+
+
+def within(pixels: Tensor) -> Tensor:
+    """Pixels clamped to [0, 1], with the gradient of what was given.
+
+    At its bounds clamp has none, and an attacker would not see what is flat white or black.
+    """
+    return pixels.clamp(0, 1).detach() + (pixels - pixels.detach())
 
 
 def into_bounds(d: Tensor, x: Tensor) -> Tensor:

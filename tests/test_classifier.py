@@ -467,6 +467,8 @@ def test_other_settings_are_those_of_a_classifier_made_with_them(tiny_clip, toke
     assert torch.equal(first.predict(x, seed=1).logits, before.logits)
     assert (first.stats().images, other.stats().images) == (2 * len(x), len(x))
     assert other.image_tower is first.image_tower
+    assert other.engine.encoder is first.engine.encoder  # weights are packed once
+    assert other.engine.drift_encoder is first.engine.drift_encoder is not None
     weights = fingerprint(drift_model.visual)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import CounterattackConfig
 from ..errors import InputError
 from ..low_pass import low_pass
-from ..reference import into_bounds
+from ..reference import into_bounds, within
 
 __all__ = [
     "ANTI_ADVERSARY",
@@ -37,14 +37,6 @@ Sign = Callable[[Tensor], Tensor]
 # The published code's settings, for CIFAR; the first has no budget but its steps.
 ANTI_ADVERSARY = CounterattackConfig(eps=0.3, step_size=0.15, steps=2)
 HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
-
-
-def within(pixels: Tensor) -> Tensor:
-    """Pixels clamped to [0, 1], with the gradient of what was given.
-
-    At its bounds clamp has none, and an attacker would not see what is flat white or black.
-    """
-    return pixels.clamp(0, 1).detach() + (pixels - pixels.detach())
 
 
 def blur(pixels: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from .. import __version__
 from ..classifier import DefendedClassifier
 from ..errors import InputError
 from ..preprocess import image_files
+from ..validation import as_unit
 from .calibration import Calibration, Measured, calibrate
-from .gauge import Gauge, drift_weights
+from .gauge import Gauge
 from .measure import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
 from .systems import undefended
 
@@ -90,7 +91,7 @@ def run(
         clean,
         attacked,
         config=classifier.config,
-        weights=drift_weights(classifier),
+        weights=classifier.drift_weights,
         rate=request.rate,
         attacked_share=request.attacked_share,
         drift_encoder=classifier.drift_tower is not None,
@@ -123,7 +124,7 @@ def measure(
         truth = None if labels is None else torch.tensor([labels[file] for file in files])
         clean.append(gauge(pixels, truth, seed=seed, first_image=done))
         if attack_eps is not None:
-            x = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+            x = as_unit(pixels)
             with torch.no_grad():
                 away_from = classifier.undefended(x).argmax(1) if truth is None else truth.to(x.device)
             broken = attack_in_chunks(

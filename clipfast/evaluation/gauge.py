@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..classifier import DefendedClassifier
 from ..errors import UncalibratedWarning
-from ..models.fingerprint import fingerprint
 from .calibration import Measured, Right
 
-__all__ = ["Gauge", "drift_weights"]
+__all__ = ["Gauge"]
 
 
 class Gauge:
@@ -37,12 +36,6 @@ class Gauge:
         logits = (passed.undefended_logits, passed.logits, countered.logits)
         truth = labels.cpu()
         return Measured(drift=drift, right=Right(*((x.argmax(1).cpu() == truth).numpy() for x in logits)))
-
-
-def drift_weights(classifier: DefendedClassifier) -> str:
-    """The fingerprint of the image tower that measures drift."""
-    tower = classifier.image_tower if classifier.drift_tower is None else classifier.drift_tower
-    return fingerprint(tower.model.visual)
 
 
 def _with_threshold(classifier: DefendedClassifier, threshold: float) -> DefendedClassifier:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from .. import draws
@@ -27,6 +26,7 @@ __all__ = [
     "hedge",
     "low_passed",
     "noisy",
+    "plain",
     "undefended",
 ]
 
@@ -68,9 +68,9 @@ class System:
 
     name: str
     answer: Answers
-    attackable: Callable[[Tensor], Tensor]
+    attackable: Logits
     randomised: bool = False
-    unrolled: Callable[[Tensor], Tensor] | None = None
+    unrolled: Logits | None = None
     drift: Callable[[Tensor], Tensor] | None = None
     tau_threshold: float | None = None
     classifier: DefendedClassifier | None = None
@@ -82,25 +82,25 @@ class System:
 
 def undefended(classifier: DefendedClassifier, name: str = "undefended") -> System:
     """Plain CLIP."""
-    return _plain(name, classifier, classifier.differentiable("undefended"))
+    return plain(name, classifier.differentiable("undefended"), classifier)
 
 
 def blurred(classifier: DefendedClassifier) -> System:
     """Plain CLIP behind a 3x3 blur."""
     logits = classifier.differentiable("undefended")
-    return _plain("3x3 blur", classifier, lambda pixels: logits(within(blur(pixels))))
+    return plain("3x3 blur", lambda pixels: logits(within(blur(pixels))), classifier)
 
 
 def low_passed(classifier: DefendedClassifier) -> System:
     """Plain CLIP behind a low-pass filter of the config's radius: 1 forward pass."""
     radius, logits = classifier.config.radius, classifier.differentiable("undefended")
-    return _plain("low-pass", classifier, lambda pixels: logits(within(low_pass(pixels, radius))))
+    return plain("low-pass", lambda pixels: logits(within(low_pass(pixels, radius))), classifier)
 
 
 def ensemble(classifier: DefendedClassifier) -> System:
     """Plain CLIP's mean logits over ten views (TTE): 10 forward passes. See `baselines.ensemble`."""
     logits = classifier.differentiable("undefended")
-    return _plain("TTE", classifier, lambda pixels: baselines.ensemble(logits, pixels))
+    return plain("TTE", lambda pixels: baselines.ensemble(logits, pixels), classifier)
 
 
 def anti_adversary(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
@@ -167,8 +167,8 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
     )
 
 
-def _plain(name: str, classifier: DefendedClassifier, logits: Callable[[Tensor], Tensor]) -> System:
-    """A system without noise, and differentiable as it is."""
+def plain(name: str, logits: Logits, classifier: DefendedClassifier | None = None) -> System:
+    """A system without noise, and differentiable as it is: pixels float [N, 3, H, W] -> logits [N, C]."""
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:  # noqa: ARG001
         return Answer(logits(pixels))
@@ -194,7 +194,7 @@ def _optimising(
         return (_noise(pixels, config, seed, first_image),) if randomised else ()
 
     def fresh(pixels: Tensor) -> tuple[Tensor, ...]:
-        return drawn(pixels, int(torch.randint(2**62, ())))  # attackers draw from torch's generator
+        return drawn(pixels, draws.torch_seed())
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
         return Answer(logits(moved(logits, pixels, *drawn(pixels, seed, first_image))))

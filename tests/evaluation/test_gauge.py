@@ -8,7 +8,7 @@ import torch
 from conftest import make_classifier, make_tiny_clip, pixels
 
 from clipfast import CounterattackConfig
-from clipfast.evaluation.gauge import Gauge, drift_weights
+from clipfast.evaluation.gauge import Gauge
 from clipfast.models.fingerprint import fingerprint
 
 CONFIG = CounterattackConfig(eps=32 / 255, step_size=8 / 255, steps=3, pass_through="noise")
@@ -45,6 +45,6 @@ def test_without_labels_drift_alone_is_measured(classifier):
 
 def test_the_tower_that_measures_is_named(tiny_clip, tokenizer):
     other = make_tiny_clip(seed=4)
-    assert drift_weights(make_classifier(tiny_clip, tokenizer)) == fingerprint(tiny_clip.visual)
+    assert make_classifier(tiny_clip, tokenizer).drift_weights == fingerprint(tiny_clip.visual)
     tuned = make_classifier(tiny_clip, tokenizer, drift_model=other)
-    assert drift_weights(tuned) == fingerprint(other.visual)
+    assert tuned.drift_weights == fingerprint(other.visual)

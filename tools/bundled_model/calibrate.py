@@ -10,7 +10,7 @@ import torch
 
 from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning
 from clipfast.evaluation.calibration import Measured
-from clipfast.evaluation.gauge import Gauge, drift_weights
+from clipfast.evaluation.gauge import Gauge
 from clipfast.evaluation.shapes import draw
 from clipfast.models.bundled import load_bundled
 
@@ -42,5 +42,5 @@ def calibrate(_run: Path, out: Path, device: torch.device) -> None:
     for threshold in np.quantile(measured.drift, np.linspace(0, 1, 101)).tolist():
         if measured.accuracy(threshold) >= least:
             chosen = threshold
-    config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}")).calibrated(drift_weights(classifier))
+    config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}")).calibrated(classifier.drift_weights)
     (out / "counterattack.json").write_text(config.to_json() + "\n")

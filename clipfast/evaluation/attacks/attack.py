@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...validation_rules import checked_integer
 from ..passes import PassCounter
 from ..results import Passes
-from ..systems import Answer, System
+from ..systems import System, plain
 from .budget import check_batch, check_eps, project
 from .seeding import seeded
 
@@ -69,7 +69,7 @@ class Attack(ABC):
         eps = check_eps(eps)
         checked_integer("seed", seed, 2**63)
         x, y = check_batch(pixels, labels)
-        system = target if isinstance(target, System) else _plain(target)
+        system = target if isinstance(target, System) else plain("logits", target)
         if not self.applies(system):
             raise InputError(f"expected a system to which {self.name!r} applies, got {system.name!r}")
         ticks = _Ticks(self.ticks, progress)
@@ -110,10 +110,3 @@ class _Ticks:
     def finish(self) -> None:
         while self._left > 0:
             self()
-
-
-def _plain(logits: Callable[[Tensor], Tensor]) -> System:
-    def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:  # noqa: ARG001
-        return Answer(logits(pixels))
-
-    return System(name="logits", answer=answer, attackable=logits)

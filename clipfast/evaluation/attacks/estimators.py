@@ -15,11 +15,11 @@ from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...draws import torch_seed
 from ..systems import System
 from .ascent import Ascended, Look, Looked, averaged
 from .attack import Tick
 from .budget import check_labels
-from .seeding import fresh_seed
 
 __all__ = ["Asked", "AutoProjectedGradientDescent", "SquareAttack", "Watched"]
 
@@ -126,7 +126,7 @@ class Asked(_Estimator):
         unknown = [row for row, name in enumerate(names) if name not in self._known]
         if unknown:
             with torch.no_grad():
-                logits = self._system.answer(self._tensor(x[unknown]), seed=fresh_seed()).logits
+                logits = self._system.answer(self._tensor(x[unknown]), seed=torch_seed()).logits
             check_labels(self._labels, logits)
             for row, answer in zip(unknown, logits.float().cpu().numpy(), strict=True):
                 self._known[names[row]] = answer

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...draws import torch_seed
 from ..systems import System
 from .attack import Attack, Tick, check_counts
 from .budget import check_labels
-from .seeding import fresh_seed
 
 __all__ = ["Retries"]
 
@@ -51,7 +51,7 @@ class Retries(Attack):
             if not len(rows):
                 break
             with torch.no_grad():
-                logits = system.answer(pixels[rows], seed=fresh_seed()).logits
+                logits = system.answer(pixels[rows], seed=torch_seed()).logits
             check_labels(labels[rows], logits)
             broken[rows] = logits.argmax(dim=1) != labels[rows]
             tick()

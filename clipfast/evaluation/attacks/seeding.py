@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["fresh_seed", "seeded"]
+__all__ = ["seeded"]
 
 
 @contextmanager
@@ -22,8 +22,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(state)
-
-
-def fresh_seed() -> int:
-    """A seed for a system's next answer, from torch's generator."""
-    return int(torch.randint(2**62, ()))
