@@ -30,13 +30,15 @@ class Planned:
     attack: Attack
 
 
-def planned(budget: Budget, names: Sequence[str] | None, eps: float, *, classes: int) -> list[Planned]:
+def planned(
+    budget: Budget, names: Sequence[str] | None, eps: float, *, classes: int | None = None
+) -> list[Planned]:
     """The attacks of a budget at one eps, in [0, 1] pixel units, in order: transfer, then adaptive.
 
     names: those of them that are wanted; None for all but those on request, and but for the DLR loss where
-    there are fewer classes than it needs. Adaptive figures are upper bounds too where some of the budget's
-    attacks are left out. Raises InputError for names that the budget has not, for none, and for the DLR loss
-    where it is named all the same.
+    there are fewer classes than it needs. classes: how many, None where that is not known yet. Adaptive
+    figures are upper bounds too where some of the budget's attacks are left out. Raises InputError for names
+    that the budget has not, for none, and for the DLR loss where it is named all the same.
     """
     known = (*budget.transfer, *budget.adaptive)
     if unknown := [name for name in names or () if name not in known]:
@@ -44,7 +46,7 @@ def planned(budget: Budget, names: Sequence[str] | None, eps: float, *, classes:
     if names is not None and not names:
         raise InputError("expected at least one attack, got none")
     usual = [name for name in known if name not in budget.on_request]
-    if classes < _DLR_CLASSES:
+    if classes is not None and classes < _DLR_CLASSES:
         usual = [name for name in usual if name != _DLR]
         if names is not None and _DLR in names:
             raise InputError(f"{_DLR} needs at least {_DLR_CLASSES} classes, got {classes}")

@@ -46,11 +46,12 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float)
 
 def curve_work(runner: Runner, suite: Sequence[Defence], budget: Budget) -> int:
     """How much a runner ticks for `curves` and `checked`."""
-    asked, steps = 1, _bpda(budget, budget.curve_eps[0]).ticks
-    each = 2 * asked + steps + make("pgd-10").ticks
+    answers, bpda = 1, _bpda(budget, budget.curve_eps[0]).ticks
+    attacks = [bpda, make("pgd-10").ticks]
     for defence in _compared(suite):
-        points = len(budget.curve_eps) + len(budget.curve_samples) * defence.system.randomised
-        each += points * (asked + steps)
+        samples = budget.curve_samples if defence.system.randomised else ()
+        attacks += [bpda] * (len(budget.curve_eps) + len(samples))
+    each = sum(answers + steps for steps in attacks)
     return each * min(budget.curve_images, len(runner.images))
 
 
@@ -63,13 +64,13 @@ def checked(runner: Runner, suite: Sequence[Defence], budget: Budget, results: R
     controls.append(
         Control(
             "the identity as defence gives plain PGD",
-            ours.mean <= plain.mean + _error(plain),
+            ours.mean <= plain.mean + _error(plain.mean, plain.n),
             f"{ours.mean:.1%}, plain PGD-10 {plain.mean:.1%} at {level(eps)}",
         )
     )
     for name, points in results.by_eps.items():
         accuracies = [point.accuracy for point in points]
-        errors = [_error_at(point) for point in points]
+        errors = [_error(point.accuracy, point.n) for point in points]
         rises = [b - a - 2 * e for a, b, e in zip(accuracies, accuracies[1:], errors, strict=False)]
         shown = ", ".join(f"{level(point.x)}: {point.accuracy:.0%}" for point in points)
         controls.append(Control(f"{name}: accuracy falls with eps", all(rise <= 0 for rise in rises), shown))
@@ -83,7 +84,7 @@ def checked(runner: Runner, suite: Sequence[Defence], budget: Budget, results: R
     for name, points in results.by_samples.items():
         last, before = points[-1], points[-2]
         gain = before.accuracy - last.accuracy
-        error = math.hypot(_error_at(last), _error_at(before))
+        error = math.hypot(_error(last.accuracy, last.n), _error(before.accuracy, before.n))
         controls.append(
             Control(
                 f"{name}: more noise samples take nothing more",
@@ -108,7 +109,8 @@ def _noise_is_broken(suite: Sequence[Defence], results: Results) -> list[Control
             controls.append(
                 Control(
                     f"random noise alone is broken at {level(eps)}",
-                    noisy.mean <= plain.mean + 2 * math.hypot(_error(noisy), _error(plain)),
+                    noisy.mean
+                    <= plain.mean + 2 * math.hypot(_error(noisy.mean, noisy.n), _error(plain.mean, plain.n)),
                     f"{noisy.mean:.1%}, undefended {plain.mean:.1%}",
                 )
             )
@@ -122,10 +124,6 @@ def _compared(suite: Sequence[Defence]) -> list[Defence]:
 
 def _point(x: float, found: Share) -> Point:
     return Point(x, found.mean, found.n)
-
-
-def _error_at(point: Point) -> float:
-    return max(math.sqrt(point.accuracy * (1 - point.accuracy) / point.n), 1 / point.n)
 
 
 def _bpda(budget: Budget, eps: float, **settings: Any) -> Attack:
@@ -145,11 +143,11 @@ def _share(runner: Runner, defence: Defence, budget: Budget, attack: Attack, eps
         flags = alive.copy()
         if alive.any():
             made = runner.attacked(attack, defence, clean, rows, torch.from_numpy(alive), eps)
-            flags[alive] = (made.labels == labels[alive]).all(axis=0) & ~made.broken
+            flags[alive] = made.right(labels[alive]).all(axis=0)
         right.append(flags)
     return share(np.concatenate(right))
 
 
-def _error(found: Share) -> float:
-    """At least what one image makes."""
-    return max(found.standard_error, 1 / found.n)
+def _error(p: float, n: int) -> float:
+    """The standard error of a share of n images, at least what one of them makes."""
+    return max(math.sqrt(p * (1 - p) / n), 1 / n)

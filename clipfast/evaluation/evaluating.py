@@ -130,15 +130,15 @@ def _run_chunk(
     for defence, gathered in zip(suite[1:], gathering[1:], strict=True):
         _answer(runner, defence, gathered, CLEAN.key, clean, rows)
     for eps, plan in plans.items():
-        transferred: dict[str, Tensor] = {}
+        transferred = []
         for p in (p for p in plan if p.column.kind == "transfer"):
             away_from = labels if p.column.labels == "true" else predicted
             pixels = runner.transferred(p.attack, undefended, clean, away_from, eps)
-            transferred.setdefault(p.attack.name, pixels)
+            transferred.append(pixels)
             for defence, gathered in zip(suite, gathering, strict=True):
                 _answer(runner, defence, gathered, p.column.key, pixels, rows)
         for defence, gathered in zip(suite, gathering, strict=True):
-            _attack(runner, defence, gathered, plan, transferred, rows, eps)
+            _attack(runner, defence, gathered, plan, next(iter(transferred), clean), rows, eps)
 
 
 def _answer(
@@ -157,20 +157,22 @@ def _attack(
     defence: Defence,
     gathered: _Gathering,
     plan: Sequence[Planned],
-    transferred: dict[str, Tensor],
+    transferred: Tensor,
     rows: slice,
     eps: float,
 ) -> None:
-    """The adaptive attacks in order, each on the images that are still right in every round of noise."""
+    """The adaptive attacks in order, each on the images that are still right in every round of noise.
+
+    transferred: pixels [n, 3, H, W] of the first transfer attack, clean ones without one.
+    """
     clean, labels = runner.clean(rows), runner.labels(rows).cpu().numpy()
     alive = gathered.result.right[CLEAN.key][:, rows].all(axis=0)
     for p in (p for p in plan if p.column.kind == "adaptive" and p.attack.applies(defence.system)):
         right = np.zeros((runner.seeds, len(clean)), bool)
         if alive.any():
-            # Retries ask again about pictures that are there; all others make their own.
-            start = next(iter(transferred.values()), clean) if p.attack.name == "retries" else clean
+            start = transferred if p.attack.keeps_pixels else clean
             made = runner.attacked(p.attack, defence, start, rows, torch.from_numpy(alive), eps)
-            right[:, alive] = (made.labels == labels[alive]) & ~made.broken
+            right[:, alive] = made.right(labels[alive])
             gathered.spent(p.column.key, int(alive.sum()), made.passes, by_attack=True)
         else:
             runner.tick(p.attack.ticks * len(clean))

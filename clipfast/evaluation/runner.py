@@ -20,12 +20,12 @@ from .results import Passes
 from .store import Store, digest
 from .suite import Defence
 
-__all__ = ["Answers", "Made", "Runner"]
+__all__ = ["Answered", "Made", "Runner"]
 
 Tick = Callable[[float], object]
 
 
-class Answers(NamedTuple):
+class Answered(NamedTuple):
     """What a defence says of n images under S rounds of noise."""
 
     labels: NDArray[np.int64]  # [S, n]
@@ -40,6 +40,10 @@ class Made(NamedTuple):
     labels: NDArray[np.int64]  # [S, n], of the attacked pictures
     broken: NDArray[np.bool_]  # [n], as the attack saw it
     passes: Passes  # an image that was attacked
+
+    def right(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which are right of these labels, int64 [n], under each round of noise: bool [S, n]."""
+        return (self.labels == labels) & ~self.broken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +76,14 @@ class Runner:
         """int64 [n]."""
         return self.images.labels[rows].to(self.device)
 
-    def answers(self, defence: Defence, pixels: Tensor, first_image: int) -> Answers:
+    def answers(self, defence: Defence, pixels: Tensor, first_image: int) -> Answered:
         """A defence's answers to pixels float32 [n, 3, H, W], the first of which has this index."""
         about = {**self._about(defence), "part": "answers", "first_image": first_image}
         parts = self.store.get(
             digest(about, pixels.cpu().numpy()), lambda: self._answered(defence, pixels, first_image)
         )
         self.tick(len(pixels))
-        return Answers(parts["labels"], parts["drift"], parts["countered"], _passes(parts))
+        return Answered(parts["labels"], parts["drift"], parts["countered"], _passes(parts))
 
     def transferred(
         self, attack: Attack, undefended: Defence, pixels: Tensor, labels: Tensor, eps: float

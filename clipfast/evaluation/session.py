@@ -18,7 +18,6 @@ from .. import __version__
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError, UncalibratedWarning, names_extra
-from ..models.fingerprint import fingerprint
 from ..models.loading import brings_weights
 from .budgets import budget_of
 from .columns import planned
@@ -36,7 +35,6 @@ from .suite import DEFENCES, Defence, defences
 __all__ = ["Progress", "Request", "run"]
 
 _TIMED = 32  # images
-_MANY = 1000  # classes, where they are not known yet
 _ART = "adversarial-robustness-toolbox"
 
 
@@ -115,7 +113,7 @@ def _check(request: Request) -> None:
     levels = [level(eps) for eps in request.eps]
     if len(set(levels)) < len(levels):
         raise InputError(f"expected each eps once, got {', '.join(levels)}")
-    planned(budget, request.attacks, request.eps[0], classes=_MANY)
+    planned(budget, request.attacks, request.eps[0])
     for name in ("images", "seeds", "chunk"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -152,7 +150,7 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
     images = dataset.take(
         classifier.preprocess, wanted, seed=request.seed, progress=lambda: progress.advance(1)
     )
-    identity = _identity(request, dataset, images, classifier)
+    identity = _identity(request, dataset, images, classifier, suite[0].identity["weights"])
     for folder in parts_from:
         check_same(folder, identity)
     store = Store(out, identity)
@@ -209,13 +207,13 @@ def _classifiers(request: Request, dataset: Dataset) -> tuple[DefendedClassifier
 
 
 def _identity(
-    request: Request, dataset: Dataset, images: Images, classifier: DefendedClassifier
+    request: Request, dataset: Dataset, images: Images, classifier: DefendedClassifier, weights_sha256: str
 ) -> dict[str, Any]:
     """What all figures of a folder have in common; attacks, defences and budgets may be added to it."""
     return {
         "model": request.model or BUNDLED,
         "pretrained": request.pretrained,
-        "weights_sha256": fingerprint(classifier.image_tower.model.visual),
+        "weights_sha256": weights_sha256,
         "data": dataset.name,
         "images": len(images),
         "pixels_sha256": digest({}, images.pixels.numpy(), images.labels.numpy()),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import write_text, written_aside
 
 __all__ = ["Store", "check_same", "digest"]
 
@@ -68,10 +68,8 @@ class Store:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
             path.unlink()
         arrays = make()
-        aside = path.with_name(f".{path.name}.part")
-        with aside.open("wb") as file:
+        with written_aside(path) as aside, aside.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        aside.replace(path)
         return arrays
 
     def take_from(self, folders: Iterable[Path]) -> int:
@@ -80,9 +78,8 @@ class Store:
         for folder in folders:
             for part in sorted((folder / _PARTS).glob("*.npz")):
                 if not self.has(part.stem):
-                    aside = self._parts / f".{part.name}.part"
-                    shutil.copyfile(part, aside)
-                    aside.replace(self._parts / part.name)
+                    with written_aside(self._parts / part.name) as aside:
+                        shutil.copyfile(part, aside)
                     taken += 1
         return taken
 

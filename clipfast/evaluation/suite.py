@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..classifier import DefendedClassifier
@@ -44,21 +45,23 @@ def _as_is(make: Callable[[DefendedClassifier], System]) -> _Make:
     return lambda base: (make(base), base.config)
 
 
-def _with(make: Callable[..., System], name: str | None = None, **changes: Any) -> _Make:
+def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
     """Under other settings on the same model."""
 
     def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
         config = dataclasses.replace(base.config, **changes)
-        return make(base.with_config(config), *(() if name is None else (name,))), config
+        return make(base.with_config(config)), config
 
     return made
 
 
-def _filtered(make: Callable[..., System], name: str | None = None, **changes: Any) -> _Make:
+def _filtered(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
     """With a low-pass filter that cuts off what CSR's does of its pictures."""
-    return lambda base: _with(make, name, radius=_CSR_RADIUS * min(base.image_size) / _CSR_SIZE, **changes)(
-        base
-    )
+    return lambda base: _with(make, radius=_CSR_RADIUS * min(base.image_size) / _CSR_SIZE, **changes)(base)
+
+
+def _ttc(name: str) -> Callable[[DefendedClassifier], System]:
+    return partial(systems.countered, name=name)
 
 
 class _Row(NamedTuple):
@@ -82,20 +85,17 @@ DEFENCES = {
     "low-pass": _Row("low-pass filter", _filtered(systems.low_passed)),
     "ttc": _Row(
         "counterattack; images that pass keep their noise",
-        _with(systems.countered, "TTC", pass_through="noise"),
+        _with(_ttc("TTC"), pass_through="noise"),
     ),
     "ttc-clean": _Row(
         "counterattack; images that pass are answered as they came",
-        _with(systems.countered, "TTC, clean pass", pass_through="clean"),
+        _with(_ttc("TTC, clean pass"), pass_through="clean"),
     ),
-    "nac": _Row(
-        "counterattack with Nesterov steps (NAC)", _with(systems.countered, "NAC", momentum=_NAC_MOMENTUM)
-    ),
+    "nac": _Row("counterattack with Nesterov steps (NAC)", _with(_ttc("NAC"), momentum=_NAC_MOMENTUM)),
     "csr": _Row(
         "counterattack behind CSR's gate, a low-pass filter",
         _filtered(
-            systems.countered,
-            "TTC, low-pass gate",
+            _ttc("TTC, low-pass gate"),
             gate="low_pass",
             tau_threshold=_CSR_THRESHOLD,
             pass_through="clean",
@@ -104,7 +104,7 @@ DEFENCES = {
     "twin": _Row("adversarially fine-tuned tower", _as_is(_twin), of_twin=True),
     "ttc-twin": _Row(
         "counterattack on the fine-tuned tower, drift by the original",
-        _with(systems.countered, "TTC on the twin"),
+        _with(_ttc("TTC on the twin")),
         of_twin=True,
     ),
 }
@@ -122,19 +122,20 @@ def defences(
         raise InputError("expected at least one defence, got none")
     if unknown := [name for name in names if name not in DEFENCES]:
         raise InputError(f"expected defences of {', '.join(DEFENCES)}, got {', '.join(unknown)}")
-    weights = {id(base): _weights(base) for base in (classifier, twin) if base is not None}
+    bases = {False: classifier, True: twin}  # of the twin?
+    weights = {of_twin: _weights(base) for of_twin, base in bases.items() if base is not None}
     made = []
     for name, row in DEFENCES.items():
         if name not in names and name != "none":
             continue
-        base = twin if row.of_twin else classifier
+        base = bases[row.of_twin]
         if base is None:
             raise InputError(f"defence {name!r} needs a fine-tuned tower: --checkpoint FILE")
         with warnings.catch_warnings():
             # Thresholds are under evaluation; of its own the classifier's maker was warned.
             warnings.simplefilter("ignore", UncalibratedWarning)
             system, config = row.make(base)
-        identity = {"defence": name, "config": json.loads(config.to_json()), **weights[id(base)]}
+        identity = {"defence": name, "config": json.loads(config.to_json()), **weights[row.of_twin]}
         made.append(Defence(name=name, system=system, description=row.description, identity=identity))
     return made
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfast.evaluation.attacks import Attack
+from clipfast.evaluation.attacks import Attack, make
 from clipfast.evaluation.columns import Planned
 from clipfast.evaluation.datasets import Images
 from clipfast.evaluation.evaluating import evaluate
@@ -156,8 +156,13 @@ def test_what_an_attack_saw_broken_is_broken_and_is_attacked_no_more(tmp_path):
     assert not second.seen
 
 
+class Asking(Darker):
+    keeps_pixels = True
+
+
 def test_retries_ask_about_the_transferred_pictures(tmp_path):
-    transfer, retries = Darker(name="transfer", share=0.5), Darker(name="retries", share=0.0)
+    transfer, retries = Darker(name="transfer", share=0.5), Asking(name="retries", share=0.0)
+    assert make("retries").keeps_pixels
     own = Darker(name="own")
     run = runner(tmp_path)
     evaluate(run, [defence()], plan(("transfer", transfer), ("adaptive", own), ("adaptive", retries)))

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from clipfast.files import written_aside
+
 
 def save_state(file: Path, state: dict[str, Any]) -> None:
     """Replaces the file whole, so that an interruption leaves the old one."""
-    partial = file.with_suffix(".tmp")
-    torch.save(state, partial)
-    partial.replace(file)
+    with written_aside(file) as aside:
+        torch.save(state, aside)
 
 
 def load_state(file: Path, device: torch.device) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Attack(ABC):
     """An attack with its settings. name: as in `make`."""
 
     name: str
+    keeps_pixels: ClassVar[bool] = False  # of another attack, which it is to be given
 
     def applies(self, system: System) -> bool:  # noqa: ARG002
         """Whether a system has what the attack needs; it is not to be run otherwise."""

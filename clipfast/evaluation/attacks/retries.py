@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Retries(Attack):
     wrong answer. The system is a black box: no gradients.
     """
 
+    keeps_pixels: ClassVar[bool] = True
     times: int = 10
 
     def __post_init__(self) -> None:

@@ -50,8 +50,8 @@ def accuracy(results: Results, eps: float) -> Sheet:
         "cost",
         "passes",
     )
-    rows = []
-    for row in figures(results, eps):
+    found, rows = figures(results, eps), []
+    for row in found:
         system = row.system
         rows.append(
             (
@@ -72,7 +72,7 @@ def accuracy(results: Results, eps: float) -> Sheet:
         "Images/s, cost (time over the undefended system's) and encoder passes (F forward, B backward) an "
         "image: on clean pictures.",
     ]
-    if any(row.clean_countered is not None for row in figures(results, eps)):
+    if any(row.clean_countered is not None for row in found):
         notes.insert(
             1,
             "The gate's errors: clean pictures countered, and transfer-attacked ones passed; an adaptive "

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results import Results
-from .sheets import Sheet, accuracy, gates, spent
+from .sheets import Sheet, sheets
 
 __all__ = ["tables"]
 
@@ -21,11 +21,9 @@ def tables(results: Results, eps: float, *, width: int = 100) -> Iterator[Table]
     Where not all accuracies fit they come in two tables, under transfer and under adaptive attacks, without
     standard errors, the worst case in both; and the rest in a third.
     """
-    whole = accuracy(results, eps)
-    sheets = [whole] if _width(whole) <= width else list(_parts(whole))
-    for sheet in (*sheets, gates(results, eps), spent(results, eps)):
-        if sheet is not None:
-            yield _table(sheet)
+    whole, *rest = sheets(results, eps)
+    for sheet in (*([whole] if _width(whole) <= width else _parts(whole)), *rest):
+        yield _table(sheet)
 
 
 def _parts(sheet: Sheet) -> Iterator[Sheet]:

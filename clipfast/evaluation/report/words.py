@@ -7,7 +7,7 @@ from typing import Any
 from ...exporters.metadata import LIMITS
 from ..levels import level
 from ..results import Column, Results, SystemResult
-from .figures import NOT_ATTACKED, Figures, attacks, figures
+from .figures import NOT_ATTACKED, Figures, attacks, figures, is_undefended
 
 __all__ = ["caption", "failed_controls", "limits", "quotation", "verdict", "verdicts"]
 
@@ -31,9 +31,11 @@ def caption(results: Results, eps: float) -> str:
     """What the table of one budget shows, and how its cells are to be read."""
     transfer, adaptive = (attacks(results, eps, kind) for kind in ("transfer", "adaptive"))
     predicted = [column.title for column in transfer if column.labels == "predicted"]
+    rows = figures(results, eps)
+    errors = [share.standard_error for row in rows for share in row.accuracy.values()]
     parts = [
         f"Percent right of {results.run['images']} images, l-inf {level(eps)}; standard errors at most "
-        f"{100 * max(_errors(results, eps), default=0):.1f} points.",
+        f"{100 * max(errors, default=0):.1f} points.",
         f"Transfer: made on the undefended model, the same pictures for all systems ({_listed(transfer)}).",
     ]
     if predicted:
@@ -50,7 +52,7 @@ def caption(results: Results, eps: float) -> str:
         "difference from the undefended system's on the same images (95 % interval, paired bootstrap).",
         "\N{EN DASH}: the attack does not apply, or there is nothing to measure.",
     ]
-    if any(row.lacking == NOT_ATTACKED for row in figures(results, eps)):
+    if any(row.lacking == NOT_ATTACKED for row in rows):
         parts.append(
             f"A system that was {NOT_ATTACKED} has no worst case: transfer attacks do not know the defence."
         )
@@ -59,7 +61,7 @@ def caption(results: Results, eps: float) -> str:
 
 def verdicts(results: Results, eps: float) -> list[str]:
     """A sentence for each defence."""
-    return [_verdict(row, eps) for row in figures(results, eps) if row.system is not results.systems[0]]
+    return [_verdict(row, eps) for row in figures(results, eps) if not is_undefended(results, row.system)]
 
 
 def verdict(results: Results, system: SystemResult, eps: float) -> str:
@@ -105,10 +107,6 @@ def _verdict(row: Figures, eps: float) -> str:
         return f"{name}: worse than no defence at {at}: {found}."
     bound = "; an upper bound, as a stronger attack may lower it" if row.upper_bound else ""
     return f"{name}: gains {100 * mean:.1f} points of robustness at {at}: {found}{bound}."
-
-
-def _errors(results: Results, eps: float) -> list[float]:
-    return [share.standard_error for row in figures(results, eps) for share in row.accuracy.values()]
 
 
 def _listed(columns: list[Column]) -> str:
