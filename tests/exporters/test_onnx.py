@@ -13,52 +13,34 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
-from lab import restless
-from towers import EXPLICIT, TRACED, build_vit, smooth
+from lab import Lab, restless
+from torch import Tensor, nn
+from towers import EXPLICIT, TRACED, build_vit
 
-from clipfast import CounterattackConfig, UncalibratedWarning
-from clipfast.encoders import make_encoder
+from clipfast import UncalibratedWarning
 from clipfast.exporters import to_onnx
-from clipfast.exporters.graph import DefenceGraph
 from clipfast.exporters.interface import ports
-from clipfast.models.tower import ImageTower
-from clipfast.reference import counterattack
 
-CLASSES = 11
 BY_VALUE = {"NonZero", "ScatterND", "If", "Loop", "RandomUniformLike", "RandomNormalLike", "Shape"}
 
 
-class Exported:
+class Exported(Lab):
     """A tower's lab file, and the reference beside it."""
 
-    def __init__(
-        self, model, path: Path, *, drift_model=None, static=False, opset=20, external_above=1 << 30, **config
-    ):
-        self.config = CounterattackConfig(**config)
-        self.tower = ImageTower(model).requires_grad_(False)
-        self.drift_tower = None if drift_model is None else ImageTower(drift_model).requires_grad_(False)
+    def __init__(self, model: nn.Module, path: Path, *, opset=20, external_above=1 << 30, **options):
+        super().__init__(model, **options)
         self.path = path
-        size = self.tower.image_size
-        width = self.tower(torch.rand(1, 3, *size)).shape[1]
-        self.class_weights = F.normalize(torch.randn(width, CLASSES), dim=0)
-        graph = DefenceGraph(
-            make_encoder(self.tower, pack=False),
-            self.config,
-            self.class_weights,
-            torch.tensor(100.0),
-            drift_encoder=None if self.drift_tower is None else make_encoder(self.drift_tower, pack=False),
-            profile="lab",
-            static=static,
-        ).eval()
-        batch = 1 if static else None
         inputs, outputs = ports(
-            profile="lab", static=static, batch=batch, pixels="float32", image_size=size, classes=CLASSES
+            profile="lab",
+            static=self.batch is not None,
+            batch=self.batch,
+            pixels="float32",
+            image_size=self.tower.image_size,
+            classes=self.class_weights.shape[1],
         )
-        examples = tuple(torch.rand([batch or 5, *port.shape[1:]]) for port in inputs)
         to_onnx.write(
-            graph,
-            examples,
+            self.graph,
+            self.examples,
             "{}",
             path,
             inputs=inputs,
@@ -69,41 +51,12 @@ class Exported:
         self.names = [port.name for port in outputs]
         self.session = onnxruntime.InferenceSession(path)
 
-    def run(self, x: torch.Tensor, noise: torch.Tensor, threshold: float) -> dict[str, torch.Tensor]:
-        fed = {"pixels": x.numpy(), "noise": noise.numpy()}
-        fed["tau_threshold"] = np.full(len(x), threshold, np.float32)
-        outputs = self.session.run(self.names, fed)
-        return {name: torch.from_numpy(value) for name, value in zip(self.names, outputs, strict=True)}
+    def run(self, x: Tensor, noise: Tensor, threshold: Tensor) -> list[Tensor]:
+        fed = {"pixels": x.numpy(), "noise": noise.numpy(), "tau_threshold": threshold.numpy()}
+        return [torch.from_numpy(array) for array in self.session.run(self.names, fed)]
 
-    def reference(self, x: torch.Tensor, noise: torch.Tensor, threshold: float):
-        config = CounterattackConfig(**{**vars(self.config), "tau_threshold": threshold})
-        return counterattack(self.tower, x, noise, config, drift_encode=self.drift_tower)
-
-    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        return 100 * F.normalize(embedding, dim=1) @ self.class_weights
-
-    def check(self, n: int, mix: str, seed: int = 0) -> None:
-        x = smooth(n, self.tower.image_size)
-        generator = torch.Generator().manual_seed(seed)
-        noise = (2 * torch.rand(x.shape, generator=generator) - 1) * self.config.eps
-        if self.config.norm == "l2":
-            noise = noise / noise.flatten(1).norm(dim=1)[:, None, None, None] * self.config.eps * 0.9
-        tau = self.reference(x, noise, 0.0).drift.sort().values
-        threshold = {"none": 0.0, "some": tau[: n // 2 + 1].mean().item(), "all": 1e9}[mix]
-        expected, result = self.reference(x, noise, threshold), self.run(x, noise, threshold)
-        torch.testing.assert_close(result["drift"], expected.drift, rtol=1e-5, atol=2e-6)
-        assert torch.equal(result["countered"], expected.countered)
-        countered = int(expected.countered.sum())
-        assert {"none": countered == 0, "some": 0 < countered < n, "all": countered == n}[mix]
-        flipped = ((result["delta"] - expected.delta).abs() > 1e-5).flatten(1).float().mean(dim=1)
-        assert flipped.max() <= 2e-3, flipped
-        assert flipped.mean() <= 1e-3, flipped
-        logits = self.logits(expected.embedding)
-        for rows, atol in ((~expected.countered, 2e-4), (flipped == 0, 2e-3)):
-            torch.testing.assert_close(result["logits"][rows], logits[rows], rtol=0, atol=atol)
-        torch.testing.assert_close(result["logits"], logits, rtol=0, atol=5e-2)
-        clean = self.logits(self.tower(x))
-        torch.testing.assert_close(result["undefended_logits"], clean, rtol=0, atol=2e-4)
+    def agrees(self, n: int, mix: str) -> None:
+        self.check(self.run, n, mix)
 
 
 FAMILIES = {**TRACED, **{name: EXPLICIT[name] for name in ("vit QuickGELU", "vit tanh GELU", "vit mean")}}
@@ -119,7 +72,7 @@ def test_every_family(name, tmp_path):
     # Of a ResNet that hardly drifts the gradients are mostly rounding.
     exported = Exported(restless(model) if name == "resnet" else model, tmp_path / "tower.onnx")
     for mix in ("none", "some", "all"):
-        exported.check(4, mix)
+        exported.agrees(4, mix)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +89,7 @@ def vit(folder) -> Exported:
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
 def test_any_batch_and_gate_in_one_session(vit, n, mix):
     if n > 1 or mix != "some":
-        vit.check(n, mix)
+        vit.agrees(n, mix)
 
 
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
@@ -144,27 +97,27 @@ def test_another_tower_measures_drift(tmp_path, pass_through):
     models = build_vit(gain=8.0), build_vit("small patches", seed=1, gain=8.0)
     exported = Exported(models[0], tmp_path / "t.onnx", drift_model=models[1], pass_through=pass_through)
     for mix in ("none", "some", "all"):
-        exported.check(4, mix)
+        exported.agrees(4, mix)
 
 
 def test_l2(tmp_path):
     exported = Exported(build_vit(gain=8.0), tmp_path / "l2.onnx", norm="l2", eps=0.5, step_size=0.2)
     for mix in ("none", "some", "all"):
-        exported.check(3, mix)
+        exported.agrees(3, mix)
 
 
 def test_momentum(tmp_path):
     options = {"momentum": 0.9, "steps": 3, "step_size": 2 / 255}
     exported = Exported(build_vit(gain=8.0), tmp_path / "m.onnx", **options)
     for mix in ("none", "some", "all"):
-        exported.check(4, mix)
+        exported.agrees(4, mix)
 
 
 @pytest.mark.parametrize("opset", list(to_onnx.OPSETS)[1:])
 def test_newer_opsets(tmp_path, opset):
     exported = Exported(build_vit("one block", gain=8.0), tmp_path / "t.onnx", opset=opset)
     assert onnx.load(exported.path).opset_import[0].version == opset
-    exported.check(4, "some")
+    exported.agrees(4, "some")
 
 
 def test_static_file_has_no_shape_that_depends_on_a_value(tmp_path):
@@ -175,7 +128,7 @@ def test_static_file_has_no_shape_that_depends_on_a_value(tmp_path):
     shapes = [value.type.tensor_type.shape.dim for value in inferred.graph.value_info]
     assert all(size.HasField("dim_value") for shape in shapes for size in shape)
     for mix in ("none", "all"):
-        exported.check(1, mix)
+        exported.agrees(1, mix)
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -223,7 +176,7 @@ def test_weights_beside_the_file_where_it_would_be_too_large(tmp_path):
     for file in list(home.iterdir()):
         file.rename(elsewhere / file.name)
     exported.session = onnxruntime.InferenceSession(elsewhere / "large.onnx")
-    exported.check(4, "some")
+    exported.agrees(4, "some")
 
 
 def test_nothing_stays_patched_when_an_export_fails(vit, tmp_path, monkeypatch):
