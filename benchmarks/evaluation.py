@@ -7,7 +7,6 @@ TTC on clean pictures, through the engine and through `clipfast.reference` as pu
 from __future__ import annotations
 
 import statistics
-from typing import NamedTuple
 
 import torch
 
@@ -22,42 +21,39 @@ from clipfast.reference import counterattack
 PICTURES, CHUNK, ROUNDS = 200, 50, 5
 
 
-class Answered(NamedTuple):
-    """What was answered in the last round, int64 [N] of each way."""
-
-    engine: list[torch.Tensor]
-    reference: list[torch.Tensor]
-
-
 @torch.no_grad()
 def main() -> None:
     """Prints accuracies and times."""
     classifier = DefendedClassifier.bundled()
     images = find_dataset("bundled").take(classifier.preprocess, PICTURES)
     chunks = (images.pixels.float() / 255).split(CHUNK)
-    system, last = countered(classifier), Answered([], [])
+    system = countered(classifier)
 
-    def by_engine() -> None:
-        last.engine[:] = [
-            system.answer(x, seed=0, first_image=i * CHUNK).logits.argmax(1) for i, x in enumerate(chunks)
-        ]
+    def by_engine() -> torch.Tensor:
+        answers = [system.answer(x, seed=0, first_image=i * CHUNK) for i, x in enumerate(chunks)]
+        return torch.cat([answer.logits for answer in answers]).argmax(dim=1)
 
-    def by_reference() -> None:
-        last.reference.clear()
+    def by_reference() -> torch.Tensor:
+        found = []
         for i, x in enumerate(chunks):
             noise = draw_noise(seeded(0, i * CHUNK, len(x), x.device), x.shape, classifier.config)
-            found = counterattack(classifier.image_tower, x, noise, classifier.config)
-            last.reference.append(classifier._head(found.embedding, "naive").argmax(1))
+            embedding = counterattack(classifier.image_tower, x, noise, classifier.config).embedding
+            found.append(classifier._head(embedding, "naive"))
+        return torch.cat(found).argmax(dim=1)
 
     work = {"engine": by_engine, "reference": by_reference}
     measured = list(rounds(work, ROUNDS))
-    for name, labels in last._asdict().items():
-        found = shares.share((torch.cat(labels) == images.labels).numpy())
+    labels = {name: answered() for name, answered in work.items()}
+    for name, found in labels.items():
+        right = shares.share((found == images.labels).numpy())
         seconds = statistics.median(taken[name] for taken in measured)
-        print(f"{name}: {found.mean:.1%} +- {found.standard_error:.1%} right, {seconds:.2f} s")
-    same = (torch.cat(last.engine) == torch.cat(last.reference)).float().mean().item()
+        print(f"{name}: {right.mean:.1%} +- {right.standard_error:.1%} right, {seconds:.2f} s")
+    same = (labels["engine"] == labels["reference"]).float().mean().item()
     times = ratio(*([taken[name] for taken in measured] for name in ("reference", "engine")))
-    print(f"same answers {same:.1%}; the engine is {times} times as fast")
+    print(
+        f"same answers {same:.1%}; the engine is {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times "
+        "as fast"
+    )
 
 
 if __name__ == "__main__":
