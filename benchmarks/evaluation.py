@@ -51,8 +51,8 @@ def main() -> None:
     same = (labels["engine"] == labels["reference"]).float().mean().item()
     times = ratio(*([taken[name] for taken in measured] for name in ("reference", "engine")))
     print(
-        f"same answers {same:.1%}; the engine is {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times "
-        "as fast"
+        f"same answers {same:.1%}; the engine is {times.median:.2f} times as fast "
+        f"({times.low:.2f} to {times.high:.2f})"
     )
 
 

@@ -45,9 +45,12 @@ def blur(pixels: Tensor) -> Tensor:
 
 
 def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
-    """pixels + U(-eps, eps), clamped to [0, 1] (the baseline "RN" of arXiv 2503.03613)."""
+    """pixels + U(-eps, eps), clamped to [0, 1] (the baseline "RN" of arXiv 2503.03613).
+
+    Differentiable: the clamp passes the gradient, as flat white would have none otherwise.
+    """
     noise = torch.empty(pixels.shape).uniform_(-eps, eps, generator=generator)
-    return (pixels + noise.to(pixels.device)).clamp(0, 1)
+    return within(pixels + noise.to(pixels.device))
 
 
 def views(pixels: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from conftest import make_classifier, pixels
 from torch import Tensor
 
 from clipfast import CounterattackConfig, DefendedClassifier, draws, reference
-from clipfast.evaluation import systems
+from clipfast.differentiable import smooth_sign, twice_differentiable
+from clipfast.evaluation import baselines, systems
 from clipfast.evaluation.baselines import HEDGE, views
 from clipfast.evaluation.passes import PassCounter
 from clipfast.evaluation.results import Passes
@@ -147,12 +148,22 @@ def test_attackers_hold_the_steps_constant_or_go_through_them(classifier, x, nam
     cosine = torch.cosine_similarity(held.flatten(1), gradient.flatten(1), dim=1)
     assert cosine.min() > 0.999
     assert system.unrolled is not None
+    torch.manual_seed(7)  # the same noise again
     _, through = gradient_of(system.unrolled, x)
     assert through.isfinite().all()
     assert (through - held).abs().max() > 0.05 * held.abs().max()
+    plain, noise = classifier.undefended, () if name == "anti_adversary" else (start,)
+    optimised = getattr(baselines, name)
+
+    def smoothly(pixels):
+        with twice_differentiable():
+            return plain(optimised(plain, pixels, *noise, CONFIG, sign=smooth_sign, create_graph=True))
+
+    _, wanted = gradient_of(smoothly, x)
+    torch.testing.assert_close(through, wanted, rtol=0, atol=1e-3 * wanted.abs().max().item())
 
 
-@pytest.mark.parametrize("make", [systems.blurred, systems.low_passed, systems.ensemble])
+@pytest.mark.parametrize("make", [systems.blurred, systems.low_passed, systems.ensemble, systems.noisy])
 def test_flat_white_is_seen_by_attackers(classifier, make):
     white = torch.ones(1, 3, *classifier.image_size)
     _, gradient = gradient_of(make(classifier).attackable, white)

@@ -77,6 +77,11 @@ def test_l2(tmp_path):
     lab.check(written(lab, tmp_path), 3, "some")
 
 
+def test_momentum(tmp_path):
+    lab = Lab(build_vit("one block", gain=8.0), momentum=0.9, steps=3, step_size=2 / 255)
+    lab.check(written(lab, tmp_path), 4, "some")
+
+
 def test_one_image_whose_shapes_depend_on_no_value(tmp_path):
     lab = Lab(build_vit("one block", gain=8.0), static=True)
     program = written(lab, tmp_path)
