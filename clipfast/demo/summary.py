@@ -53,7 +53,7 @@ def verdict(result: DemoResult) -> list[str]:
     return [
         f"1. {PGD_STEPS} steps of at most {ATTACK_EPS * 255:.0f} grey levels take the undefended model "
         f"from {undefended.clean:.0%} to {undefended.attacked:.0%}.",
-        f"2. The counterattack takes it to {ttc.attacked:.0%} on those pictures and {ttc.clean:.0%} on clean "
+        f"2. With the counterattack it is {ttc.attacked:.0%} on those pictures and {ttc.clean:.0%} on clean "
         f"ones; the gate countered {attacked:.0%} of the attacked and {clean:.0%} of the clean pictures.",
         f"3. An attacker who knows the defence leaves {ttc.adaptive:.0%} (the static fine-tuned twin: "
         f"{twin.adaptive:.0%}); that is the defence's figure, and an upper bound.",
