@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format bench bundled-model clean
+.PHONY: demo test test-slow test-export lint format bench bundled-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
@@ -14,6 +14,10 @@ test: $(VENV)/.installed-dev lint
 # Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Starts the defended classifier in each place that export/ has a folder for.
+test-export: $(VENV)/.installed-export
+	$(BIN)/python -m pytest export
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -55,3 +59,7 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/.torch
 $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all,dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-export: $(SOURCES) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all,dev,export]"
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed

@@ -1,0 +1,43 @@
+"""What the tests of all deployments share: the bundled model as files, and pictures to classify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from clipfast import DefendedClassifier
+from clipfast.demo.experiment import experiment
+from clipfast.exporters import export
+
+EXPORTED: dict[str, dict[str, Any]] = {
+    "serving.onnx": {"profile": "serving", "pixels": "uint8"},
+    "lab.onnx": {"profile": "lab"},
+    "serving.pt2": {"profile": "serving", "format": "aotinductor"},
+    "lab.pt2": {"profile": "lab", "format": "aotinductor"},
+}
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory) -> Callable[[str], Path]:
+    """The bundled model as one of the files in EXPORTED, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    def get(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            export(DefendedClassifier.bundled(), path, verify=False, **EXPORTED[name])
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder with `clean` and `attacked`: 24 PNG files of 96 x 96 each, under the same names."""
+    folder = tmp_path_factory.mktemp("pictures")
+    experiment(folder, images=24, seed=0, console=Console(quiet=True))
+    return folder
