@@ -60,6 +60,8 @@ $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all,dev]"
 	@touch $@ $(VENV)/.installed
 
+# nvidia-pytriton without its requirements: only the inference server in it is used; its Python wants numpy 1.
 $(VENV)/.installed-export: $(SOURCES) | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all,dev,export]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "nvidia-pytriton==0.7.0"
 	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed

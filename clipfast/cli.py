@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -121,10 +121,10 @@ AnyDevice = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU)
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
 
-def main() -> None:
-    """Runs the command line; problems with the input end it with a message and exit code 2."""
+def main(command: typer.Typer = app) -> None:
+    """Runs a command line; problems with the input end it with a message and exit code 2."""
     try:
-        app()
+        command()
     except VerificationError as error:
         _fail(str(error), code=1)
     except (InputError, ArtifactError) as error:
@@ -139,7 +139,7 @@ def _fail(message: str, *, code: int = 2) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _printed_warnings() -> Iterator[None]:
+def printed_warnings() -> Iterator[None]:
     """Prints what is warned of inside, each message once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UncalibratedWarning)
@@ -202,6 +202,39 @@ def classify(
     ] = False,
 ) -> None:
     """Classify image files, defended. Exit code 1 if a file could not be read; the rest go on."""
+
+    def make() -> DefendedClassifier | ArtifactClassifier:
+        if artifact is None:
+            if trust:
+                raise InputError("--trust needs --artifact, the file that is trusted")
+            return _classifier(model, pretrained, classnames, templates, config, device, precision)
+        settled = {
+            "--classnames": classnames,
+            "--templates": templates,
+            "--model": model,
+            "--pretrained": pretrained,
+            "--config": config,
+            "--precision": None if precision is Precision.fp32 else precision,
+        }
+        return _from_artifact(artifact, trust, device, settled)
+
+    classify_files(images, make, batch_size=batch_size, seed=seed, topk=topk, as_json=as_json)
+
+
+def classify_files(
+    images: Sequence[Path],
+    make: Callable[[], DefendedClassifier | ArtifactClassifier],
+    *,
+    batch_size: int,
+    seed: int | None,
+    topk: int,
+    as_json: bool,
+) -> None:
+    """Classifies image files and those in folders, and prints a table or a JSON object a line.
+
+    make: gives the classifier; called once there is a file. Reports what cannot be read on stderr, goes on
+    with the rest, and raises typer.Exit(1) at the end.
+    """
     files: list[Path] = []
     failed = 0
     for path in images:
@@ -212,21 +245,8 @@ def classify(
             _tell_skipped([error], _err)
     if not files:
         raise typer.Exit(1)
-    with _printed_warnings():
-        if artifact is None:
-            if trust:
-                raise InputError("--trust needs --artifact, the file that is trusted")
-            classifier = _classifier(model, pretrained, classnames, templates, config, device, precision)
-        else:
-            settled = {
-                "--classnames": classnames,
-                "--templates": templates,
-                "--model": model,
-                "--pretrained": pretrained,
-                "--config": config,
-                "--precision": None if precision is Precision.fp32 else precision,
-            }
-            classifier = _from_artifact(artifact, trust, device, settled)
+    with printed_warnings():
+        classifier = make()
     table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
     done = 0
     with _bar(MofNCompleteColumn(), disable=len(files) < 16) as progress:
@@ -432,7 +452,7 @@ def export(
         "batch": _batch_size(batch),
     }
     with _err.status("loading the model") as status:
-        with _printed_warnings():
+        with printed_warnings():
             classifier = _classifier(model, pretrained, classnames, templates, config, device, Precision.fp32)
         figures = figures_beside(config) if config is not None and classifier.calibrated else None
         exported = write(
@@ -536,7 +556,7 @@ def verify(
         raise ArtifactError(f"{file}: expected the SHA-256 {sha256}, got {digest}")
     device = _checked_device(device)
     with _err.status("loading the model") as status:
-        with _printed_warnings():
+        with printed_warnings():
             options = {} if file.suffix == ".onnx" else {"device": device}
             metadata = load_artifact(file, trust=trust, **options).metadata
             classifier = rebuilt(metadata, model_name=against, pretrained=pretrained, device=device)
