@@ -1,7 +1,5 @@
 #include "preprocess.h"
 
-#include <ATen/ops/_upsample_bicubic2d_aa.h>
-#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/full.h>
 
 #include <algorithm>
@@ -29,12 +27,7 @@ at::Tensor resize(const at::Tensor& picture, std::int64_t height, std::int64_t w
                      std::to_string(old_height) + ": too long and narrow, it would become " +
                      std::to_string(width) + " x " + std::to_string(height));
   }
-  // Channels last, for which torch computes in integers with Pillow's rounding between the two directions.
-  const at::Tensor channels_last = picture.permute({2, 0, 1}).unsqueeze(0);
-  const at::Tensor result = by == Interpolation::bicubic
-                                ? at::_upsample_bicubic2d_aa(channels_last, {height, width}, false)
-                                : at::_upsample_bilinear2d_aa(channels_last, {height, width}, false);
-  return result.squeeze(0).permute({1, 2, 0});
+  return resample(picture, height, width, by);
 }
 
 at::Tensor crop_or_pad(const at::Tensor& picture, std::int64_t height, std::int64_t width, int fill) {

@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 
-enum class Interpolation { bicubic, bilinear };
+#include "resample.h"
+
 enum class ResizeMode { shortest, longest, squash };
 
 // A model's evaluation transform without normalisation: `clipfast.preprocess.Preprocess`.
