@@ -1,0 +1,71 @@
+"""The C++ programs, built once for all tests by the commands that the README names."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipfast.config import CounterattackConfig
+from clipfast.exporters.metadata import Metadata
+from clipfast.preprocess import Preprocess
+
+HERE = Path(__file__).parent
+
+METADATA = Metadata(
+    profile="lab",
+    static=False,
+    batch=None,
+    pixels="float32",
+    model_name=None,
+    pretrained=None,
+    weights_sha256="0" * 64,
+    drift_weights_sha256=None,
+    classnames=("a", "b"),
+    templates=("{}",),
+    config=CounterattackConfig(),
+    calibrated=False,
+    calibration=None,
+    preprocess=Preprocess(size=(96, 96)),
+    precision="fp32",
+    versions={"clipfast": "0", "torch": "0"},
+    license="none",
+)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """The folder of a fresh build."""
+    for tool, package in (("cmake", "cmake"), ("c++", "g++"), ("make", "make")):
+        if shutil.which(tool) is None:
+            pytest.fail(f"the C++ program needs {tool}, which is not installed: apt-get install {package}")
+    folder = tmp_path_factory.mktemp("build")
+    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    for command in (
+        ["cmake", "-S", HERE, "-B", folder, prefix],
+        ["cmake", "--build", folder, "--parallel", "2", "--target", "clipfast-classify", "clipfast-parts"],
+    ):
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            pytest.fail(f"{command[:2]} failed:\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}")
+    return folder
+
+
+@pytest.fixture
+def parts(built, tmp_path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs clipfast-parts on the settings of an artifact: see parts.cpp."""
+
+    def run(
+        what: str, *arguments: object, text: str | None = None, **settings: object
+    ) -> subprocess.CompletedProcess[bytes]:
+        metadata = tmp_path / "metadata.json"
+        metadata.write_text(replace(METADATA, **settings).to_json() if text is None else text)
+        command = [built / "clipfast-parts", what, metadata, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, timeout=120)
+
+    return run

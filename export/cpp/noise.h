@@ -1,0 +1,14 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "metadata.h"
+
+// Noise that was never drawn, float32 [n, 3, H, W]: U(-eps, eps) per pixel, or in l2 a normal direction of a
+// length of U(0, eps). Every number comes from the operating system's cryptographic generator.
+//
+// Raises std::system_error where the operating system gives none.
+at::Tensor fresh_noise(std::int64_t n, const Metadata& metadata);
+
+// Raises InputError for noise that is not float32 [n, 3, H, W] within eps.
+void check_noise(const at::Tensor& noise, std::int64_t n, const Metadata& metadata);
