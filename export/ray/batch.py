@@ -16,6 +16,7 @@ import typer
 from answers import Answer, NoAnswer, answers, load
 from cluster import cluster, threads_of
 from pictures import Pictures, find
+from ray.exceptions import RayError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -116,18 +117,21 @@ def write(tables: Iterable[pa.Table], path: Path, *, rows: int, key_type: pa.Dat
     """
     aside = path.with_name(f".{path.name}.part")
     counts: Counter[str] = Counter()
-    with Progress(console=_err) as progress, pq.ParquetWriter(aside, schema(key_type)) as writer:
-        task = progress.add_task("classifying", total=rows)
-        for table in tables:
-            writer.write_table(table)
-            counts["images"] += len(table)
-            for name in ("countered", "changed"):
-                counts[name] += table[name].to_pylist().count(True)
-            counts["errors"] += len(table) - table["error"].null_count
-            progress.advance(task, len(table))
-    if counts["images"] != rows:
-        raise RuntimeError(f"expected {rows} results, got {counts['images']}: none are written")
-    aside.replace(path)
+    try:
+        with Progress(console=_err) as progress, pq.ParquetWriter(aside, schema(key_type)) as writer:
+            task = progress.add_task("classifying", total=rows)
+            for table in tables:
+                writer.write_table(table)
+                counts["images"] += len(table)
+                for name in ("countered", "changed"):
+                    counts[name] += table[name].to_pylist().count(True)
+                counts["errors"] += len(table) - table["error"].null_count
+                progress.advance(task, len(table))
+        if counts["images"] != rows:
+            raise RuntimeError(f"expected {rows} results, got {counts['images']}: none are written")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return counts
 
 
@@ -180,3 +184,6 @@ if __name__ == "__main__":
     except (InputError, ArtifactError) as error:
         _err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except RayError as error:
+        _err.print(f"[bold red]error:[/] nothing is written: {escape(str(error))}", highlight=False)
+        sys.exit(1)

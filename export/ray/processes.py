@@ -1,4 +1,4 @@
-"""The commands of this folder as a user starts them, and what they start. For tests, on Linux."""
+"""The commands of this folder as a user starts them, and what they start. For tests and figures, on Linux."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 def started(script: str, *arguments: object, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
     """One of this folder's scripts in its own session, its output in scratch/SCRIPT.log; ended by SIGTERM.
 
-    scratch: a folder for Ray's files, of a name so short that a socket's fits. Ends by SIGKILL what is left of
-    the session, and raises AssertionError for it, but for Ray's agents: they take a minute to see that their
-    node is gone.
+    scratch: a folder for Ray's files, of a name so short that a socket's fits. Ends by SIGKILL what is left
+    of the session, and raises AssertionError for it, but for Ray's agents: they take a minute to see that
+    their node is gone.
     """
     environment = {
         **os.environ,

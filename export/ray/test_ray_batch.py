@@ -6,7 +6,10 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import find
 from processes import session, started, wait_for
+
+from clipfast.errors import InputError
 
 WORKER = "ray::MapWorker(MapBatches(Classify))"
 
@@ -105,37 +108,42 @@ def test_a_worker_killed_in_the_middle_loses_no_picture(batch, log, results, fil
         same(row, expected[source[row["key"]]])
 
 
-@pytest.mark.parametrize("case", ["nothing", "both", "columns", "text", "empty", "artifact", "key"])
-def test_bad_input_is_named_before_ray_starts(batch, log, files, tmp_path, case):
-    folder = tmp_path / "in"
-    folder.mkdir()
+def test_only_pictures_or_parquet_of_encoded_pictures_are_taken(files, tmp_path):
+    def refused(name, *content, said):
+        folder = tmp_path / name
+        folder.mkdir()
+        for one in content:
+            if isinstance(one, pa.Table):
+                pq.write_table(one, folder / "0.parquet")
+            else:
+                shutil.copy(one, folder)
+        with pytest.raises(InputError, match=said):
+            find(folder, column="image", key="key")
+
     image = pa.array([files[0].read_bytes()], pa.binary())
     table = pa.table({"key": ["a"], "image": image})
-    arguments = []
-    if case == "both":
-        shutil.copy(files[0], folder)
-        pq.write_table(table, folder / "0.parquet")
-        said = "expected pictures or Parquet"
-    elif case == "columns":
-        pq.write_table(table.rename_columns({"image": "other"}), folder / "0.parquet")
-        said = "expected columns 'key' and 'image'"
-    elif case == "text":
-        pq.write_table(pa.table({"key": ["a"], "image": ["/etc/passwd"]}), folder / "0.parquet")
-        said = "expected encoded pictures (binary) in column 'image', got string"
-    elif case == "empty":
-        pq.write_table(table[:0], folder / "0.parquet")
-        said = "found no row"
-    elif case == "artifact":
-        shutil.copy(files[0], folder)
-        arguments = ["--artifact", files[0]]
-        said = "expected an ONNX file"
-    elif case == "key":
-        shutil.copy(files[0], folder)
-        arguments = ["--noise-key", tmp_path / "gone"]
-        said = "cannot read the noise key"
-    else:
-        said = "expected image files in the folder"
-    with batch(folder, *arguments) as process:
+    refused("nothing", said="expected image files in the folder")
+    refused("both", table, files[0], said="expected pictures or Parquet")
+    refused("columns", table.rename_columns(["key", "other"]), said="columns 'key' and 'image' .* got")
+    paths = pa.table({"key": ["a"], "image": ["/etc/passwd"]})
+    refused("text", paths, said=r"encoded pictures \(binary\) in column 'image', got string")
+    refused("empty", table[:0], said="found no row")
+    (tmp_path / "broken.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match=r"cannot read .*broken\.parquet as Parquet"):
+        find(tmp_path / "broken.parquet", column="image", key="key")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--artifact", "expected an ONNX file"), ("--noise-key", "cannot read the noise key")],
+)
+def test_a_bad_artifact_or_key_is_named_before_ray_starts(batch, log, drawn, tmp_path, option, said):
+    (tmp_path / "bad").mkdir()
+    path = tmp_path / "bad"
+    if option == "--artifact":
+        path = tmp_path / "bad" / "a.onnx"
+        path.write_text("no ONNX")
+    with batch(drawn, option, path) as process:
         assert process.wait(60) == 2
     text = " ".join(log().split())
     assert said in text
