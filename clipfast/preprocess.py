@@ -73,11 +73,11 @@ class Preprocess:
             fill_color=settings.get("fill_color", 0),
         )
 
-    def __call__(self, source: ImageSource) -> NDArray[np.uint8]:
-        """One image: uint8 [3, H, W], RGB. Raises InputError for what is no readable image."""
-        image = open_image(source)
+    def __call__(self, source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint8]:
+        """One image: uint8 [3, H, W], RGB. Raises InputError as `open_image` does, for one resized too."""
+        image = open_image(source, max_pixels=max_pixels)
         try:
-            pixels = np.asarray(self._resize(image))
+            pixels = np.asarray(self._resize(image, min(max_pixels, MAX_IMAGE_PIXELS)))
         except InputError as error:
             raise InputError(f"{_name(source)}: {error}") from error
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -87,27 +87,30 @@ class Preprocess:
         images = [self(source) for source in sources]
         return np.stack(images) if images else np.zeros((0, 3, *self.size), np.uint8)
 
-    def _resize(self, image: Image.Image) -> Image.Image:
+    def _resize(self, image: Image.Image, max_pixels: int) -> Image.Image:
         height, width = self.size
         resample = _FILTERS[self.interpolation]
         if self.resize_mode == "squash":
-            return _resized(image, width, height, resample)
+            return _resized(image, width, height, resample, max_pixels)
         if self.resize_mode == "shortest" and height == width:
             short, long = sorted(image.size)
             scaled = int(height * long / short)
             new = (height, scaled) if image.width <= image.height else (scaled, height)
-            return _crop_or_pad(_resized(image, *new, resample), height, width, 0)
+            return _crop_or_pad(_resized(image, *new, resample, max_pixels), height, width, 0)
         ratios = image.height / height, image.width / width
         longest = self.resize_mode == "longest"
         ratio = max(ratios) if longest else min(ratios)
         new = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
         # open_clip resizes to a non-square "shortest" target by bicubic, whatever the setting.
-        resized = _resized(image, *new, resample if longest else Image.Resampling.BICUBIC)
+        resample = resample if longest else Image.Resampling.BICUBIC
+        resized = _resized(image, *new, resample, max_pixels)
         return _crop_or_pad(resized, height, width, self.fill_color if longest else 0)
 
 
-def _resized(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
-    if width * height > MAX_IMAGE_PIXELS:
+def _resized(
+    image: Image.Image, width: int, height: int, resample: Image.Resampling, max_pixels: int
+) -> Image.Image:
+    if width * height > max_pixels:
         raise InputError(
             f"expected an image that can be resized, got {image.width} x {image.height}: "
             f"too long and narrow, it would become {width} x {height}"
@@ -145,17 +148,19 @@ def image_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
             raise InputError(f"no such file or folder: {path}")
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """Any picture as an upright 8-bit RGB image; transparent parts show white, the first frame counts.
 
     Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8 or float in [0, 1]. Raises InputError for a
-    file that is missing, empty, truncated, no image, or larger than MAX_IMAGE_PIXELS once decoded.
+    file that is missing, empty, truncated, no image, or larger than max_pixels (at most MAX_IMAGE_PIXELS)
+    once decoded, and decodes none that is.
     """
+    max_pixels = min(max_pixels, MAX_IMAGE_PIXELS)
     name = _name(source)
     if isinstance(source, np.ndarray):
-        return _decoded(_from_array(source), name)
+        return _decoded(_from_array(source), name, max_pixels)
     if isinstance(source, Image.Image):
-        return _decoded(source, name)
+        return _decoded(source, name, max_pixels)
     if isinstance(source, bytes):
         data = source
     elif isinstance(source, (str, os.PathLike)):
@@ -172,11 +177,11 @@ def open_image(source: ImageSource) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not an image that clipfast reads ({', '.join(_formats())})") from error
     except Image.DecompressionBombError as error:
-        raise _too_large(name) from error
+        raise _too_large(name, max_pixels) from error
     except Exception as error:  # decoders of broken files raise whatever they stumble over
         raise InputError(f"{name}: broken or truncated image: {error}") from error
     with image:
-        return _decoded(image, name)
+        return _decoded(image, name, max_pixels)
 
 
 def _name(source: ImageSource) -> str:
@@ -193,13 +198,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _too_large(name: str) -> InputError:
-    return InputError(f"{name}: expected at most {MAX_IMAGE_PIXELS} pixels, got more: a decompression bomb?")
+def _too_large(name: str, max_pixels: int) -> InputError:
+    return InputError(f"{name}: expected at most {max_pixels} pixels, got more: a decompression bomb?")
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        raise _too_large(name)
+def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise _too_large(name, max_pixels)
     try:
         image.load()
         return _upright_rgb(image, name)

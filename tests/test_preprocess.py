@@ -179,6 +179,21 @@ def test_pil_images_are_guarded_like_files(tmp_path):
         open_image(Image.new("1", (MAX_IMAGE_PIXELS // 1000 + 1, 1000)))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_caller_may_allow_fewer_pixels_and_not_more(monkeypatch):
+    picture = encoded(photo(64, 64))
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
+    for data, allowed in ((picture, 64 * 64 - 1), (bomb(), 10**12)):
+        with pytest.raises(InputError, match=f"at most {min(allowed, MAX_IMAGE_PIXELS)} pixels, got more"):
+            open_image(data, max_pixels=allowed)
+    monkeypatch.undo()
+    transform = Preprocess(size=(32, 32))
+    assert open_image(picture, max_pixels=64 * 64).size == (64, 64)
+    transform(Image.new("RGB", (1, 64)), max_pixels=32 * 2048)
+    with pytest.raises(InputError, match="it would become 32 x 2048"):
+        transform(Image.new("RGB", (1, 64)), max_pixels=32 * 2048 - 1)
+
+
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_long_and_narrow_pictures_cannot_exhaust_memory(resize_mode):
     strip = Image.new("RGB", (1, 1_000_000))

@@ -1,0 +1,132 @@
+"""`python export/ray/serve.py --artifact FILE`: a defended classifier over HTTP, with Ray Serve."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from admission import Admission, cost
+from answers import load
+from cluster import cluster, threads_of
+from gateway import Gateway, Settings
+from ray import serve
+from rich.console import Console
+from rich.markup import escape
+from starlette.applications import Starlette
+from workers import NAME, Worker, Workers
+
+from clipfast.errors import ArtifactError, InputError
+from clipfast.exporters.metadata import Metadata
+
+_err = Console(stderr=True)
+
+# Requests that the gateway holds, and that wait for it: each may hold a body.
+_CONNECTIONS = 256
+
+# By default four full batches of countered pictures may wait for each worker.
+_WAITING_BATCHES = 4
+
+
+def application(
+    artifact: Path,
+    metadata: Metadata,
+    settings: Settings,
+    *,
+    threads: int,
+    noise_key: Path | None,
+    topk: int,
+    answer_seconds: float,
+) -> serve.Application:
+    """One gateway before `settings.workers` workers.
+
+    threads: of a worker. topk: labels in an answer. answer_seconds: until a batch has its answer.
+    """
+    worker = serve.deployment(
+        Worker,
+        name=NAME,
+        num_replicas=settings.workers,
+        max_ongoing_requests=1,
+        ray_actor_options={"num_cpus": 1},
+        health_check_period_s=1,
+    )
+
+    def build() -> Starlette:
+        return Gateway(Workers(serve.get_deployment_handle(NAME), answer_seconds), metadata, settings).app()
+
+    gateway = serve.deployment(
+        serve.ingress(build)(),
+        name="Gateway",
+        max_ongoing_requests=_CONNECTIONS,
+        max_queued_requests=_CONNECTIONS,
+        health_check_period_s=1,
+    )
+    return gateway.bind(worker.bind(artifact, threads, noise_key, topk))
+
+
+def main(
+    artifact: Annotated[Path, typer.Option(help="The exported classifier, .onnx.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that classify.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a worker. Default: cores / workers.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures classified at once.")] = 8,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Encoder passes that may wait. Default: 4 countered batches a worker."),
+    ] = None,
+    topk: Annotated[int, typer.Option(min=1, help="Labels in an answer.")] = 5,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 10 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture, decoded.")] = 2**24,
+    upload_seconds: Annotated[float, typer.Option(min=0, help="Until a body has come.")] = 10.0,
+    answer_seconds: Annotated[float, typer.Option(min=0, help="Until a batch has its answer.")] = 30.0,
+    noise_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of 16 to 64 secret bytes: noise by content, for an artifact of profile lab."
+        ),
+    ] = None,
+) -> None:
+    """Serves POST /classify, GET /healthz, /readyz and /metrics until it is told to stop."""
+    metadata = load(artifact, noise_key=noise_key).metadata  # says what is wrong before Ray starts
+    budget = _WAITING_BATCHES * batch * workers * cost(metadata).countered if budget is None else budget
+    Admission(budget, cost(metadata))  # says so too
+    settings = Settings(
+        workers=workers,
+        batch=batch,
+        budget=budget,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        upload_seconds=upload_seconds,
+    )
+    endpoint = application(
+        artifact.resolve(),
+        metadata,
+        settings,
+        threads=threads or threads_of(workers),
+        noise_key=noise_key and noise_key.resolve(),
+        topk=topk,
+        answer_seconds=answer_seconds,
+    )
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    with cluster(workers + 1):
+        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        try:
+            serve.run(endpoint)
+            typer.echo(f"serving on http://{host}:{port}/classify")
+            stop.wait()
+        finally:
+            serve.shutdown()
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (InputError, ArtifactError) as error:
+        _err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,72 @@
+"""The processes that classify for the endpoint, as a deployment of Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from answers import Answer, NoAnswer, answers, load
+from numpy.typing import NDArray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from refusal import Refusal
+
+__all__ = ["NAME", "Worker", "Workers"]
+
+# The name of the deployment.
+NAME = "Worker"
+
+# A batch whose worker died goes to another once; a picture that kills workers must not kill them all.
+_ATTEMPTS = 2
+
+
+class Worker:
+    """A process that holds the artifact and classifies one batch at a time."""
+
+    def __init__(self, artifact: Path, threads: int, noise_key: Path | None, topk: int) -> None:
+        self._classifier = load(artifact, threads, noise_key)
+        self._topk = topk
+
+    async def classify(self, pixels: NDArray[np.uint8]) -> list[Answer | NoAnswer]:
+        """Answers for pixels, uint8 [N, 3, H, W], off the event loop, which says that the worker lives."""
+        return await asyncio.to_thread(answers, self._classifier, pixels, topk=self._topk)
+
+
+class Workers:
+    """All workers, as the gateway sees them.
+
+    handle: of their deployment. seconds: until a batch has its answer.
+    """
+
+    def __init__(self, handle: DeploymentHandle, seconds: float) -> None:
+        self._handle = handle
+        self._seconds = seconds
+
+    async def classify(self, pixels: NDArray[np.uint8]) -> Sequence[Answer | NoAnswer]:
+        """Answers for pixels, uint8 [N, 3, H, W], from whichever worker is free; they go by shared memory.
+
+        Raises Refusal with 503 where none gives any in time, or two die of it.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                async with asyncio.timeout(self._seconds):
+                    return await self._handle.classify.remote(pixels)
+            except (RayError, RayServeException):
+                continue
+            except TimeoutError:
+                break
+        raise Refusal(503, "no worker gave an answer; try again later", {"Retry-After": "5"})
+
+    async def running(self) -> int:
+        """How many have loaded the artifact and live, as Ray Serve's controller knows it."""
+        status = await asyncio.to_thread(serve.status)
+        return sum(
+            deployment.replica_states.get("RUNNING", 0)
+            for application in status.applications.values()
+            for name, deployment in application.deployments.items()
+            if name == NAME
+        )
