@@ -12,7 +12,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-const scenarios = { answers, attack, threshold, keyboard, layout, messages, screenshots };
+const scenarios = { answers, attack, threshold, keyboard, layout, messages, isolation, screenshot };
 
 const [name, text] = process.argv.slice(2);
 const given = JSON.parse(text);
@@ -20,7 +20,7 @@ const browser = await chromium.launch({ executablePath: given.chromium, args: FL
 const requests = [];
 const errors = [];
 try {
-  const found = await scenarios[name](given);
+  const found = (await scenarios[name](given)) ?? null;
   console.log(JSON.stringify({ found, requests, errors }));
 } finally {
   await browser.close();
@@ -88,14 +88,15 @@ async function answers({ files, dropped, ...where }) {
     document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
   }, bytes);
   await page.waitForFunction(() => document.getElementById("input-caption").textContent === "dropped.png");
-  return { found, dropped: await known(page), noise: await page.innerText("#verdict") };
+  return { chosen: found, dropped: await known(page) };
 }
 
-/** Attacks each supplied clean picture. */
+/** Attacks some of the supplied clean pictures. */
 async function attack(where) {
   const page = await open(where);
   const found = [];
-  for (const choice of await page.$$("#gallery label:nth-child(odd)")) {
+  const clean = await page.$$("#gallery label:nth-child(odd)");
+  for (const choice of clean.slice(0, 4)) {
     await choice.click();
     await idle(page);
     const before = await known(page);
@@ -198,17 +199,18 @@ async function keyboard({ file, ...where }) {
 /** Widths and the least contrast of text, on a wide and a narrow screen, in light and dark. */
 async function layout(where) {
   const found = [];
+  const page = await open(where);
+  await attacked(page);
+  await page.evaluate(() => {
+    const message = document.getElementById("message");
+    message.hidden = false;
+    message.textContent = "a message";
+  });
   for (const colorScheme of ["light", "dark"]) {
     for (const width of [360, 1100]) {
-      const page = await open(where, { viewport: { width, height: 800 }, colorScheme });
-      await attacked(page);
-      await page.evaluate(() => {
-        const message = document.getElementById("message");
-        message.hidden = false;
-        message.textContent = "a message";
-      });
+      await page.setViewportSize({ width, height: 800 });
+      await page.emulateMedia({ colorScheme });
       found.push({ colorScheme, width, ...(await page.evaluate(measured)) });
-      await page.context().close();
     }
   }
   return found;
@@ -265,7 +267,7 @@ async function messages({ pictures, replaced, ...where }) {
   await page.click("#gallery label:nth-child(3)");
   await idle(page);
   found.after = { hidden: await page.locator("#message").isHidden() };
-  const noise = await open({ ...where, query: "?noise=classifier.json" });
+  const noise = await open({ ...where, query: "?noise=models/classifier.json" });
   found.noise = { message: await said(noise) };
   for (const [title, { file, status, body }] of Object.entries(replaced)) {
     const broken = await open(where, {}, (fresh) =>
@@ -284,21 +286,44 @@ async function messages({ pictures, replaced, ...where }) {
   return found;
 }
 
-/** Pictures of the page after a live attack; the first is the one in the repository. */
-async function screenshots({ folder, ...where }) {
-  const views = {
-    "screenshot.png": [1000, "light"],
-    "dark.png": [1000, "dark"],
-    "narrow.png": [360, "light"],
-  };
-  const found = {};
-  for (const [file, [width, colorScheme]] of Object.entries(views)) {
-    const page = await open(where, { viewport: { width, height: 900 }, colorScheme });
-    await attacked(page);
-    const path = `${folder}/${file}`;
-    await page.screenshot({ path, fullPage: true });
-    found[path] = await page.evaluate(() => [document.documentElement.clientWidth, document.documentElement.scrollHeight]);
-    await page.context().close();
+/** What the page's own policy refuses: another origin, and code from text. */
+async function isolation({ elsewhere, ...where }) {
+  const page = await open(where);
+  const refused = await page.evaluate(async (address) => {
+    const directives = [];
+    document.addEventListener("securitypolicyviolation", (event) => directives.push(event.effectiveDirective));
+    await fetch(address).catch(() => undefined);
+    const image = new Image();
+    await new Promise((done) => {
+      image.onload = image.onerror = done;
+      image.src = address;
+    });
+    const script = document.createElement("script");
+    script.textContent = "window.ran = true";
+    document.head.append(script);
+    await new Promise((done) => setTimeout(done, 100));
+    return { directives, ran: window.ran === true };
+  }, elsewhere);
+  requests.length = errors.length = 0; // those that were refused
+  return refused;
+}
+
+/**
+ * The page after a live attack: of the first supplied picture that the attack turns and the defence brings back,
+ * or else of the last. What the page does not show is left out.
+ */
+async function screenshot({ path, width = 1000, colorScheme = "light", ...where }) {
+  const page = await open(where, { viewport: { width, height: 900 }, colorScheme });
+  for (const choice of await page.$$("#gallery label:nth-child(odd)")) {
+    await choice.click();
+    await idle(page);
+    const [without, defended] = await attacked(page);
+    if (without.at(-1) === "✗" && defended.at(-1) === "✓") break;
   }
-  return found;
+  await page.evaluate(() => {
+    document.activeElement.blur();
+    scrollTo(0, 0);
+  });
+  const { y, height } = await page.locator("#page").boundingBox();
+  await page.screenshot({ path, fullPage: true, clip: { x: 0, y: 0, width, height: y + height } });
 }

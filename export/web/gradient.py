@@ -47,8 +47,10 @@ class GradientGraph(_Graph):
         x = self.encoder.to_layout(pixels)
         embedding, saved = self.encoder.forward(self.encoder.project(x), torch.zeros_like(x))
         logits = self._head(embedding)
-        classes = torch.arange(logits.shape[1], device=label.device)
-        surplus = logits.softmax(dim=1) - (classes == label[:, None]).to(logits.dtype)
+        chosen = torch.arange(logits.shape[1], device=label.device) == label[:, None]
+        # p - 1 of a label that is nearly certain would be mostly rounding: it is what the others have.
+        others = torch.where(chosen, 0.0, logits.softmax(dim=1))
+        surplus = torch.where(chosen, -others.sum(dim=1, keepdim=True), others)
         g = self.logit_scale * surplus @ self.class_weights.t()
         # The head reads f / ||f||, so that its gradient has no part along f.
         length = embedding.norm(dim=1, keepdim=True)

@@ -9,18 +9,16 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from gradient import write_gradient, write_undefended
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from clipfast import DefendedClassifier
 from clipfast.evaluation.attacks import to_bytes
 from clipfast.evaluation.measure import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
-from clipfast.evaluation.shapes import CLASSNAMES, KINDS, draw
+from clipfast.evaluation.shapes import CLASSNAMES, Pictures, draw
 from clipfast.evaluation.systems import undefended
 from clipfast.exporters import export
 from clipfast.files import write_text
@@ -34,10 +32,10 @@ _PAIRS = 6
 
 
 def write_models(out: Path, *, drawn: int) -> None:
-    """Fills the folder `out`, which need not exist. drawn: pictures drawn and attacked for the drift scale.
+    """Fills the folder `out`, which need not exist. drawn: how many pictures are drawn and attacked.
 
-    The supplied pairs are the first six whose undefended label the attack turned, whatever the defence makes
-    of them.
+    The supplied pairs are of those that the attack turned: first up to three that the defence brought back,
+    then others. How many there are of each is written down, too.
     """
     classifier = DefendedClassifier.bundled()
     out.mkdir(parents=True, exist_ok=True)
@@ -48,23 +46,40 @@ def write_models(out: Path, *, drawn: int) -> None:
     clean, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels)
     attacked = _attacked(classifier, clean, labels)
     before, after = (classifier.predict(pixels, seed=_SEED) for pixels in (clean, attacked))
-    was, became = (p.undefended_logits.argmax(dim=1) for p in (before, after))
-    turned = ((was == labels) & (became != labels)).nonzero().flatten()[:_PAIRS]
-    pairs = []
-    for i in turned.tolist():
-        names = {"label": CLASSNAMES[pictures.labels[i]], "background": KINDS[pictures.kinds[i]]}
-        for kind, pixels in (("clean", clean), ("attacked", attacked)):
-            names[kind] = f"{i:02d}-{names['label'].replace(' ', '-')}-{kind}.png"
-            _save(pixels[i].numpy(), out / names[kind])
-        pairs.append(names)
+    right, still = (p.undefended_logits.argmax(dim=1) == labels for p in (before, after))
+    turned = right & ~still
+    back = turned & (after.labels == labels)
+    first = _indices(back)[: _PAIRS // 2]
+    chosen = [*first, *_indices(turned & ~back)[: _PAIRS - len(first)]]
     description = {
         "metadata": json.loads(exported.metadata.to_json()),
         "attack": {"eps": ATTACK_EPS, "step_size": PGD_STEP_SIZE, "steps": PGD_STEPS},
-        "pictures": pairs,
-        "drift": {"clean": before.drift.tolist(), "attacked": after.drift.tolist()},
+        "pictures": [_pair(out, i, pictures, attacked) for i in chosen],
+        "sample": {
+            "turned": int(turned.sum()),
+            "brought_back": int(back.sum()),
+            "lost_clean": int((right & (before.labels != labels)).sum()),
+            "clean_drift": before.drift.tolist(),
+            "attacked_drift": after.drift.tolist(),
+        },
     }
     # The page reads this first, so it is written last.
     write_text(out / "classifier.json", json.dumps(description, indent=1))
+
+
+def _pair(out: Path, i: int, pictures: Pictures, attacked: Tensor) -> dict[str, str]:
+    """Writes a picture clean and attacked; its label and the names of the files."""
+    label = CLASSNAMES[pictures.labels[i]]
+    pair = {"label": label}
+    for kind, pixels in (("clean", pictures.pixels[i]), ("attacked", attacked[i].numpy())):
+        pair[kind] = f"{i:02d}-{label.replace(' ', '-')}-{kind}.png"
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(out / pair[kind])
+    return pair
+
+
+def _indices(flags: Tensor) -> list[int]:
+    """Where flags bool [N] are set."""
+    return flags.nonzero().flatten().tolist()
 
 
 def _attacked(classifier: DefendedClassifier, clean: Tensor, labels: Tensor) -> Tensor:
@@ -75,13 +90,9 @@ def _attacked(classifier: DefendedClassifier, clean: Tensor, labels: Tensor) -> 
     )
 
 
-def _save(pixels: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
-
-
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
-    drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn for the drift scale.")] = 64,
+    drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn and attacked.")] = 96,
 ) -> None:
     """Writes the page's models and pictures."""
     write_models(out, drawn=drawn)

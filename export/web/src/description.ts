@@ -4,7 +4,6 @@ import { Problem, words } from "./problem";
 /** A drawn picture and the same one attacked, as addresses of 8-bit PNG files. */
 export interface Pair {
   label: string;
-  background: string;
   clean: string;
   attacked: string;
 }
@@ -27,8 +26,14 @@ export interface Description {
   };
   attack: AttackSettings;
   pictures: Pair[];
-  /** Drift of pictures drawn as the supplied ones are, for the scale. */
-  drift: { clean: number[]; attacked: number[] };
+  /** What became of the drawn pictures that the supplied ones are of, under one draw of noise. */
+  sample: {
+    turned: number;
+    brought_back: number;
+    lost_clean: number;
+    clean_drift: number[];
+    attacked_drift: number[];
+  };
 }
 
 /** Throws a Problem where the file is missing, or is not what `models.py` writes. */
@@ -42,9 +47,13 @@ export async function readDescription(folder: string): Promise<Description> {
     throw new Problem(`${address}: expected JSON as models.py writes it: ${words(error)}`);
   }
   const description = value as Description;
-  for (const [name, holds] of checks(description)) {
-    if (!holds()) throw new Problem(`${address}: expected ${name}, as models.py writes it`);
+  let wrong: [string, boolean] | undefined;
+  try {
+    wrong = checks(description).find(([, holds]) => !holds);
+  } catch (error) {
+    throw new Problem(`${address}: not what models.py writes: ${words(error)}`);
   }
+  if (wrong) throw new Problem(`${address}: expected ${wrong[0]}, as models.py writes it`);
   return description;
 }
 
@@ -61,24 +70,22 @@ export async function fetched(address: string): Promise<ArrayBuffer> {
   throw new Problem(`cannot read ${address}: the server answered ${answer.status}${hint}`);
 }
 
-function checks(d: Description): [string, () => boolean][] {
+/** What must hold, in words. Throws where a part that others lie in is missing. */
+function checks(d: Description): [string, boolean][] {
+  const { metadata, attack, pictures, sample } = d;
+  const { config, preprocess } = metadata;
   const all = (list: unknown, type: string) =>
     Array.isArray(list) && list.length > 0 && list.every((item) => typeof item === type);
-  const positive = (value: unknown) => typeof value === "number" && value > 0;
-  const said = <T>(read: () => T) => {
-    try {
-      return read();
-    } catch {
-      return undefined; // a part that it lies in is missing
-    }
-  };
+  const positive = (...values: unknown[]) => values.every((value) => typeof value === "number" && value > 0);
+  const [height, width] = preprocess.size;
   return [
-    ["class names", () => all(said(() => d.metadata.classnames), "string")],
-    ["eps and tau_threshold", () => positive(said(() => d.metadata.config.eps)) && positive(said(() => d.metadata.config.tau_threshold))],
-    ["a size of square pictures", () => positive(said(() => d.metadata.preprocess.size[0])) && said(() => d.metadata.preprocess.size[0] === d.metadata.preprocess.size[1]) === true],
-    ["bicubic pictures, cropped by the short side", () => said(() => d.metadata.preprocess.interpolation === "bicubic" && d.metadata.preprocess.resize_mode === "shortest") === true],
-    ["the attack's eps, step_size and steps", () => [said(() => d.attack.eps), said(() => d.attack.step_size), said(() => d.attack.steps)].every(positive)],
-    ["supplied pictures", () => said(() => d.pictures.every((p) => all([p.label, p.clean, p.attacked], "string"))) === true],
-    ["drifts, clean and attacked", () => all(said(() => d.drift.clean), "number") && all(said(() => d.drift.attacked), "number")],
+    ["class names", all(metadata.classnames, "string")],
+    ["eps and tau_threshold", positive(config.eps, config.tau_threshold)],
+    ["square pictures", positive(height) && height === width],
+    ["bicubic pictures", preprocess.interpolation === "bicubic"],
+    ["pictures cropped by the short side", preprocess.resize_mode === "shortest"],
+    ["the attack's eps, step_size and steps", positive(attack.eps, attack.step_size, attack.steps)],
+    ["supplied pictures", pictures.every((pair) => all([pair.label, pair.clean, pair.attacked], "string"))],
+    ["drifts", all(sample.clean_drift, "number") && all(sample.attacked_drift, "number")],
   ];
 }

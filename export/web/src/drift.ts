@@ -41,6 +41,7 @@ export class DriftScale {
     this.slider.value = String(Math.log(value));
     this.slider.setAttribute("aria-valuetext", written(value));
     byId("zone").style.width = `${100 * this.share(value)}%`;
+    this.at(byId("sides"), value);
     byId("threshold-value").textContent =
       `${written(value)}${value === this.calibrated ? ", calibrated for this model" : ", not calibrated"}`;
     const share = (drifts: number[]) =>

@@ -63,8 +63,8 @@ export class Page {
     this.threshold = config.tau_threshold;
     this.magnified = Math.floor(127 / (255 * config.eps));
     this.scale = new DriftScale(
-      description.drift.clean,
-      description.drift.attacked,
+      description.sample.clean_drift,
+      description.sample.attacked_drift,
       config.tau_threshold,
       (threshold) => {
         this.threshold = threshold;
@@ -108,7 +108,11 @@ export class Page {
         columns.append(make("label", {}, choice, image));
       }
     }
-    byId("gallery").append(columns);
+    const { turned, brought_back, lost_clean, clean_drift } = this.description.sample;
+    const words =
+      `Of ${clean_drift.length} drawn pictures the attack turned ${turned}. With one draw of noise the defence brought ` +
+      `${brought_back} of those back, of which some come first here, and made ${lost_clean} clean ones wrong.`;
+    byId("gallery").append(columns, make("p", { className: "note" }, words));
   }
 
   private budgets(): void {
@@ -121,7 +125,7 @@ export class Page {
     }
     byId("attack-words").textContent =
       `${steps} steps of ${Math.round(step_size * 255)}/255 up the gradient of the undefended model's loss (PGD), ` +
-      "rounded to 8-bit pictures. The attack does not know of the defence.";
+      "rounded to 8‑bit pictures. The attack does not know of the defence.";
   }
 
   private files(): void {
