@@ -74,9 +74,9 @@ def npm() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that models.py writes, of fewer pictures than it draws by default."""
+    """The folder that models.py writes."""
     folder = tmp_path_factory.mktemp("web") / "models"
-    run(sys.executable, "-W", "error", "models.py", "--out", str(folder), "--drawn", "24")
+    run(sys.executable, "-W", "error", "models.py", "--out", str(folder))
     return folder
 
 

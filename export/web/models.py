@@ -54,7 +54,7 @@ def write_models(out: Path, *, drawn: int) -> None:
     description = {
         "metadata": json.loads(exported.metadata.to_json()),
         "attack": {"eps": ATTACK_EPS, "step_size": PGD_STEP_SIZE, "steps": PGD_STEPS},
-        "pictures": [_pair(out, i, pictures, attacked) for i in chosen],
+        "pictures": [{**_pair(out, i, pictures, attacked), "brought_back": bool(back[i])} for i in chosen],
         "sample": {
             "turned": int(turned.sum()),
             "brought_back": int(back.sum()),
@@ -92,7 +92,7 @@ def _attacked(classifier: DefendedClassifier, clean: Tensor, labels: Tensor) -> 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
-    drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn and attacked.")] = 96,
+    drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn and attacked.")] = 64,
 ) -> None:
     """Writes the page's models and pictures."""
     write_models(out, drawn=drawn)

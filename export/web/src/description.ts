@@ -6,6 +6,8 @@ export interface Pair {
   label: string;
   clean: string;
   attacked: string;
+  /** By the defence, under the sample's draw of noise. */
+  brought_back: boolean;
 }
 
 /** eps, step_size: in [0, 1] pixel units. */

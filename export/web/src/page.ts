@@ -109,9 +109,10 @@ export class Page {
       }
     }
     const { turned, brought_back, lost_clean, clean_drift } = this.description.sample;
+    const first = this.description.pictures.filter((pair) => pair.brought_back).length;
     const words =
       `Of ${clean_drift.length} drawn pictures the attack turned ${turned}. With one draw of noise the defence brought ` +
-      `${brought_back} of those back, of which some come first here, and made ${lost_clean} clean ones wrong.`;
+      `${brought_back} of those back${first ? ` (the first ${first} here)` : ""} and made ${lost_clean} clean ones wrong.`;
     byId("gallery").append(columns, make("p", { className: "note" }, words));
   }
 
