@@ -18,7 +18,7 @@ class Port:
     """An input or output. shape: batch first; None is the batch size where it is dynamic."""
 
     name: str
-    dtype: Literal["float32", "uint8", "bool"]
+    dtype: Literal["float32", "uint8", "int64", "bool"]
     shape: tuple[int | None, ...]
 
 

@@ -1,0 +1,93 @@
+/** What `models.py` says in classifier.json of the models and pictures beside it. */
+import { Problem, words } from "./problem";
+
+/** A drawn picture and the same one attacked, as addresses of 8-bit PNG files. */
+export interface Pair {
+  label: string;
+  clean: string;
+  attacked: string;
+  /** By the defence, under the sample's draw of noise. */
+  brought_back: boolean;
+}
+
+/** eps, step_size: in [0, 1] pixel units. */
+export interface AttackSettings {
+  eps: number;
+  step_size: number;
+  steps: number;
+}
+
+export interface Description {
+  metadata: {
+    classnames: string[];
+    config: { eps: number; tau_threshold: number };
+    preprocess: { size: [number, number]; interpolation: string; resize_mode: string };
+    weights_sha256: string;
+    versions: Record<string, string>;
+    limits: string;
+  };
+  attack: AttackSettings;
+  pictures: Pair[];
+  /** What became of the drawn pictures that the supplied ones are of, under one draw of noise. */
+  sample: {
+    turned: number;
+    brought_back: number;
+    lost_clean: number;
+    clean_drift: number[];
+    attacked_drift: number[];
+  };
+}
+
+/** Throws a Problem where the file is missing, or is not what `models.py` writes. */
+export async function readDescription(folder: string): Promise<Description> {
+  const address = `${folder}/classifier.json`;
+  const text = new TextDecoder().decode(await fetched(address));
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new Problem(`${address}: expected JSON as models.py writes it: ${words(error)}`);
+  }
+  const description = value as Description;
+  let wrong: [string, boolean] | undefined;
+  try {
+    wrong = checks(description).find(([, holds]) => !holds);
+  } catch (error) {
+    throw new Problem(`${address}: not what models.py writes: ${words(error)}`);
+  }
+  if (wrong) throw new Problem(`${address}: expected ${wrong[0]}, as models.py writes it`);
+  return description;
+}
+
+/** The bytes of a file of this page. Throws a Problem where the server does not give it. */
+export async function fetched(address: string): Promise<ArrayBuffer> {
+  let answer: Response;
+  try {
+    answer = await fetch(address);
+    if (answer.ok) return await answer.arrayBuffer();
+  } catch (error) {
+    throw new Problem(`cannot read ${address}: ${words(error)}`);
+  }
+  const hint = answer.status === 404 ? "; `python export/web/models.py --out …` writes it" : "";
+  throw new Problem(`cannot read ${address}: the server answered ${answer.status}${hint}`);
+}
+
+/** What must hold, in words. Throws where a part that others lie in is missing. */
+function checks(d: Description): [string, boolean][] {
+  const { metadata, attack, pictures, sample } = d;
+  const { config, preprocess } = metadata;
+  const all = (list: unknown, type: string) =>
+    Array.isArray(list) && list.length > 0 && list.every((item) => typeof item === type);
+  const positive = (...values: unknown[]) => values.every((value) => typeof value === "number" && value > 0);
+  const [height, width] = preprocess.size;
+  return [
+    ["class names", all(metadata.classnames, "string")],
+    ["eps and tau_threshold", positive(config.eps, config.tau_threshold)],
+    ["square pictures", positive(height) && height === width],
+    ["bicubic pictures", preprocess.interpolation === "bicubic"],
+    ["pictures cropped by the short side", preprocess.resize_mode === "shortest"],
+    ["the attack's eps, step_size and steps", positive(attack.eps, attack.step_size, attack.steps)],
+    ["supplied pictures", pictures.every((pair) => all([pair.label, pair.clean, pair.attacked], "string"))],
+    ["drifts", all(sample.clean_drift, "number") && all(sample.attacked_drift, "number")],
+  ];
+}
