@@ -77,7 +77,7 @@ async def call(app, path="/classify", *, body=(), headers=PNG, method="POST", wa
 
 @pytest.fixture
 def metadata(artifact):
-    found = OnnxClassifier(artifact("serving.onnx")).metadata
+    found = OnnxClassifier(artifact("lab.onnx")).metadata
     return dataclasses.replace(found, preprocess=dataclasses.replace(found.preprocess, size=(32, 32)))
 
 
