@@ -22,13 +22,13 @@ _MAX_BLOCKS = 1000
 class Pictures:
     """Where pictures are, before any is read.
 
-    files: pictures, or Parquet files. keys: of the pictures, or the name of the column with them. column: the
-    name of the column with the encoded pictures; None where the files are the pictures. key_type: of a key.
+    files: pictures, or Parquet files. keys: what the pictures are called, where they are files. columns: of
+    the Parquet files, the names of those with the keys and with the encoded pictures. key_type: of a key.
     """
 
     files: list[Path]
-    keys: list[str] | str
-    column: str | None
+    keys: list[str]
+    columns: tuple[str, str] | None
     key_type: pa.DataType
     rows: int
 
@@ -39,9 +39,9 @@ class Pictures:
         """
         blocks = min(-(-self.rows // batch), _MAX_BLOCKS)
         names = list(map(str, self.files))
-        if self.column is None:
+        if self.columns is None:
             return ray.data.from_arrow(pa.table({"key": self.keys, "source": names})).repartition(blocks)
-        columns = {self.keys: "key", self.column: "source"}
+        columns: dict[str, str] = dict(zip(self.columns, ("key", "source"), strict=True))
         return ray.data.read_parquet(names, columns=list(columns), override_num_blocks=blocks).rename_columns(
             columns
         )
@@ -58,7 +58,7 @@ def find(images: Path, *, column: str, key: str) -> Pictures:
     if not parquet:
         files = list(image_files([images]))
         keys = [str(file.relative_to(images)) if images.is_dir() else file.name for file in files]
-        return Pictures(files=files, keys=keys, column=None, key_type=pa.string(), rows=len(files))
+        return Pictures(files=files, keys=keys, columns=None, key_type=pa.string(), rows=len(files))
     try:
         rows = pyarrow.dataset.dataset(parquet, format="parquet")
         types = {field.name: field.type for field in rows.schema}
@@ -71,7 +71,7 @@ def find(images: Path, *, column: str, key: str) -> Pictures:
         raise InputError(f"expected encoded pictures (binary) in column {column!r}, got {types[column]}")
     if not count:
         raise InputError(f"expected pictures in {images}, found no row")
-    return Pictures(files=parquet, keys=key, column=column, key_type=types[key], rows=count)
+    return Pictures(files=parquet, keys=[], columns=(key, column), key_type=types[key], rows=count)
 
 
 def _parquet_files(images: Path) -> list[Path]:

@@ -46,24 +46,22 @@ def application(
     threads: of a worker. topk: labels in an answer. answer_seconds: until a batch has its answer.
     """
     worker = serve.deployment(
-        Worker,
         name=NAME,
         num_replicas=settings.workers,
         max_ongoing_requests=1,
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=1,
-    )
+    )(Worker)
 
     def build() -> Starlette:
         return Gateway(Workers(serve.get_deployment_handle(NAME), answer_seconds), metadata, settings).app()
 
     gateway = serve.deployment(
-        serve.ingress(build)(),
         name="Gateway",
         max_ongoing_requests=_CONNECTIONS,
         max_queued_requests=_CONNECTIONS,
         health_check_period_s=1,
-    )
+    )(serve.ingress(build)())
     return gateway.bind(worker.bind(artifact, threads, noise_key, topk))
 
 

@@ -93,7 +93,7 @@ def test_a_budget_that_lets_nobody_in_is_refused():
 def test_the_cost_of_an_artifact(artifact):
     from dataclasses import replace
 
-    metadata = OnnxClassifier(artifact("serving.onnx")).metadata
+    metadata = OnnxClassifier(artifact("lab.onnx")).metadata
     assert cost(metadata) == COST
     assert cost(replace(metadata, drift_weights_sha256="0" * 64)) == Cost(passed=4, countered=8)
     assert cost(replace(metadata, config=CounterattackConfig(gate="low_pass"))).passed == 4

@@ -65,8 +65,9 @@ class Workers:
         """How many have loaded the artifact and live, as Ray Serve's controller knows it."""
         status = await asyncio.to_thread(serve.status)
         return sum(
-            deployment.replica_states.get("RUNNING", 0)
+            count
             for application in status.applications.values()
             for name, deployment in application.deployments.items()
-            if name == NAME
+            for state, count in deployment.replica_states.items()
+            if name == NAME and state == "RUNNING"
         )
