@@ -29,7 +29,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__
 from .config import CounterattackConfig
@@ -247,7 +247,9 @@ def classify_files(
         raise typer.Exit(1)
     with printed_warnings():
         classifier = make()
-    table = Table("image", "class", "probability", "drift", "countered", "changed the answer")
+    # Folded, not cut: a path's end is what tells pictures apart.
+    image = Column("image", overflow="fold")
+    table = Table(image, "class", "probability", "drift", "countered", "changed the answer")
     done = 0
     with _bar(MofNCompleteColumn(), disable=len(files) < 16) as progress:
         task = progress.add_task("classifying", total=len(files))

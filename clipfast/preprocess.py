@@ -83,7 +83,9 @@ class Preprocess:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def batch(self, sources: Iterable[ImageSource]) -> NDArray[np.uint8]:
-        """Several images: uint8 [N, 3, H, W], RGB; N may be 0. Raises InputError as for one."""
+        """Several images: uint8 [N, 3, H, W], RGB; N may be 0. Raises InputError as for one, and for one."""
+        if isinstance(sources, (str, bytes, os.PathLike)):
+            raise InputError(f"expected a list of images, got one {type(sources).__name__}")
         images = [self(source) for source in sources]
         return np.stack(images) if images else np.zeros((0, 3, *self.size), np.uint8)
 

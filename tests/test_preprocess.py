@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -224,6 +225,12 @@ def test_image_files_lists_folders_in_order(tmp_path):
         list(image_files([tmp_path / "empty"]))
     with pytest.raises(InputError, match="no such file"):
         list(image_files([tmp_path / "gone"]))
+
+
+@pytest.mark.parametrize("source", ["one.png", b"one", Path("one.png")], ids=lambda s: type(s).__name__)
+def test_a_batch_is_no_single_image(source):
+    with pytest.raises(InputError, match="expected a list of images, got one"):
+        Preprocess(size=(16, 16)).batch(source)
 
 
 def test_batch_stacks_and_may_be_empty():
