@@ -76,9 +76,7 @@ def classifier(model: str | None, countered: str) -> DefendedClassifier:
     return DefendedClassifier(tower.model, open_clip.get_tokenizer(model), names, config=config)
 
 
-def figures(
-    given: argparse.Namespace, package: Path, folder: Path, batch: int, countered: str
-) -> tuple[str, str, str, str]:
+def figures(given: argparse.Namespace, package: Path, folder: Path, batch: int, countered: str) -> list[str]:
     """The table's columns for a batch of pictures."""
     python = AOTInductorClassifier(package, trust=True)
     height, width = python.image_size
@@ -97,7 +95,7 @@ def figures(
     times = {name: [row[name] for row in seconds] for name in columns}
     found = ratio(times["cpp"], times["python"])
     milliseconds = [f"{1000 * float(np.median(times[name])):.1f}" for name in ("cpp", "python")]
-    return f"{found.median:.3f}", f"{found.low:.3f} to {found.high:.3f}", *milliseconds
+    return [f"{found.median:.3f}", f"{found.low:.3f} to {found.high:.3f}", *milliseconds]
 
 
 def asker(process: subprocess.Popen[str], *, countered: int) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import METADATA
+from made_up_metadata import METADATA
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -92,7 +92,7 @@ FORMATS = {
     "420.jpg": saved(photo(96, 96), "JPEG", quality=80, subsampling=2),
     "progressive.jpg": saved(photo(96, 96), "JPEG", progressive=True),
     "grey.jpg": saved(photo(96, 96, "L"), "JPEG"),
-    "cmyk.jpg": saved(photo(96, 96, "CMYK"), "JPEG"),
+    "cmyk.jpg": saved(Image.merge("CMYK", photo(96, 96, "RGBA").split()), "JPEG"),
 }
 
 
