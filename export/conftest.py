@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+import torch
+from PIL import Image
 
 from clipfast import DefendedClassifier
-from clipfast.demo.experiment import experiment
+from clipfast.evaluation.attacks import pgd
+from clipfast.evaluation.shapes import draw
 from clipfast.exporters import export
 
 EXPORTED: dict[str, dict[str, Any]] = {
@@ -37,7 +39,18 @@ def artifact(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """A folder with `clean` and `attacked`: 24 PNG files of 96 x 96 each, under the same names."""
+    """A folder with `clean` and `attacked`: 24 PNG files of 96 x 96 each, under the same names.
+
+    Attacked by PGD on the undefended model, ten steps within 2/255.
+    """
     folder = tmp_path_factory.mktemp("pictures")
-    experiment(folder, images=24, seed=0, console=Console(quiet=True))
+    classifier, drawn = DefendedClassifier.bundled(), draw(24, seed=(400, 1))
+    x, labels = torch.from_numpy(drawn.pixels).float() / 255, torch.from_numpy(drawn.labels)
+    attacked = pgd(
+        classifier.differentiable("undefended"), x, labels, eps=2 / 255, step_size=1 / 255, steps=10
+    )
+    for kind, batch in (("clean", x), ("attacked", attacked)):
+        (folder / kind).mkdir()
+        for i, image in enumerate((255 * batch).round().to(torch.uint8)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / kind / f"{i:02}.png")
     return folder
