@@ -22,12 +22,11 @@ def tiny(tmp_path_factory) -> Path:
 def model_repository(tmp_path_factory, artifact, tiny) -> Path:
     """The models `clipfast` (the bundled one) and `tiny`, and some that a client must refuse.
 
-    `broken` cannot be loaded, `foreign` says nothing of clipfast, `mixed` says that it has five classes.
+    `foreign` says nothing of clipfast, `mixed` says that it has five classes.
     """
     repository = tmp_path_factory.mktemp("served") / "models"
     write_model(artifact("serving.onnx"), repository)
     write_model(tiny, repository, name="tiny", serving=Serving(max_batch_size=8, max_queue_delay=300_000))
-    (write_model(tiny, repository, name="broken") / "model.onnx").write_bytes(b"no model")
     five = make_metadata(profile="serving", classnames=("red", "green", "blue", "grey", "pink"))
     for name in ("foreign", "mixed"):
         write_model(tiny, repository, name=name)

@@ -172,6 +172,18 @@ def test_a_newer_version_leaves_the_older_as_it_was(written, make):
     assert Metadata.from_json(found.parameters["clipfast.2"].string_value).calibration is None
 
 
+def test_a_version_comes_into_its_place_after_the_config_describes_it(written, make, monkeypatch):
+    rename, seen = Path.rename, []
+
+    def move(self, target):
+        seen.append("clipfast.2" in read(written / "clipfast").parameters)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", move)
+    write_model(make(), written, version=2)
+    assert seen == [True]
+
+
 def test_a_version_is_replaced_only_when_asked(written, make):
     other = make(weights=np.ones((3, 4), np.float32))
     before = tree(written)
