@@ -12,7 +12,6 @@ import pytest
 import torch
 from made_up_metadata import METADATA
 
-
 HERE = Path(__file__).parent
 
 
