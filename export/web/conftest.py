@@ -22,7 +22,7 @@ from clipfast.arrays import seeded_noise
 from clipfast.runtime import OnnxClassifier
 
 HERE = Path(__file__).parent
-_PATIENCE = 240  # seconds for one command
+_PATIENCE = 290  # seconds for one command
 
 Drive = Callable[..., Any]
 

@@ -137,12 +137,13 @@ async function threshold(where) {
 /** Does everything without a mouse. */
 async function keyboard({ file, ...where }) {
   const page = await open(where);
+  const dialog = page.waitForEvent("filechooser", { timeout: 120_000 }); // it takes a moment to listen
   const stops = [];
   const seen = async () => {
     const stop = await page.evaluate(() => {
       const { id, name, tagName } = document.activeElement;
       const style = getComputedStyle(document.activeElement.parentElement.querySelector("img") ?? document.activeElement);
-      return { stop: id || name || tagName, outline: parseFloat(style.outlineWidth) };
+      return { stop: id || name || tagName, outline: `${style.outlineWidth} ${style.outlineColor}` };
     });
     stops.push(stop);
     return stop.stop;
@@ -161,8 +162,8 @@ async function keyboard({ file, ...where }) {
   await page.waitForFunction((before) => document.getElementById("input-caption").textContent !== before, first);
   const second = await caption();
   await tabTo("choose");
-  const [dialog] = await Promise.all([page.waitForEvent("filechooser"), page.keyboard.press("Enter")]);
-  await dialog.setFiles(file);
+  await page.keyboard.press("Enter");
+  await (await dialog).setFiles(file);
   await page.waitForFunction((before) => document.getElementById("input-caption").textContent !== before, second);
   const third = await caption();
   await tabTo("threshold");

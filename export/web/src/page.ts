@@ -226,6 +226,7 @@ export class Page {
     });
     let subject: Subject = clean;
     this.subject = subject;
+    byId("steps").replaceChildren();
     const classify = (held: Subject) => this.inTurn(() => this.classify(held));
     const steps = [labels(await classify(subject))];
     const right = subject.label ?? steps[0]!.undefended;
