@@ -310,13 +310,14 @@ async function isolation({ elsewhere, ...where }) {
 }
 
 /**
- * The page after a live attack: of the first supplied picture that the attack turns and the defence brings back,
- * or else of the last. What the page does not show is left out.
+ * The page after a live attack, without what it does not show. tries: how many supplied pictures are attacked, one
+ * after the other, until the attack turns a label and the defence brings it back.
  */
-async function screenshot({ path, width = 1000, colorScheme = "light", ...where }) {
+async function screenshot({ path, tries, width = 1000, colorScheme = "light", ...where }) {
   const page = await open(where, { viewport: { width, height: 900 }, colorScheme });
-  for (const choice of await page.$$("#gallery label:nth-child(odd)")) {
-    await choice.click();
+  const clean = await page.$$("#gallery label:nth-child(odd)");
+  for (let k = 0; k < tries; k++) {
+    await clean[k % clean.length].click();
     await idle(page);
     const [without, defended] = await attacked(page);
     if (without.at(-1) === "✗" && defended.at(-1) === "✓") break;

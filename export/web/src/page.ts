@@ -273,10 +273,10 @@ export class Page {
       `${subject.label === undefined ? subject.name : `drawn as ${subject.name}`}${state}`;
     const perturbation = pixels.map((value, i) => value - clean[i]!);
     showMagnified(byId<HTMLCanvasElement>("attack-picture"), perturbation, this.size, this.magnified);
-    byId("attack-caption").textContent = pixels === clean ? "no attack" : `attack, × ${this.magnified}`;
+    byId("attack-caption").textContent = pixels === clean ? "no attack" : `attack, × ${this.magnified}`;
     showMagnified(byId<HTMLCanvasElement>("delta"), answer.delta, this.size, this.magnified);
     byId("delta-caption").textContent =
-      `${answer.countered ? "counterattack" : "start noise"}, × ${this.magnified}`;
+      `${answer.countered ? "counterattack" : "start noise"}, × ${this.magnified}`;
     byId<HTMLButtonElement>("restore").disabled = pixels === clean;
   }
 
