@@ -99,8 +99,8 @@ at::Tensor down(const at::Tensor& picture, std::int64_t height, Interpolation by
 
 at::Tensor resample(const at::Tensor& picture, std::int64_t height, std::int64_t width, Interpolation by) {
   const at::Tensor whole = picture.contiguous();
-  // The order shows, as numbers are rounded between the two; this is how Pillow 13 chooses it, which
-  // earlier ones do otherwise.
+  // The order shows, as numbers are rounded between the two; this is how Pillow 13 chooses
+  // it. Earlier ones choose otherwise.
   const std::int64_t lost_rows = whole.size(0) - height, lost_columns = whole.size(1) - width;
   if (lost_rows > 0 && lost_rows > 2 * lost_columns) {
     return across(down(whole, height, by), width, by);
