@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from clipfast.errors import ArtifactError, InputError
+from clipfast.files import written_aside
 
 # A batch that kills its worker again and again ends the run rather than go on for ever.
 _RETRIES = 4
@@ -110,14 +111,13 @@ def classified(
 
 
 def write(tables: Iterable[pa.Table], path: Path, *, rows: int, key_type: pa.DataType) -> Counter[str]:
-    """Writes tables of results to a Parquet file, aside and renamed when it is whole; shows how far it is.
+    """Writes tables of results to a Parquet file, whole or not at all; shows how far it is.
 
     Returns the counts of images, countered, changed and errors. Raises RuntimeError where there are not as
     many results as there were pictures.
     """
-    aside = path.with_name(f".{path.name}.part")
     counts: Counter[str] = Counter()
-    try:
+    with written_aside(path) as aside:
         with Progress(console=_err) as progress, pq.ParquetWriter(aside, schema(key_type)) as writer:
             task = progress.add_task("classifying", total=rows)
             for table in tables:
@@ -129,9 +129,6 @@ def write(tables: Iterable[pa.Table], path: Path, *, rows: int, key_type: pa.Dat
                 progress.advance(task, len(table))
         if counts["images"] != rows:
             raise RuntimeError(f"expected {rows} results, got {counts['images']}: none are written")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return counts
 
 
