@@ -15,19 +15,22 @@ import ray.data
 import typer
 from answers import Answer, NoAnswer, answers, load
 from cluster import cluster, threads_of
+from options import Artifact, NoiseKey, Threads, WorkerCount
 from pictures import Pictures, find
 from ray.exceptions import RayError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from clipfast.errors import ArtifactError, InputError
+from clipfast.cli import main
+from clipfast.errors import InputError
 from clipfast.files import written_aside
 
 # A batch that kills its worker again and again ends the run rather than go on for ever.
 _RETRIES = 4
 
 _err = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 
 class Classify:
@@ -132,23 +135,19 @@ def write(tables: Iterable[pa.Table], path: Path, *, rows: int, key_type: pa.Dat
     return counts
 
 
-def main(
+@app.command()
+def _command(
     images: Annotated[Path, typer.Argument(help="A folder of pictures, or Parquet.", show_default=False)],
-    artifact: Annotated[Path, typer.Option(help="The exported classifier, .onnx.", show_default=False)],
+    artifact: Artifact,
     out: Annotated[Path, typer.Option(help="A folder; results.parquet is written into it.")] = Path(
         "results"
     ),
-    workers: Annotated[int, typer.Option(min=1, help="Processes that classify.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of a worker. Default: cores / workers.")] = None,
+    workers: WorkerCount = 1,
+    threads: Threads = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures classified at once.")] = 32,
     column: Annotated[str, typer.Option(help="Parquet's column of encoded pictures.")] = "image",
     key: Annotated[str, typer.Option(help="Parquet's column that names a picture.")] = "key",
-    noise_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file of 16 to 64 secret bytes: noise by content, for an artifact of profile lab."
-        ),
-    ] = None,
+    noise_key: NoiseKey = None,
 ) -> None:
     """Classifies pictures with the defence; a picture that cannot be read is a row with an error."""
     load(artifact, noise_key=noise_key)  # says what is wrong with it before Ray starts
@@ -177,10 +176,7 @@ def main(
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
-    except (InputError, ArtifactError) as error:
-        _err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        main(app)
     except RayError as error:
         _err.print(f"[bold red]error:[/] nothing is written: {escape(str(error))}", highlight=False)
         sys.exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -13,16 +12,15 @@ from admission import Admission, cost
 from answers import load
 from cluster import cluster, threads_of
 from gateway import Gateway, Settings
+from options import Artifact, NoiseKey, Threads, WorkerCount
 from ray import serve
-from rich.console import Console
-from rich.markup import escape
 from starlette.applications import Starlette
 from workers import NAME, Worker, Workers
 
-from clipfast.errors import ArtifactError, InputError
+from clipfast.cli import main
 from clipfast.exporters.metadata import Metadata
 
-_err = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 # Requests that the gateway holds, and that wait for it: each may hold a body.
 _CONNECTIONS = 256
@@ -65,12 +63,13 @@ def application(
     return gateway.bind(worker.bind(artifact, threads, noise_key, topk))
 
 
-def main(
-    artifact: Annotated[Path, typer.Option(help="The exported classifier, .onnx.", show_default=False)],
+@app.command()
+def _command(
+    artifact: Artifact,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that classify.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of a worker. Default: cores / workers.")] = None,
+    workers: WorkerCount = 1,
+    threads: Threads = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures classified at once.")] = 8,
     budget: Annotated[
         int | None,
@@ -81,12 +80,7 @@ def main(
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture, decoded.")] = 2**24,
     upload_seconds: Annotated[float, typer.Option(min=0, help="Until a body has come.")] = 10.0,
     answer_seconds: Annotated[float, typer.Option(min=0, help="Until a batch has its answer.")] = 30.0,
-    noise_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file of 16 to 64 secret bytes: noise by content, for an artifact of profile lab."
-        ),
-    ] = None,
+    noise_key: NoiseKey = None,
 ) -> None:
     """Serves POST /classify, GET /healthz, /readyz and /metrics until it is told to stop."""
     metadata = load(artifact, noise_key=noise_key).metadata  # says what is wrong before Ray starts
@@ -123,8 +117,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (InputError, ArtifactError) as error:
-        _err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    main(app)
