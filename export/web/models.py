@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipfast import DefendedClassifier
+from clipfast.demo.experiment import ATTACK_EPS
 from clipfast.evaluation.attacks import to_bytes
 from clipfast.evaluation.measure import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
 from clipfast.evaluation.shapes import CLASSNAMES, Pictures, draw
@@ -25,7 +26,6 @@ from clipfast.files import write_text
 
 __all__ = ["write_models"]
 
-ATTACK_EPS = 2 / 255
 _SEED = 0
 _STREAM = 400  # of drawn pictures: no other part of clipfast draws these
 _PAIRS = 6
