@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from PIL import Image
+from attacked_pictures import write_pictures
 
 from clipfast import DefendedClassifier
-from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.shapes import draw
 from clipfast.exporters import export
 
 EXPORTED: dict[str, dict[str, Any]] = {
@@ -44,13 +41,5 @@ def pictures(tmp_path_factory) -> Path:
     Attacked by PGD on the undefended model, ten steps within 2/255.
     """
     folder = tmp_path_factory.mktemp("pictures")
-    classifier, drawn = DefendedClassifier.bundled(), draw(24, seed=(400, 1))
-    x, labels = torch.from_numpy(drawn.pixels).float() / 255, torch.from_numpy(drawn.labels)
-    attacked = pgd(
-        classifier.differentiable("undefended"), x, labels, eps=2 / 255, step_size=1 / 255, steps=10
-    )
-    for kind, batch in (("clean", x), ("attacked", attacked)):
-        (folder / kind).mkdir()
-        for i, image in enumerate((255 * batch).round().to(torch.uint8)):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / kind / f"{i:02}.png")
+    write_pictures(folder, DefendedClassifier.bundled(), 24, seed=(400, 1))
     return folder

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from attacked_pictures import write_pictures
 
 from clipfast import DefendedClassifier
-from clipfast.evaluation.attacks import pgd
 from clipfast.evaluation.shapes import draw
 from clipfast.preprocess import image_files
 from clipfast.runtime import OnnxClassifier
@@ -24,12 +23,7 @@ KINDS = ["lab", "static", "fp16"]
 def attacked_files(bundled, tmp_path_factory) -> list[Path]:
     """PNG files, clean and under the demo's attack."""
     folder = tmp_path_factory.mktemp("pictures")
-    pictures = draw(12, seed=(3, 1))
-    x, labels = torch.from_numpy(pictures.pixels).float() / 255, torch.from_numpy(pictures.labels)
-    attacked = pgd(bundled.undefended, x, labels, eps=2 / 255, step_size=1 / 255, steps=10)
-    for kind, batch in (("clean", x), ("attacked", attacked)):
-        for i, image in enumerate((batch * 255).round().to(torch.uint8)):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{kind}{i:02}.png")
+    write_pictures(folder, bundled, 12, seed=(3, 1))
     return list(image_files([folder]))
 
 
@@ -50,7 +44,7 @@ def test_attacked_png_files_get_the_library_s_answers(kind, exported, bundled, a
 
 
 def test_the_command_line_gives_the_same_answers(exported, run, attacked_files, bundled):
-    folder = attacked_files[0].parent
+    folder = attacked_files[0].parent.parent
     code, out, _ = run("classify", folder, "--artifact", exported("lab").path, "--json", "--seed", 5)
     assert code == 0
     rows = [json.loads(line) for line in out.splitlines()]
