@@ -3,6 +3,9 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -148,6 +151,17 @@ class Run {
   std::size_t skipped_ = 0;
 };
 
+// By default glibc hands a batch's buffers back to the system after each answer, and the next one has all of
+// their pages mapped anew: a third of the time of a small model.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  constexpr int BYTES = 1 << 30;
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, BYTES);
+  mallopt(M_TOP_PAD, BYTES / 8);
+#endif
+}
+
 int fail(const std::string& message) {
   std::cerr << "error: " << message << '\n';
   return 2;
@@ -156,6 +170,7 @@ int fail(const std::string& message) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();
   CLI::App app("CLIP, defended at inference against adversarial perturbations (TTC): one JSON line an image.");
   Options options;
   declare(app, options);
