@@ -152,7 +152,8 @@ class Run {
 };
 
 // By default glibc hands a batch's buffers back to the system after each answer, and the next one has all of
-// their pages mapped anew: a third of the time of a small model.
+// their pages mapped anew: nearly a third of the time of a small model
+// (benchmarks/README.md).
 void keep_freed_memory() {
 #ifdef __GLIBC__
   constexpr int BYTES = 1 << 30;
