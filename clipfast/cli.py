@@ -7,8 +7,10 @@ import hashlib
 import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -53,6 +55,7 @@ app = typer.Typer(
 )
 _err = Console(stderr=True)
 _out = Console()
+_SECONDS_A_LINE = 60.0  # of progress, where stderr is a file
 
 
 class Precision(StrEnum):
@@ -713,11 +716,12 @@ def evaluate(
 
 
 class _Stretches:
-    """An evaluation's stretches of work as one bar after another."""
+    """An evaluation's stretches of work: one bar after another, or lines where no terminal shows bars."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
+        self._told = time.monotonic()
 
     def start(self, description: str, total: float) -> None:
         if self._task is not None:
@@ -727,6 +731,13 @@ class _Stretches:
     def advance(self, done: float) -> None:
         assert self._task is not None
         self._progress.advance(self._task, done)
+        if not self._progress.console.is_terminal and time.monotonic() - self._told >= _SECONDS_A_LINE:
+            self._told = time.monotonic()
+            (task,) = self._progress.tasks
+            left = timedelta(seconds=round(task.time_remaining or 0))
+            self._progress.console.print(
+                f"{escape(task.description)}: {task.percentage:.0f} %, {left} left", highlight=False
+            )
 
 
 def _listed_names(value: str | None) -> list[str] | None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from small_copies import COPIES
 from tiny_budget import TINY
 
+from clipfast import cli
 from clipfast.evaluation import budgets
 from clipfast.evaluation.datasets import PAPER
 from clipfast.evaluation.results import Results
@@ -45,6 +46,19 @@ def test_prints_tables_verdicts_and_where_the_report_is(run, tmp_path):
     results = Results.from_json((out / "results.json").read_text())
     assert results.eps == (2 / 255,)
     assert results.run["data"] == "bundled"
+
+
+def test_a_log_shows_progress_in_lines(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_SECONDS_A_LINE", 0.0)
+    code, _, err = run(
+        "eval", "--defences", "none", "--attacks", "pgd-10", "--images", 4, "-o", tmp_path / "out"
+    )
+    assert code == 0
+    lines = re.findall(r"^bundled: (.*): +(\d+) %, \d+:\d\d:\d\d left$", err, re.MULTILINE)
+    for stretch in ("reading pictures", "attacking", "curves and controls"):
+        shares = [int(share) for told, share in lines if told == stretch]
+        assert shares == sorted(shares)
+        assert shares[0] < 100 == shares[-1]
 
 
 def test_shards_and_their_gathering(run, tmp_path):
