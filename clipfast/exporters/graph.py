@@ -65,7 +65,8 @@ class DefenceGraph(nn.Module):
         return (*outputs, result.delta) if self.profile == "lab" else outputs
 
     def _head(self, embedding: Tensor) -> Tensor:
-        return ops.zero_shot_head(embedding, self.class_weights, self.logit_scale, implementation="naive")
+        weights, scale = self.class_weights, self.logit_scale
+        return ops.zero_shot_head(embedding.contiguous(), weights, scale, implementation="naive")
 
 
 def _drawn(pixels: Tensor, config: CounterattackConfig) -> Tensor:
