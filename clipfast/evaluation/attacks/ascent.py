@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -18,8 +17,8 @@ __all__ = [
     "Look",
     "Looked",
     "ascend",
-    "averaged",
     "look_through",
+    "mean_look",
     "pgd",
     "step_sizes",
     "streak_of",
@@ -36,7 +35,8 @@ class Looked(NamedTuple):
     broken: Tensor  # bool [n]: misclassified
 
 
-Look = Callable[[Tensor, Tensor], Looked]  # pixels [n, 3, H, W] of the images rows [n] among all
+# Pixels [n, 3, H, W] of the images rows [n] among all; a row may come several times, each with its own noise.
+Look = Callable[[Tensor, Tensor], Looked]
 
 
 class Ascended(NamedTuple):
@@ -85,7 +85,7 @@ def ascend(
     for size in (*sizes, None) if judges else sizes:
         if not len(rows):
             break
-        looked = averaged([look(attacked[rows], rows) for _ in range(samples)])
+        looked = mean_look(look, attacked[rows], rows, samples=samples, most=len(pixels))
         run[rows], loss[rows] = (run[rows] + 1) * looked.broken, looked.loss
         if size is None:
             break
@@ -98,14 +98,21 @@ def ascend(
     return Ascended(attacked, run >= streak if streak else torch.zeros_like(run, dtype=torch.bool), loss)
 
 
-def averaged(looks: Sequence[Looked]) -> Looked:
-    """Several samples' looks at the same images; an image is broken where every sample is."""
-    if len(looks) == 1:
+def mean_look(look: Look, pixels: Tensor, rows: Tensor, *, samples: int, most: int) -> Looked:
+    """The mean of several samples' looks at n images; an image is broken where every sample is.
+
+    most: images in one call of `look`. Where few are left, one sample of each does not fill an encoder.
+    """
+    n, looks = len(rows), []
+    at_once = max(1, most // n)
+    for first in range(0, samples, at_once):
+        times = min(at_once, samples - first)
+        looked = look(pixels.repeat(times, 1, 1, 1), rows.repeat(times))
+        looks += [Looked(*one) for one in zip(*(part.split(n) for part in looked), strict=True)]
+    if samples == 1:
         return looks[0]
-    gradients, losses, broken = zip(*looks, strict=True)
-    return Looked(
-        torch.stack(gradients).mean(dim=0), torch.stack(losses).mean(dim=0), reduce(torch.logical_and, broken)
-    )
+    gradients, losses, broken = (torch.stack(parts) for parts in zip(*looks, strict=True))
+    return Looked(gradients.mean(dim=0), losses.mean(dim=0), broken.all(dim=0))
 
 
 def streak_of(samples: int, steps: int, *, randomised: bool) -> int:

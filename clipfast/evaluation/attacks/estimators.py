@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...draws import torch_seed
 from ..systems import System
-from .ascent import Ascended, Look, Looked, averaged
+from .ascent import Ascended, Look, Looked, mean_look
 from .attack import Tick
 from .budget import check_labels
 
@@ -99,7 +99,7 @@ class Watched(_Estimator):
         changed &= ~best.broken
         rows = changed.nonzero().flatten()
         if len(rows):
-            looked = averaged([self._look(pixels[rows], rows) for _ in range(self._samples)])
+            looked = mean_look(self._look, pixels[rows], rows, samples=self._samples, most=len(self._labels))
             self._seen[rows] = pixels[rows]
             for now, new in zip(self._now, looked, strict=True):
                 now[rows] = new

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.attacks.ascent import Ascended, Looked, ascend, averaged, step_sizes, streak_of
+from clipfast.evaluation.attacks.ascent import Ascended, Looked, ascend, mean_look, step_sizes, streak_of
 from clipfast.evaluation.attacks.restarts import best_of
 
 
@@ -88,11 +90,28 @@ def test_the_first_step_s_samples_are_averaged():
     torch.testing.assert_close(ended.pixels, x + 0.05)
 
 
-def test_the_loss_is_the_mean_of_samples():
-    looks = [
-        Looked(torch.zeros(2, 3, 1, 1), torch.tensor(z), torch.zeros(2) > 0) for z in ([1.0, 2.0], [4.0, 2.0])
-    ]
-    assert averaged(looks).loss.tolist() == [2.5, 2.0]
+@pytest.mark.parametrize(
+    ("most", "calls"), [(1, [2] * 5), (2, [2] * 5), (5, [4, 4, 2]), (6, [6, 4]), (100, [10])]
+)
+def test_samples_are_looked_at_together_as_far_as_there_is_room(most, calls):
+    pixels, rows = torch.arange(2.0)[:, None, None, None].expand(2, 3, 1, 1), torch.tensor([7, 3])
+    asked, losses = [], iter([[1.0, 2.0], [4.0, 2.0], [1.0, 5.0], [0.0, 0.0], [9.0, 1.0]])
+
+    def look(x, some):
+        times = len(some) // 2
+        assert torch.equal(x, pixels.repeat(times, 1, 1, 1))
+        assert torch.equal(some, rows.repeat(times))
+        asked.append(len(some))
+        loss = torch.tensor([next(losses) for _ in range(times)]).flatten()
+        return Looked(x * loss[:, None, None, None], loss, loss > 0.5 * (some == 3))
+
+    looked = mean_look(look, pixels, rows, samples=5, most=most)
+    assert asked == calls
+    assert looked.loss.tolist() == [3, 2]
+    assert looked.gradient[:, 0, 0, 0].tolist() == [0, 2]
+    assert looked.broken.tolist() == [False, False]
+    losses = iter([[1.0, 2.0], [4.0, 0.0]])
+    assert mean_look(look, pixels, rows, samples=2, most=most).broken.tolist() == [True, False]
 
 
 def test_of_several_ascents_the_one_that_breaks_wins_and_else_the_highest_loss():
@@ -117,14 +136,17 @@ def test_of_several_ascents_the_one_that_breaks_wins_and_else_the_highest_loss()
 
 
 def scripted(broken_at):
-    """Looks that break image i at the steps broken_at[i], one row a draw; and what they were asked."""
-    asked = []
+    """Looks that break image i at its draws broken_at[i]; and what they were asked."""
+    asked, drawn = [], Counter()
 
     def look(pixels, rows):
-        draw = len(asked)
         asked.append(rows.tolist())
-        broken = torch.tensor([draw in broken_at[i] for i in rows.tolist()])
-        return Looked(torch.ones_like(pixels), torch.full((len(rows),), float(draw)), broken)
+        draws = []
+        for i in rows.tolist():
+            draws.append(drawn[i])
+            drawn[i] += 1
+        broken = torch.tensor([draw in broken_at[i] for i, draw in zip(rows.tolist(), draws, strict=True)])
+        return Looked(torch.ones_like(pixels), torch.tensor(draws, dtype=torch.float32), broken)
 
     return look, asked
 
@@ -151,7 +173,7 @@ def test_every_sample_of_a_step_must_err():
     x = torch.full((2, 3, 2, 2), 0.5)
     look, asked = scripted([{0, 2, 3}, {1, 4}])  # two draws a step
     ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, samples=2, streak=1)
-    assert asked == [[0, 1], [0, 1], [0, 1], [0, 1], [1], [1]]
+    assert asked == [[0, 1], [0, 1], [0, 1], [0, 1], [1, 1]]  # few are looked at twice in one call
     assert ended.broken.tolist() == [True, False]
 
 
