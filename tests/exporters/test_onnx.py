@@ -61,7 +61,8 @@ class Exported(Lab):
 
 FAMILIES = {**TRACED, **{name: EXPLICIT[name] for name in ("vit QuickGELU", "vit tanh GELU", "vit mean")}}
 FAMILIES |= {name: EXPLICIT[name] for name in ("vit 145 tokens", "vit layer scale", "coca class token")}
-QUICK = {"resnet", "timm siglip", "timm convnext", "vit QuickGELU", "vit 145 tokens"}
+# The embedding of "proj none" is a view of all tokens.
+QUICK = {"resnet", "timm siglip", "timm convnext", "timm vit proj none", "vit QuickGELU", "vit 145 tokens"}
 
 
 @pytest.mark.parametrize(
