@@ -139,9 +139,9 @@ class DefendedClassifier(nn.Module):
         super().__init__()
         if implementation not in (known := (*get_args(Implementation), "reference")):
             raise InputError(f"implementation must be one of {known}, got {implementation!r}")
-        self.precision = precisions.resolve(precision, next(model.parameters()).device)
-        if implementation == "reference" and (self.precision != "fp32" or compile):
+        if implementation == "reference" and (precision != "fp32" or compile):
             raise InputError("implementation 'reference' is eager float32: no other precision, no compile")
+        self.precision = precisions.resolve(precision, next(model.parameters()).device)
         self._noise_key = checked_noise_key(noise_policy, noise_key)
         if isinstance(classnames, str):
             raise InputError(f"expected a sequence of class names, got the string {classnames!r}")

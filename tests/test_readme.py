@@ -47,6 +47,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16 products:RuntimeWarning")
 def test_python_blocks_run(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     bodies = [body for language, skipped, body in BLOCKS if language == "python" and not skipped]
