@@ -93,12 +93,11 @@ def main() -> None:
     exact = encoder_of(classifier, None)
     size = {"image_size": classifier.image_size, "device": classifier.device}
     draws = seeded(0, 0, PICTURES, classifier.device)
-    engines, encoders = {None: Engine(exact, classifier.config, **size)}, {}
+    engines = {None: Engine(exact, classifier.config, **size)}
     for scheme in SCHEMES:
         low = encoder_of(classifier, scheme)
         engines[scheme] = Engine(low, classifier.config, **size)
         engines[f"{scheme}, gate float32"] = Engine(low, classifier.config, drift_encoder=exact, **size)
-        encoders[scheme] = low
         cosine = gradient_cosine(exact, low, pictures["clean"][:64])
         print(f"{scheme}: cosine of the gradient to float32's {cosine:.3f}")
     for kind, x in pictures.items():
@@ -116,13 +115,13 @@ def main() -> None:
             print(
                 f"{kind}, {name or 'float32'}: gate {same:.1%}, displacement {share:.3f}, {right:.1%} right"
             )
-        rows = expected.countered
-        answer = expected.embedding.clone()
-        for scheme, low in encoders.items():
+        rows, answer = expected.countered, expected.embedding.clone()
+        exactly = classifier._head(answer).argmax(dim=1)
+        for scheme in SCHEMES:
+            low = engines[scheme].encoder
             answer[rows] = low.embed(low.project(low.to_layout(x[rows] + expected.delta[rows])))
-            logits, exactly = classifier._head(answer), classifier._head(expected.embedding)
-            right = (logits.argmax(dim=1) == labels).float().mean().item()
-            same = (logits.argmax(dim=1) == exactly.argmax(dim=1)).float().mean().item()
+            label = classifier._head(answer).argmax(dim=1)
+            right, same = (label == labels).float().mean().item(), (label == exactly).float().mean().item()
             print(f"{kind}, {scheme}, only in the pass that answers: {same:.1%} same, {right:.1%} right")
 
 
