@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..validation import as_unit
-from .attacks import Attack
+from .attacks import Attack, Attacked
 from .attacks.budget import project
 from .datasets import Images
 from .passes import PassCounter
@@ -94,9 +94,7 @@ class Runner:
         """
 
         def make() -> dict[str, NDArray[Any]]:
-            attacked = attack.run(
-                undefended.system, pixels, labels, eps=eps, seed=seed, progress=self._step(pixels)
-            )
+            attacked = self._run(attack, undefended, pixels, labels, eps, seed, of=len(pixels))
             return {"delta": (attacked.pixels - pixels).half().cpu().numpy()}
 
         key, seed = self._key_of(attack, undefended, pixels, labels, eps)
@@ -115,10 +113,7 @@ class Runner:
         labels = self.labels(rows)
 
         def make() -> dict[str, NDArray[Any]]:
-            some = pixels[alive]
-            attacked = attack.run(
-                defence.system, some, labels[alive], eps=eps, seed=seed, progress=self._step(pixels)
-            )
+            attacked = self._run(attack, defence, pixels[alive], labels[alive], eps, seed, of=len(pixels))
             whole = pixels.clone()  # an image's noise is that of its place
             whole[alive] = attacked.pixels
             answered = self._answered(defence, whole, rows.start)
@@ -172,8 +167,27 @@ class Runner:
         key = digest(about, *(array.cpu().numpy() for array in arrays))
         return key, int(key[:15], 16)
 
-    def _step(self, pixels: Tensor) -> Callable[[], object]:
-        return lambda: self.tick(len(pixels))
+    def _run(
+        self,
+        attack: Attack,
+        defence: Defence,
+        pixels: Tensor,
+        labels: Tensor,
+        eps: float,
+        seed: int,
+        *,
+        of: int,
+    ) -> Attacked:
+        """of: images in this chunk, whose work is done when the attacked ones' is."""
+        return attack.run(
+            defence.system,
+            pixels,
+            labels,
+            eps=eps,
+            seed=seed,
+            most=self.chunk,
+            progress=lambda: self.tick(of),
+        )
 
 
 def _passes(parts: dict[str, NDArray[Any]]) -> Passes:

@@ -26,18 +26,20 @@ GREY = (100, 150, 200, 250)
 
 @dataclass(frozen=True, kw_only=True)
 class Darker(Attack):
-    """Takes a share of eps from every pixel; `seen` gets what it starts from."""
+    """Takes a share of eps from every pixel; `seen` gets what it starts from, `room` what fits one call."""
 
     share: float = 1.0
     breaks: bool = False
     seen: list[Tensor] = field(default_factory=list, repr=False)
+    room: list[int] = field(default_factory=list, repr=False)
 
     @property
     def ticks(self) -> int:
         return 1
 
-    def _run(self, system, pixels, labels, eps, tick):  # noqa: ARG002
+    def _run(self, system, pixels, labels, eps, tick, most):  # noqa: ARG002
         self.seen.append(pixels)
+        self.room.append(most)
         return pixels - self.share * eps, torch.full((len(pixels),), self.breaks)
 
 
@@ -154,6 +156,13 @@ def test_what_an_attack_saw_broken_is_broken_and_is_attacked_no_more(tmp_path):
     assert not results.systems[0].right["first"].any()
     assert not results.systems[0].right["second"].any()
     assert not second.seen
+
+
+def test_few_images_have_the_room_of_a_chunk(tmp_path):
+    transfer, adaptive = Darker(name="transfer", share=0.0), Darker(name="adaptive")
+    evaluate(runner(tmp_path, chunk=3), [defence()], plan(("transfer", transfer), ("adaptive", adaptive)))
+    assert [len(pixels) for pixels in adaptive.seen] == [3, 1]
+    assert transfer.room == adaptive.room == [3, 3]
 
 
 class Asking(Darker):

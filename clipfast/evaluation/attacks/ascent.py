@@ -71,13 +71,15 @@ def ascend(
     samples: int = 1,
     streak: int = 0,
     judges: bool = False,
+    most: int | None = None,
     tick: Callable[[], object] | None = None,
 ) -> Ascended:
     """Signed steps of these sizes up the gradient from `start`, within eps of `pixels` and [0, 1].
 
     samples: looks a step, whose gradients are averaged (EOT; Athalye et al., ICML 2018). streak: an image
     that is misclassified in every sample of so many steps in a row is broken, keeps its pixels and leaves the
-    batch; 0: none leaves. judges: looks once more after the last step. tick: called after each step.
+    batch; 0: none leaves. judges: looks once more after the last step. most: images in one call of
+    `look`, those that it began with where None. tick: called after each step.
     """
     attacked, rows = start.clone(), torch.arange(len(pixels), device=pixels.device)
     run = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
@@ -85,7 +87,7 @@ def ascend(
     for size in (*sizes, None) if judges else sizes:
         if not len(rows):
             break
-        looked = mean_look(look, attacked[rows], rows, samples=samples, most=len(pixels))
+        looked = mean_look(look, attacked[rows], rows, samples=samples, most=most or len(pixels))
         run[rows], loss[rows] = (run[rows] + 1) * looked.broken, looked.loss
         if size is None:
             break

@@ -57,6 +57,7 @@ class Attack(ABC):
         *,
         eps: float,
         seed: int,
+        most: int | None = None,
         progress: Tick | None = None,
     ) -> Attacked:
         """Attacks images whose budget is eps, l-inf, in [0, 1] pixel units.
@@ -64,11 +65,15 @@ class Attack(ABC):
         target: a system, or just logits: pixels float32 [N, 3, H, W] -> [N, C], differentiable. pixels:
         [N, 3, H, W], uint8 or float in [0, 1]; N may be 0. labels: int64 [N], which the attack moves away
         from, true or predicted. seed: all that the result depends on beside these; the random numbers of
-        torch, numpy and Python are as before afterwards. progress: called `ticks` times. Raises InputError
-        for bad pixels, labels, eps and seed, and for a system to which the attack does not apply.
+        torch, numpy and Python are as before afterwards. most: how many images there is room for in one call
+        of the target, N where None: with few images, several samples of noise share a call, which
+        changes the draws. progress: called `ticks` times. Raises InputError for bad pixels, labels, eps, seed
+        and most, and for a system to which the attack does not apply.
         """
         eps = check_eps(eps)
         checked_integer("seed", seed, 2**63)
+        if most is not None:
+            check_counts(most=most)
         x, y = check_batch(pixels, labels)
         system = target if isinstance(target, System) else plain("logits", target)
         if not self.applies(system):
@@ -79,15 +84,17 @@ class Attack(ABC):
             for context in (torch.inference_mode(False), torch.enable_grad(), full, seeded(seed, x.device)):
                 stack.enter_context(context)
             spent = stack.enter_context(PassCounter(system.classifier))
-            attacked, broken = self._run(system, x, y, eps, ticks) if len(x) else (x, y.bool())
+            attacked, broken = (
+                self._run(system, x, y, eps, ticks, most or len(x)) if len(x) else (x, y.bool())
+            )
         ticks.finish()
         return Attacked(project(attacked.detach(), x, eps), broken, spent.an_image(len(x)))
 
     @abstractmethod
     def _run(
-        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
+        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, most: int
     ) -> tuple[Tensor, Tensor]:
-        """The adversarial pixels and the broken of at least one image."""
+        """The adversarial pixels and the broken of at least one image. most: images in a call."""
 
 
 def check_counts(**counts: int) -> None:

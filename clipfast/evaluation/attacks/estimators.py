@@ -46,7 +46,7 @@ class Watched(_Estimator):
     """The n images of one APGD ascent: the loss and the gradient, each look made once, and the best pixels.
 
     ART goes on with an image that is broken until its end; here it is not looked at any more.
-    streak: as of `ascend`.
+    streak, most: as of `ascend`.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class Watched(_Estimator):
         samples: int,
         streak: int,
         randomised: bool,
+        most: int,
         tick: Tick,
     ) -> None:
         super().__init__(pixels, labels)
         self._look, self._samples, self._streak, self._tick = look, samples, streak, tick
-        self._randomised, self._losses = randomised, 0
+        self._randomised, self._most, self._losses = randomised, most, 0
         n = len(pixels)
         self._seen = torch.full_like(pixels, torch.nan)
         self._now = Looked(
@@ -99,7 +100,7 @@ class Watched(_Estimator):
         changed &= ~best.broken
         rows = changed.nonzero().flatten()
         if len(rows):
-            looked = mean_look(self._look, pixels[rows], rows, samples=self._samples, most=len(self._labels))
+            looked = mean_look(self._look, pixels[rows], rows, samples=self._samples, most=self._most)
             self._seen[rows] = pixels[rows]
             for now, new in zip(self._now, looked, strict=True):
                 now[rows] = new

@@ -44,7 +44,7 @@ class AutoPGD(Attack):
         return (self.steps + 1) * self.restarts
 
     def _run(
-        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
+        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, most: int
     ) -> tuple[Tensor, Tensor]:
         art = _estimators("the APGD attack")
         look = look_through(system.attackable, labels, by_label(loss_function(self.loss), labels))
@@ -58,6 +58,7 @@ class AutoPGD(Attack):
                 samples=samples,
                 streak=streak_of(samples, self.steps, randomised=system.randomised) if self.stops else 0,
                 randomised=system.randomised,
+                most=most,
                 tick=tick,
             )
             attack = art.AutoProjectedGradientDescent(
@@ -94,7 +95,13 @@ class Square(Attack):
         return self.queries
 
     def _run(
-        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
+        self,
+        system: System,
+        pixels: Tensor,
+        labels: Tensor,
+        eps: float,
+        tick: Tick,
+        most: int,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         art = _estimators("the Square attack")
         asked = art.Asked(system, pixels, labels, tick=tick)

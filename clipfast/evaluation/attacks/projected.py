@@ -74,7 +74,7 @@ class ProjectedAttack(Attack):
         return streak_of(self._samples(system), self.steps, randomised=system.randomised)
 
     def _run(
-        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick
+        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, most: int
     ) -> tuple[Tensor, Tensor]:
         looks = self._looks(system, pixels, labels)
 
@@ -89,6 +89,7 @@ class ProjectedAttack(Attack):
                 samples=self._samples(system),
                 streak=self._streak(system) if self.stops else 0,
                 judges=len(looks) > 1,
+                most=most,
                 tick=tick,
             )
 

@@ -126,7 +126,9 @@ def test_what_art_asks_twice_is_looked_at_once(randomised):
         return Looked(torch.ones_like(pixels), torch.tensor(loss), torch.tensor(broken))
 
     pixels, labels = toy_pixels(2), torch.tensor([0, 1])
-    watched = Watched(look, pixels, labels, samples=1, streak=1, randomised=randomised, tick=lambda: None)
+    watched = Watched(
+        look, pixels, labels, samples=1, streak=1, randomised=randomised, most=2, tick=lambda: None
+    )
     first, second = pixels.numpy(), (pixels * 0.5).numpy()
     watched.loss_gradient(first, None)
     assert watched.compute_loss(first, None).tolist() == [5, 1]

@@ -9,6 +9,7 @@ from toys import noisy, plain, toy_logits, toy_pixels
 from clipfast import InputError
 from clipfast.evaluation import systems
 from clipfast.evaluation.attacks import ADAPTIVE, TRANSFER, Attack, make
+from clipfast.evaluation.systems import Answer, System
 
 SHORT = {"square": {"queries": 6}, "black-box": {"queries": 6}, "retries": {"times": 3}}
 
@@ -79,6 +80,31 @@ def test_labels_decide_what_is_moved_away_from():
     rows = torch.arange(16)
     assert (logits(away)[rows, predicted] < logits(x)[rows, predicted]).all()
     assert (logits(towards)[rows, others] < logits(x)[rows, others]).all()
+
+
+@pytest.mark.parametrize("name", ["bpda", "targeted", "apgd-eot"])
+@pytest.mark.parametrize(("most", "largest"), [(None, 2), (1, 2), (6, 6), (100, 8)])
+def test_samples_share_a_call_of_the_target_where_there_is_room(name, most, largest):
+    logits, x = toy_logits(), toy_pixels(2)
+    calls = []
+
+    def counted(pixels):
+        calls.append(len(pixels))
+        return logits(pixels)
+
+    system = System(
+        name="counted", answer=lambda p, **_: Answer(logits(p)), attackable=counted, randomised=True
+    )
+    attack = make(name, steps=2, samples=4, restarts=2, stops=False)
+    attack.run(system, x, logits(x).argmax(dim=1), eps=1e-6, seed=0, most=most)
+    assert max(calls) == largest
+
+
+def test_there_is_no_room_for_less_than_one_image():
+    with pytest.raises(InputError, match="most must be an integer from 1 to 999999, got 0"):
+        make("bpda").run(
+            toy_logits(), toy_pixels(1), torch.zeros(1, dtype=torch.int64), eps=0.1, seed=0, most=0
+        )
 
 
 def test_no_images_are_no_trouble():
