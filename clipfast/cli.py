@@ -156,10 +156,27 @@ def _tell_skipped(errors: Sequence[InputError], console: Console) -> None:
         console.print(f"[red]skipped[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
-def _bar(done: ProgressColumn, *, disable: bool = False) -> Progress:
-    """A bar with the time left, on stderr; done: how it says how far it is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
-    return Progress(*columns, console=_err, transient=True, disable=disable)
+class _Bar(Progress):
+    """One task's bar with the time left, on stderr, or lines where no terminal shows bars.
+
+    done: the column that says how far it is.
+    """
+
+    def __init__(self, done: ProgressColumn, *, disable: bool = False) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
+        super().__init__(*columns, console=_err, transient=True, disable=disable)
+        self._told = time.monotonic()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        if self.disable or self.console.is_terminal or time.monotonic() - self._told < _SECONDS_A_LINE:
+            return
+        self._told = time.monotonic()
+        (task,) = self.tasks
+        left = timedelta(seconds=round(task.time_remaining or 0))
+        self.console.print(
+            f"{escape(task.description)}: {task.percentage:.0f} %, {left} left", highlight=False
+        )
 
 
 def _version(value: bool) -> None:
@@ -254,7 +271,7 @@ def classify_files(
     image = Column("image", overflow="fold")
     table = Table(image, "class", "probability", "drift", "countered", "changed the answer")
     done = 0
-    with _bar(MofNCompleteColumn(), disable=len(files) < 16) as progress:
+    with _Bar(MofNCompleteColumn(), disable=len(files) < 16) as progress:
         task = progress.add_task("classifying", total=len(files))
         for good, pixels, bad in _batches(classifier.preprocess, files, batch_size):
             _tell_skipped(bad, progress.console)
@@ -705,7 +722,7 @@ def evaluate(
         shard=None if shard is None else _shard(shard),
         parts_from=parts_from or [],
     )
-    with _bar(TaskProgressColumn()) as progress:
+    with _Bar(TaskProgressColumn()) as progress:
         results = run(request, _Stretches(progress))
     if results is None:
         _out.print(f"parts in {escape(str(out))}; gather them with --from {escape(str(out))}", soft_wrap=True)
@@ -716,12 +733,11 @@ def evaluate(
 
 
 class _Stretches:
-    """An evaluation's stretches of work: one bar after another, or lines where no terminal shows bars."""
+    """An evaluation's stretches of work: one bar after another."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._told = time.monotonic()
 
     def start(self, description: str, total: float) -> None:
         if self._task is not None:
@@ -731,13 +747,6 @@ class _Stretches:
     def advance(self, done: float) -> None:
         assert self._task is not None
         self._progress.advance(self._task, done)
-        if not self._progress.console.is_terminal and time.monotonic() - self._told >= _SECONDS_A_LINE:
-            self._told = time.monotonic()
-            (task,) = self._progress.tasks
-            left = timedelta(seconds=round(task.time_remaining or 0))
-            self._progress.console.print(
-                f"{escape(task.description)}: {task.percentage:.0f} %, {left} left", highlight=False
-            )
 
 
 def _listed_names(value: str | None) -> list[str] | None:
@@ -825,7 +834,7 @@ def calibrate(
         classifier = _classifier(
             model, pretrained, classnames, templates, config, device, precision, checkpoint=checkpoint
         )
-    with _bar(MofNCompleteColumn()) as progress:
+    with _Bar(MofNCompleteColumn()) as progress:
         task = progress.add_task("measuring drift")
 
         def batches(files: list[Path]) -> Iterator[tuple[list[Path], NDArray[Any]]]:

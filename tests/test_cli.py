@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from artifacts import make_metadata, write_onnx, write_torchscript
 from PIL import Image
 
-from clipfast import CounterattackConfig, __version__
+from clipfast import CounterattackConfig, __version__, cli
 from clipfast.evaluation.shapes import CLASSNAMES, draw
 from clipfast.runtime import OnnxClassifier
 
@@ -119,6 +121,18 @@ def test_table_names_every_image(run, folder, monkeypatch):
         assert file.name.replace(" ", "") in cells.replace(" ", "")
     assert "5 images" in out
     assert "answers changed" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("files", "lines"), [(15, []), (16, [31, 62, 94, 100])])
+def test_a_log_shows_progress_of_many_files(run, folder, monkeypatch, files, lines):
+    monkeypatch.setattr(cli, "_SECONDS_A_LINE", 0.0)
+    picture = next(folder.iterdir())
+    for i in range(files - 5):
+        shutil.copy(picture, folder / f"copy-{i}.png")
+    code, _, err = run("classify", folder, "--batch-size", 5)
+    assert code == 0
+    told = re.findall(r"^classifying: (\d+) %, \d+:\d\d:\d\d left$", err, re.MULTILINE)
+    assert [int(share) for share in told] == lines
 
 
 def test_a_bad_file_is_reported_and_the_rest_go_on(run, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import warnings
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipfast import CounterattackConfig, DefendedClassifier, InputError, UncalibratedWarning
+from clipfast import CounterattackConfig, DefendedClassifier, InputError, UncalibratedWarning, cli
 from clipfast.evaluation.calibrating import folder_labels, measure
 from clipfast.evaluation.calibration import report_path
 from clipfast.evaluation.measure import attack_in_chunks
@@ -64,8 +65,13 @@ def configured(config: CounterattackConfig, **options) -> DefendedClassifier:
 def test_clean_pictures_alone_will_do(run, pictures, tmp_path, monkeypatch, bundled):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "mine.json"
-    code, printed, err = run("calibrate", "--clean", pictures, "--rate", 0.25, "-o", out, "--batch-size", 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "_SECONDS_A_LINE", 0.0)
+        code, printed, err = run(
+            "calibrate", "--clean", pictures, "--rate", 0.25, "-o", out, "--batch-size", 8
+        )
     assert code == 0, err
+    assert re.search(r"^measuring drift: 100 %, 0:00:00 left$", err, re.MULTILINE)
     assert "was not calibrated" not in err
     assert "at most 25 % of clean pictures are countered" in " ".join(printed.split())
     assert f"settings: {out}; report: {report_path(out)}" in printed
