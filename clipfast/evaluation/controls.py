@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .attacks import Attack, make
 from .budgets import Budget
 from .levels import level
 from .results import Control, Point, Results
-from .runner import Runner
+from .runner import Runner, Shard
 from .statistics import Share, share
 from .suite import Defence
 
-__all__ = ["checked", "curve_work", "curves"]
+__all__ = ["checked", "curve_work", "curves", "make_curve_parts"]
 
 Curves = dict[str, list[Point]]
 
@@ -29,14 +30,13 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float)
     """
     by_eps = {
         defence.system.name: [
-            _point(at, _share(runner, defence, budget, _bpda(budget, at), at)) for at in budget.curve_eps
+            _point(at, _share(runner, defence, budget, attack, at)) for at, attack in _by_eps(budget)
         ]
         for defence in _compared(suite)
     }
     by_samples = {
         defence.system.name: [
-            _point(n, _share(runner, defence, budget, _bpda(budget, eps, samples=n), eps))
-            for n in budget.curve_samples
+            _point(n, _share(runner, defence, budget, attack, eps)) for n, attack in _by_samples(budget, eps)
         ]
         for defence in _compared(suite)
         if defence.system.randomised
@@ -44,15 +44,22 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float)
     return by_eps, by_samples
 
 
-def curve_work(runner: Runner, suite: Sequence[Defence], budget: Budget) -> int:
-    """How much a runner ticks for `curves` and `checked`."""
-    answers, bpda = 1, _bpda(budget, budget.curve_eps[0]).ticks
-    attacks = [bpda, make("pgd-10").ticks]
-    for defence in _compared(suite):
-        samples = budget.curve_samples if defence.system.randomised else ()
-        attacks += [bpda] * (len(budget.curve_eps) + len(samples))
-    each = sum(answers + steps for steps in attacks)
-    return each * min(budget.curve_images, len(runner.images))
+def make_curve_parts(
+    runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float, shard: Shard
+) -> None:
+    """Makes what `curves` and `checked` read, of a shard's chunks; there may be none."""
+    for rows in runner.chunks(budget.curve_images, shard=shard):
+        for defence, attack, at in _asked(suite, budget, eps):
+            _right(runner, defence, attack, at, rows)
+
+
+def curve_work(
+    runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float, shard: Shard | None = None
+) -> int:
+    """How much a runner ticks for `curves` and `checked`, or for a shard's parts of them."""
+    answers = 1
+    each = sum(answers + attack.ticks for _, attack, _ in _asked(suite, budget, eps))
+    return each * sum(rows.stop - rows.start for rows in runner.chunks(budget.curve_images, shard=shard))
 
 
 def checked(runner: Runner, suite: Sequence[Defence], budget: Budget, results: Results) -> list[Control]:
@@ -117,6 +124,24 @@ def _noise_is_broken(suite: Sequence[Defence], results: Results) -> list[Control
     return controls
 
 
+def _asked(suite: Sequence[Defence], budget: Budget, eps: float) -> Iterator[tuple[Defence, Attack, float]]:
+    """Each attack that is made for `curves` and `checked`: on whom, and with which budget."""
+    for defence in _compared(suite):
+        yield from ((defence, attack, at) for at, attack in _by_eps(budget))
+        if defence.system.randomised:
+            yield from ((defence, attack, eps) for _, attack in _by_samples(budget, eps))
+    for attack in (_bpda(budget, eps), make("pgd-10")):
+        yield suite[0], attack, eps
+
+
+def _by_eps(budget: Budget) -> list[tuple[float, Attack]]:
+    return [(at, _bpda(budget, at)) for at in budget.curve_eps]
+
+
+def _by_samples(budget: Budget, eps: float) -> list[tuple[int, Attack]]:
+    return [(n, _bpda(budget, eps, samples=n)) for n in budget.curve_samples]
+
+
 def _compared(suite: Sequence[Defence]) -> list[Defence]:
     gated = [defence for defence in suite if defence.system.drift is not None]
     return [suite[0], *gated[:1]]
@@ -134,18 +159,19 @@ def _bpda(budget: Budget, eps: float, **settings: Any) -> Attack:
 
 def _share(runner: Runner, defence: Defence, budget: Budget, attack: Attack, eps: float) -> Share:
     """Of the first images, those that are right clean and attacked."""
-    n = min(budget.curve_images, len(runner.images))
-    right = []
-    for first in range(0, n, runner.chunk):
-        rows = slice(first, min(first + runner.chunk, n))
-        clean, labels = runner.clean(rows), runner.labels(rows).cpu().numpy()
-        alive = (runner.answers(defence, clean, first).labels == labels).all(axis=0)
-        flags = alive.copy()
-        if alive.any():
-            made = runner.attacked(attack, defence, clean, rows, torch.from_numpy(alive), eps)
-            flags[alive] = made.right(labels[alive]).all(axis=0)
-        right.append(flags)
-    return share(np.concatenate(right))
+    rows_of = runner.chunks(budget.curve_images)
+    return share(np.concatenate([_right(runner, defence, attack, eps, rows) for rows in rows_of]))
+
+
+def _right(runner: Runner, defence: Defence, attack: Attack, eps: float, rows: slice) -> NDArray[np.bool_]:
+    """Which images of a chunk are right clean and attacked, in every round of noise: bool [n]."""
+    clean, labels = runner.clean(rows), runner.labels(rows).cpu().numpy()
+    alive = (runner.answers(defence, clean, rows.start).labels == labels).all(axis=0)
+    right = alive.copy()
+    if alive.any():
+        made = runner.attacked(attack, defence, clean, rows, torch.from_numpy(alive), eps)
+        right[alive] = made.right(labels[alive]).all(axis=0)
+    return right
 
 
 def _error(p: float, n: int) -> float:

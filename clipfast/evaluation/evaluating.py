@@ -12,12 +12,10 @@ from torch import Tensor
 from ..errors import InputError
 from .columns import Planned
 from .results import CLEAN, Passes, Results, SystemResult
-from .runner import Runner
+from .runner import Runner, Shard
 from .suite import Defence
 
 __all__ = ["evaluate", "work"]
-
-Shard = tuple[int, int]
 
 
 def evaluate(
@@ -31,7 +29,7 @@ def evaluate(
 
     suite: undefended CLIP first. plans: the attacks at each l-inf budget, in [0, 1] pixel units. shard:
     (i, n), to make only each n-th chunk's parts, from the i-th on, 0 <= i < n; None is then returned, as a
-    part is no result. Curves and controls are left to `clipfast.evaluation.controls`. Raises InputError for
+    part is no result. Curves and controls are `clipfast.evaluation.controls`'. Raises InputError for
     more shards than chunks.
     """
     results = Results(
@@ -76,10 +74,9 @@ def work(
 
 def _of_shard(runner: Runner, shard: Shard | None) -> list[slice]:
     """Raises InputError for a shard of nothing."""
-    chunks = list(runner.chunks())
-    mine = chunks if shard is None else chunks[shard[0] :: shard[1]]
+    mine = runner.chunks(shard=shard)
     if not mine:
-        raise InputError(f"expected at most as many shards as chunks, {len(chunks)}")
+        raise InputError(f"expected at most as many shards as chunks, {len(runner.chunks())}")
     return mine
 
 

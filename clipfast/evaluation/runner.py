@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,9 +20,10 @@ from .results import Passes
 from .store import Store, digest
 from .suite import Defence
 
-__all__ = ["Answered", "Made", "Runner"]
+__all__ = ["Answered", "Made", "Runner", "Shard"]
 
 Tick = Callable[[float], object]
+Shard = tuple[int, int]
 
 
 class Answered(NamedTuple):
@@ -63,10 +64,11 @@ class Runner:
     seeds: int
     tick: Tick
 
-    def chunks(self) -> Iterator[slice]:
-        """The images in pieces."""
-        for first in range(0, len(self.images), self.chunk):
-            yield slice(first, min(first + self.chunk, len(self.images)))
+    def chunks(self, images: int | None = None, *, shard: Shard | None = None) -> list[slice]:
+        """The first images in pieces, all where None. shard: (i, n), for each n-th piece from the i-th on."""
+        n = min(len(self.images), len(self.images) if images is None else images)
+        pieces = [slice(first, min(first + self.chunk, n)) for first in range(0, n, self.chunk)]
+        return pieces if shard is None else pieces[shard[0] :: shard[1]]
 
     def clean(self, rows: slice) -> Tensor:
         """Pixels float32 [n, 3, H, W] in [0, 1]."""

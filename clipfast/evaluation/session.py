@@ -21,7 +21,7 @@ from ..errors import InputError, UncalibratedWarning, names_extra
 from ..models.loading import brings_weights
 from .budgets import budget_of
 from .columns import planned
-from .controls import checked, curve_work, curves
+from .controls import checked, curve_work, curves, make_curve_parts
 from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
 from .evaluating import evaluate, work
 from .levels import level
@@ -166,9 +166,14 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
     )
     progress.start(f"{dataset.name}: attacking", work(runner, suite, plans, request.shard))
     results = evaluate(runner, suite, plans, shard=request.shard)
+    progress.start(
+        f"{dataset.name}: curves and controls",
+        curve_work(runner, suite, budget, request.eps[0], request.shard),
+    )
+    if request.shard is not None:
+        make_curve_parts(runner, suite, budget, request.eps[0], request.shard)
     if results is None:
         return None
-    progress.start(f"{dataset.name}: curves and controls", curve_work(runner, suite, budget))
     results.by_eps, results.by_samples = curves(runner, suite, budget, request.eps[0])
     results.controls = checked(runner, suite, budget, results)
     _time(runner, suite, results)

@@ -165,14 +165,18 @@ def test_another_defence_attacks_nothing_again(tmp_path, finished, monkeypatch):
             np.testing.assert_array_equal(mine.right[key], flags)
 
 
-def test_shards_gathered_are_the_whole(tmp_path, finished):
+def test_shards_gathered_are_the_whole_and_attack_nothing_again(tmp_path, finished, monkeypatch):
     folders = [tmp_path / "1", tmp_path / "2"]
     for index, folder in enumerate(folders):
-        assert run(request(folder, shard=(index, 2)), Silent()) is None
+        assert run(request(folder, shard=(index, 2)), progress := Silent()) is None
         assert not (folder / "results.json").exists()
+        _, attacking, curves = progress.stretches
+        assert attacking[0] == attacking[1]
+        assert 0 < curves[1] <= curves[0]
     assert not {f.name for f in (folders[0] / "parts").iterdir()} & {
         f.name for f in (folders[1] / "parts").iterdir()
     }
+    monkeypatch.setattr(Attack, "run", None)
     run(request(tmp_path / "whole", parts_from=folders), Silent())
     assert comparable(tmp_path / "whole") == comparable(finished)
 
