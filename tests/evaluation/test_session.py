@@ -168,7 +168,8 @@ def test_another_defence_attacks_nothing_again(tmp_path, finished, monkeypatch):
 def test_shards_gathered_are_the_whole_and_attack_nothing_again(tmp_path, finished, monkeypatch):
     folders = [tmp_path / "1", tmp_path / "2"]
     for index, folder in enumerate(folders):
-        assert run(request(folder, shard=(index, 2)), progress := Silent()) is None
+        progress = Silent()
+        assert run(request(folder, shard=(index, 2)), progress) is None
         assert not (folder / "results.json").exists()
         _, attacking, curves = progress.stretches
         assert attacking[0] == attacking[1]
