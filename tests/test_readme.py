@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from bundled_model.card import readme_table
 
+from clipfast.evaluation.results import Results
 from clipfast.models.bundled import BUNDLED_DIR
+from clipfast.models.fingerprint import fingerprint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,9 +27,13 @@ COMMANDS = [
 ]
 
 
-def test_table_is_the_reports():
+def test_table_is_the_full_evaluation_s(bundled):
+    results = Results.from_json((ROOT / "benchmarks/results/evaluation_full.json").read_text())
+    assert results.run["budget"] == "full"
+    assert all(control.passed for control in results.controls)
     report = json.loads((BUNDLED_DIR / "report.json").read_text())
-    assert readme_table(report) in README
+    assert results.run["weights_sha256"] == fingerprint(bundled.image_tower.model.visual)
+    assert readme_table(results, report) in README
 
 
 @pytest.fixture(scope="module")

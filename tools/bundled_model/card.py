@@ -1,12 +1,18 @@
-"""The model card in words and tables, from the report's numbers alone."""
+"""The model card in words and tables, from the report's numbers alone, and the README's table."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from clipfast.evaluation.levels import level
+from clipfast.evaluation.report import worst_case
+from clipfast.evaluation.results import Results
 from clipfast.evaluation.shapes import KINDS
+from clipfast.evaluation.statistics import wilson
 
 COLUMNS = {
     "clean": "clean",
@@ -38,24 +44,31 @@ def accuracy_table(report: dict[str, Any], group: str = "all") -> str:
     return table(["", *COLUMNS.values()], rows)
 
 
-def readme_table(report: dict[str, Any]) -> str:
-    """The table on the README's first screen."""
+def readme_table(results: Results, report: dict[str, Any]) -> str:
+    """The table on the README's first screen: accuracy of an evaluation, cost of the report."""
     labels = {
-        "undefended": "undefended CLIP",
-        "3x3 blur": "3x3 blur",
-        "twin": "fine-tuned twin (TeCoA)",
-        "TTC": "**clipfast (TTC)**",
+        "undefended": ("undefended CLIP", "undefended"),
+        "3x3 blur": ("3x3 blur", "3x3 blur"),
+        "fine-tuned twin": ("fine-tuned twin (TeCoA)", "twin"),
+        "TTC": ("**clipfast (TTC)**", "TTC"),
     }
-    rows = [
-        [
-            label,
-            *(percent(report["accuracy"][name][column]["all"]) for column in ("clean", "pgd10_2", "worst_2")),
-            *(f"{report['cost'][name][kind]:.1f}x" for kind in ("clean", "attacked")),
-        ]
-        for name, label in labels.items()
-    ]
-    head = ["bundled model", "clean", "PGD-10", "adaptive, worst case", "cost, clean", "cost, attacked"]
+    systems, (eps,) = {system.name: system for system in results.systems}, results.eps
+    rows = []
+    for name, (label, reported) in labels.items():
+        system = systems[name]
+        worst = worst_case(results, system, eps)
+        assert worst is not None
+        flags = (system.right["clean"][0], system.right[f"pgd-10@{level(eps)}"][0], worst)
+        costs = (f"{report['cost'][reported][kind]:.1f}x" for kind in ("clean", "attacked"))
+        rows.append([label, *map(_interval, flags), *costs])
+    head = ["bundled model", "clean", "PGD-10", "worst case, adaptive", "cost, clean", "cost, attacked"]
     return table(head, rows)
+
+
+def _interval(right: NDArray[np.bool_]) -> str:
+    """'71.7 (59 to 82)': of so few images that an interval says more than a standard error."""
+    low, high = wilson(int(right.sum()), len(right))
+    return f"{100 * right.mean():.1f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def model_card(report: dict[str, Any], model: nn.Module) -> str:
