@@ -14,7 +14,9 @@ N = 200
 COLUMNS = (
     CLEAN,
     Column(key="pgd-10@1/255", title="PGD-10", kind="transfer", eps=EPS),
-    Column(key="pgd-10p@1/255", title="PGD-10, predicted", kind="transfer", eps=EPS, labels="predicted"),
+    Column(
+        key="pgd-10p@1/255", title="PGD-10, predicted labels", kind="transfer", eps=EPS, labels="predicted"
+    ),
     Column(key="bpda@1/255", title="BPDA + EOT", kind="adaptive", eps=EPS, upper_bound=True),
     Column(key="evasion@1/255", title="gate evasion", kind="adaptive", eps=EPS, upper_bound=True),
 )

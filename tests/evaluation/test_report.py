@@ -7,6 +7,7 @@ import dataclasses
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from clipfast.evaluation.report import (
 from clipfast.evaluation.report.figures import figures
 from clipfast.evaluation.report.sheets import accuracy, gates, spent
 from clipfast.evaluation.results import Column, Control, Results
+from clipfast.evaluation.separation import separation
 from clipfast.exporters.metadata import LIMITS
 
 SCRIPT = "<script>alert('1')</script>"
@@ -156,6 +158,7 @@ def test_the_table_has_every_figure(results):
     gate = system(results, "harms")
     assert harms["clean"] == "95.0 ± 1.5"
     assert harms["transfer: PGD-10"] == "60.0 ± 3.5"
+    assert harms["transfer, predicted labels: PGD-10"] == "58.0 ± 3.5"
     assert harms["adaptive: BPDA + EOT"] == "≤ 20.0 ± 2.8"
     assert harms["adaptive: gate evasion"] == "≤ 10.0 ± 2.1"
     assert harms["worst case"].startswith("≤ ")
@@ -175,8 +178,8 @@ def test_the_caption_says_what_was_measured_and_how_to_read_it(results):
     largest = max(s.standard_error for f in figures(results, EPS) for s in f.accuracy.values())
     for expected in (
         f"Percent right of {N} images, l-inf 1/255; standard errors at most {100 * largest:.1f} points",
-        "same pictures for all systems (PGD-10; PGD-10, predicted)",
-        "not the true one: PGD-10, predicted.",
+        "same pictures for all systems (PGD-10; PGD-10, predicted labels)",
+        "not the true one: PGD-10, predicted labels.",
         "(BPDA + EOT; gate evasion)",
         "≤: an upper bound",
         "\N{EN DASH}: the attack does not apply",
@@ -195,9 +198,15 @@ def test_the_caption_says_what_was_measured_and_how_to_read_it(results):
 )
 def test_gates_that_do_not_separate_are_named(shift, found):
     results = make_results(drift_shift=shift)
-    (cells,) = gates(results, EPS).rows
-    assert cells[0] == "harms"
-    assert cells[-1] == found
+    sheet = gates(results, EPS)
+    assert sheet.headings == ("attack", "gate of harms")
+    assert [attack for attack, _ in sheet.rows] == ["PGD-10", "PGD-10, predicted labels"]
+    gate = system(results, "harms")
+    for (_, cell), column in zip(sheet.rows, COLUMNS[1:3], strict=True):
+        auroc = separation(gate.drift["clean"], gate.drift[column.key]).auroc
+        assert re.fullmatch(rf"{found}, {auroc:.2f} \(0\.\d\d to 0\.\d\d\)", cell)
+    del gate.drift[COLUMNS[2].key]
+    assert gates(results, EPS).rows[1][1] == "\N{EN DASH}"
     assert gates(dataclasses.replace(results, systems=results.systems[:3]), EPS) is None
 
 
@@ -205,7 +214,7 @@ def test_gates_that_are_the_same_stand_once(results):
     twice = dataclasses.replace(system(results, "harms"), name="harms too")
     other = dataclasses.replace(twice, name="other", tau_threshold=0.5)
     results.systems += [twice, other]
-    assert [cells[0] for cells in gates(results, EPS).rows] == ["harms; harms too", "other"]
+    assert gates(results, EPS).headings[1:] == ("gate of harms; harms too", "gate of other")
 
 
 def test_what_adaptive_attacks_spent_is_told(results):
@@ -220,15 +229,25 @@ def test_a_wide_terminal_gets_one_table_and_a_narrow_one_whole_figures(results):
     (line,) = (line for line in wide.splitlines() if line.strip().startswith("gains"))
     for text in ("95.0 ± 1.5", "80.0 ± 2.8", "≤ 60.0 ± 3.5", "2.5x"):
         assert text in line
-    assert "transfer attacks" in narrow
-    assert "adaptive attacks" in narrow
+    for title in ("transfer attacks", "transfer attacks, predicted labels", "adaptive attacks"):
+        assert f"accuracy at 1/255, {title}\n" in re.sub(" +\n", "\n", narrow)
     lines = [line for line in narrow.splitlines() if line.strip().startswith("gains")]
     worst = f"≤ {100 * row(results, 'gains').worst.mean:.1f}"
-    assert [worst in line for line in lines] == [True, True, False]
+    assert [worst in line for line in lines] == [True, True, True, False]
     assert "…" not in narrow
     assert "80.0" in lines[0]
-    assert "≤ 60.0" in lines[1]
-    assert "2.5x" in lines[2]
+    assert "78.0" in lines[1]
+    assert "≤ 60.0" in lines[2]
+    assert "2.5x" in lines[3]
+
+
+def test_the_attacks_of_the_budget_full_fit_a_terminal_of_80():
+    recorded = Path(__file__).parents[2] / "benchmarks/results/evaluation_full.json"
+    results = Results.from_json(recorded.read_text())
+    console = Console(width=80, file=io.StringIO(), record=True)
+    for table in tables(results, results.eps[0], width=80):
+        console.print(table)
+    assert "…" not in console.export_text()
 
 
 def test_csv_has_the_figures_to_the_last_digit(results, tmp_path):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..levels import level
-from ..results import CLEAN, Column, Passes, Results
-from ..separation import Separation, separation
+from ..results import CLEAN, Column, Passes, Results, SystemResult
+from ..separation import separation
 from ..statistics import Share
 from .figures import Figures, attacks, columns, figures, gate_groups, is_undefended
 from .words import caption
@@ -43,7 +43,7 @@ def accuracy(results: Results, eps: float) -> Sheet:
         CLEAN.title,
         "worst case",
         "minus undefended",
-        *(f"{column.kind}: {column.title}" for column in attacking),
+        *map(_heading, attacking),
         "clean countered",
         "attacked passed",
         "images/s",
@@ -82,19 +82,14 @@ def accuracy(results: Results, eps: float) -> Sheet:
 
 
 def gates(results: Results, eps: float) -> Sheet | None:
-    """How well each gate tells transfer-attacked pictures from clean ones; None without a gate."""
-    transfer = attacks(results, eps, "transfer")
-    rows = []
-    for names, system in gate_groups(results).items():
-        clean, measured = system.drift[CLEAN.key], [c for c in transfer if c.key in system.drift]
-        found = {column: separation(clean, system.drift[column.key]) for column in measured}
-        rows.append((names, *(_auroc(found.get(column)) for column in transfer), _kinds(found)))
-    if not rows or not transfer:
+    """A row a transfer attack: how well each gate tells its pictures from clean ones; None without a gate."""
+    transfer, groups = attacks(results, eps, "transfer"), gate_groups(results)
+    if not groups or not transfer:
         return None
     return Sheet(
         f"gates at {level(eps)}",
-        ("gate of", *(column.title for column in transfer), "the gate"),
-        rows,
+        ("attack", *(f"gate of {names}" for names in groups)),
+        [(column.title, *(_gate(system, column) for system in groups.values())) for column in transfer],
         "AUROC of low drift as a sign of attack, with its 95 % interval: 1 tells attacked pictures from "
         "clean ones, 0.5 does not separate them, below 0.5 attacked pictures drift more than clean ones.",
     )
@@ -150,17 +145,15 @@ def _passes(passes: Passes | None) -> str:
     return f"{forward}F + {backward}B" if passes.backward else f"{forward}F"
 
 
-def _auroc(found: Separation | None) -> str:
-    if found is None:
+def _gate(system: SystemResult, column: Column) -> str:
+    if column.key not in system.drift:
         return NONE
-    return f"{found.auroc:.2f} ({found.interval.low:.2f} to {found.interval.high:.2f})"
+    found = separation(system.drift[CLEAN.key], system.drift[column.key])
+    return f"{found.kind}, {found.auroc:.2f} ({found.interval.low:.2f} to {found.interval.high:.2f})"
 
 
-def _kinds(found: dict[Column, Separation]) -> str:
-    """What the gate does, and under which attacks where it differs."""
-    kinds: dict[str, list[str]] = {}
-    for column, separated in found.items():
-        kinds.setdefault(separated.kind, []).append(column.title)
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    return "; ".join(f"{kind} ({', '.join(titles)})" for kind, titles in kinds.items())
+def _heading(column: Column) -> str:
+    """The attack below its group."""
+    labels = f", {column.labels} labels"
+    group = f"{column.kind}{labels}" if column.labels == "predicted" else column.kind
+    return f"{group}: {column.title.removesuffix(labels)}"

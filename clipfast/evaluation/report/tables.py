@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from rich import box
 from rich.table import Table
@@ -18,36 +19,56 @@ __all__ = ["tables"]
 def tables(results: Results, eps: float, *, width: int = 100) -> Iterator[Table]:
     """The tables of one budget, for a terminal so wide.
 
-    Where not all accuracies fit they come in two tables, under transfer and under adaptive attacks, without
-    standard errors, the worst case in both; and the rest in a third.
+    Where not all accuracies fit they come in a table for each group of attacks, without standard errors, the
+    worst case in all; and the rest in a last one. What is too wide even so goes on in a further table.
     """
     whole, *rest = sheets(results, eps)
-    for sheet in (*([whole] if _width(whole) <= width else _parts(whole)), *rest):
-        yield _table(sheet)
+    if _width(whole) <= width:
+        yield _table(whole)
+    else:
+        for part, fixed in _parts(whole):
+            yield from map(_table, _pages(part, fixed, width))
+    for sheet in rest:
+        yield from map(_table, _pages(sheet, 1, width))
 
 
-def _parts(sheet: Sheet) -> Iterator[Sheet]:
-    """A sheet of accuracies in parts, the notes below the last."""
+def _parts(sheet: Sheet) -> Iterator[tuple[Sheet, int]]:
+    """A sheet of accuracies in parts, the notes below the last; and how many columns name a row in each."""
     kinds = [heading.partition(": ")[0] if ": " in heading else "" for heading in sheet.headings]
     last = max((i for i, kind in enumerate(kinds) if kind), default=3)
-    for name in ("transfer", "adaptive"):
+    for name in dict.fromkeys(filter(None, kinds)):
         columns = [0, 1, 2, 3, *(i for i, kind in enumerate(kinds) if kind == name)]
-        if len(columns) > 4:
-            yield _columns(sheet, columns, f"{sheet.title}, {name} attacks", bare=True)
+        kind, comma, labels = name.partition(", ")
+        yield _columns(sheet, columns, f"{sheet.title}, {kind} attacks{comma}{labels}", bare=True), 4
     rest = [0, *range(last + 1, len(sheet.headings))]
-    yield _columns(sheet, rest, sheet.title.replace("accuracy", "gates and cost"), caption=sheet.caption)
+    yield _columns(sheet, rest, sheet.title.replace("accuracy", "gates and cost"), caption=sheet.caption), 1
+
+
+def _pages(sheet: Sheet, fixed: int, width: int) -> Iterator[Sheet]:
+    """As many columns at a time as fit, at least one, behind the first `fixed`; the notes below the last."""
+    first = end = fixed
+    while end < len(sheet.headings):
+        end += 1
+        while (
+            end < len(sheet.headings)
+            and _width(_columns(sheet, [*range(fixed), *range(first, end + 1)])) <= width
+        ):
+            end += 1
+        caption = sheet.caption if end == len(sheet.headings) else ""
+        yield _columns(sheet, [*range(fixed), *range(first, end)], caption=caption)
+        first = end
 
 
 def _columns(
-    sheet: Sheet, columns: Sequence[int], title: str, *, bare: bool = False, caption: str = ""
+    sheet: Sheet, columns: Sequence[int], title: str | None = None, *, bare: bool = False, caption: str = ""
 ) -> Sheet:
-    """Some columns of a sheet; bare: without standard errors and intervals."""
+    """Some columns of a sheet, below its own title where None; bare: without errors and intervals."""
 
     def cell(text: str) -> str:
         return re.sub(r" ± \S+| \(.*\)", "", text) if bare else text
 
     return Sheet(
-        title,
+        sheet.title if title is None else title,
         tuple(sheet.headings[i].partition(": ")[2] or sheet.headings[i] for i in columns),
         [tuple(cell(row[i]) if i else row[i] for i in columns) for row in sheet.rows],
         caption,
@@ -55,10 +76,15 @@ def _columns(
 
 
 def _width(sheet: Sheet) -> int:
-    """What a table takes without breaking a cell; headings break at spaces."""
+    """What a table takes, with the spaces between columns and at its sides."""
+    return 1 + sum(width + 2 for width in _widths(sheet))
+
+
+def _widths(sheet: Sheet) -> list[int]:
+    """What each column takes without breaking a cell; headings break at spaces."""
     words = [max(map(len, heading.split())) for heading in sheet.headings]
     cells = [max(map(len, column), default=0) for column in zip(*sheet.rows, strict=True)]
-    return sum(max(pair) + 2 for pair in zip(words, cells, strict=True))
+    return [max(pair) for pair in zip(words, cells, strict=True)]
 
 
 def _table(sheet: Sheet) -> Table:
@@ -69,7 +95,9 @@ def _table(sheet: Sheet) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for index, heading in enumerate(sheet.headings):
+    for index, (heading, width) in enumerate(zip(sheet.headings, _widths(sheet), strict=True)):
+        # Rich would take the room that headings lack from cells.
+        heading = "\n".join(wrap(heading, width))
         table.add_column(Text(heading), justify="right" if index else "left")
     for row in sheet.rows:
         table.add_row(*map(Text, row))
