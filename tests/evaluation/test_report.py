@@ -241,13 +241,17 @@ def test_a_wide_terminal_gets_one_table_and_a_narrow_one_whole_figures(results):
     assert "2.5x" in lines[3]
 
 
-def test_the_attacks_of_the_budget_full_fit_a_terminal_of_80():
+@pytest.mark.parametrize("width", [80, *range(90, 97)])
+def test_the_attacks_of_the_budget_full_fit_a_terminal(width):
     recorded = Path(__file__).parents[2] / "benchmarks/results/evaluation_full.json"
     results = Results.from_json(recorded.read_text())
-    console = Console(width=80, file=io.StringIO(), record=True)
-    for table in tables(results, results.eps[0], width=80):
+    console = Console(width=width, file=io.StringIO(), record=True)
+    for table in tables(results, results.eps[0], width=width):
         console.print(table)
-    assert "…" not in console.export_text()
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("\n fine-tuned twin ") == text.count("\n TTC ")  # no name is broken
+    assert " ".join(text.split()).count("Encoder passes an image that was attacked") == 1
 
 
 def test_csv_has_the_figures_to_the_last_digit(results, tmp_path):
