@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The accuracy that the README may quote: a `full` evaluation of the bundled model, on a GPU or over a night.
+# The accuracy that the README may quote: a `full` evaluation of the bundled model, on a GPU.
 # Call it again where LIMIT seconds were too few: it goes on from the parts that lie in $OUT.
 # Options of `clipfast eval` may follow, and overrule those below.
 set -euo pipefail

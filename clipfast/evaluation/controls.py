@@ -45,9 +45,9 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float)
 
 
 def make_curve_parts(
-    runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float, shard: Shard
+    runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float, shard: Shard | None = None
 ) -> None:
-    """Makes what `curves` and `checked` read, of a shard's chunks; there may be none."""
+    """Makes what `curves` and `checked` read, of a shard's chunks, of which there may be none."""
     for rows in runner.chunks(budget.curve_images, shard=shard):
         for defence, attack, at in _asked(suite, budget, eps):
             _right(runner, defence, attack, at, rows)

@@ -95,14 +95,11 @@ class Runner:
         What they add is kept in float16, and goes through that whether it was kept or not.
         """
 
-        def make() -> dict[str, NDArray[Any]]:
-            attacked = self._run(attack, undefended, pixels, labels, eps, seed, of=len(pixels))
+        def keep(attacked: Attacked) -> dict[str, NDArray[Any]]:
             return {"delta": (attacked.pixels - pixels).half().cpu().numpy()}
 
-        key, seed = self._key_of(attack, undefended, pixels, labels, eps)
-        if self.store.has(key):
-            self.tick(attack.ticks * len(pixels))
-        delta = torch.from_numpy(self.store.get(key, make)["delta"]).to(self.device)
+        parts = self._made_by(attack, undefended, pixels, labels, eps, keep, of=len(pixels))
+        delta = torch.from_numpy(parts["delta"]).to(self.device)
         return project(pixels + delta.float(), pixels, eps)
 
     def attacked(
@@ -112,10 +109,8 @@ class Runner:
 
         pixels: [n, 3, H, W], of the images `rows`, that the attack starts from.
         """
-        labels = self.labels(rows)
 
-        def make() -> dict[str, NDArray[Any]]:
-            attacked = self._run(attack, defence, pixels[alive], labels[alive], eps, seed, of=len(pixels))
+        def keep(attacked: Attacked) -> dict[str, NDArray[Any]]:
             whole = pixels.clone()  # an image's noise is that of its place
             whole[alive] = attacked.pixels
             answered = self._answered(defence, whole, rows.start)
@@ -125,10 +120,17 @@ class Runner:
                 "passes": np.array([attacked.passes.forward, attacked.passes.backward]),
             }
 
-        key, seed = self._key_of(attack, defence, pixels[alive], labels[alive], eps, rows.start, alive)
-        if self.store.has(key):
-            self.tick(attack.ticks * len(pixels))
-        parts = self.store.get(key, make)
+        parts = self._made_by(
+            attack,
+            defence,
+            pixels[alive],
+            self.labels(rows)[alive],
+            eps,
+            keep,
+            of=len(pixels),
+            first_image=rows.start,
+            alive=alive,
+        )
         return Made(parts["labels"], parts["broken"], _passes(parts))
 
     def _answered(self, defence: Defence, pixels: Tensor, first_image: int) -> dict[str, NDArray[Any]]:
@@ -150,46 +152,43 @@ class Runner:
     def _about(self, defence: Defence) -> dict[str, Any]:
         return {**defence.identity, "seed": self.seed, "seeds": self.seeds}
 
-    def _key_of(
+    def _made_by(
         self,
         attack: Attack,
         defence: Defence,
         pixels: Tensor,
         labels: Tensor,
         eps: float,
+        keep: Callable[[Attacked], dict[str, NDArray[Any]]],
+        *,
+        of: int,
         first_image: int | None = None,
         alive: Tensor | None = None,
-    ) -> tuple[str, int]:
-        """The part's key, and the attack's seed, which follows from it.
+    ) -> dict[str, NDArray[Any]]:
+        """A part that an attack makes, whose seed follows from the part's key. keep: what of its outcome.
 
-        first_image, alive: the places of the images, where the noise that they are answered with counts.
+        of: images in this chunk, whose work is done when the attacked ones' is. first_image, alive: the
+        places of the images, where the noise that they are answered with counts.
         """
         about = {**self._about(defence), "part": repr(attack), "eps": eps, "first_image": first_image}
         arrays = (pixels, labels) if alive is None else (pixels, labels, alive)
         key = digest(about, *(array.cpu().numpy() for array in arrays))
-        return key, int(key[:15], 16)
 
-    def _run(
-        self,
-        attack: Attack,
-        defence: Defence,
-        pixels: Tensor,
-        labels: Tensor,
-        eps: float,
-        seed: int,
-        *,
-        of: int,
-    ) -> Attacked:
-        """of: images in this chunk, whose work is done when the attacked ones' is."""
-        return attack.run(
-            defence.system,
-            pixels,
-            labels,
-            eps=eps,
-            seed=seed,
-            most=self.chunk,
-            progress=lambda: self.tick(of),
-        )
+        def make() -> dict[str, NDArray[Any]]:
+            attacked = attack.run(
+                defence.system,
+                pixels,
+                labels,
+                eps=eps,
+                seed=int(key[:15], 16),
+                most=self.chunk,
+                progress=lambda: self.tick(of),
+            )
+            return keep(attacked)
+
+        if self.store.has(key):
+            self.tick(attack.ticks * of)
+        return self.store.get(key, make)
 
 
 def _passes(parts: dict[str, NDArray[Any]]) -> Passes:

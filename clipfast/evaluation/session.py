@@ -170,9 +170,8 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
         f"{dataset.name}: curves and controls",
         curve_work(runner, suite, budget, request.eps[0], request.shard),
     )
-    if request.shard is not None:
-        make_curve_parts(runner, suite, budget, request.eps[0], request.shard)
     if results is None:
+        make_curve_parts(runner, suite, budget, request.eps[0], request.shard)
         return None
     results.by_eps, results.by_samples = curves(runner, suite, budget, request.eps[0])
     results.controls = checked(runner, suite, budget, results)

@@ -46,17 +46,13 @@ def _parts(sheet: Sheet) -> Iterator[tuple[Sheet, int]]:
 
 def _pages(sheet: Sheet, fixed: int, width: int) -> Iterator[Sheet]:
     """As many columns at a time as fit, at least one, behind the first `fixed`; the notes below the last."""
-    first = end = fixed
-    while end < len(sheet.headings):
-        end += 1
-        while (
-            end < len(sheet.headings)
-            and _width(_columns(sheet, [*range(fixed), *range(first, end + 1)])) <= width
-        ):
-            end += 1
-        caption = sheet.caption if end == len(sheet.headings) else ""
-        yield _columns(sheet, [*range(fixed), *range(first, end)], caption=caption)
-        first = end
+    naming, page = [*range(fixed)], []
+    for column in range(fixed, len(sheet.headings)):
+        if page and _width(_columns(sheet, [*naming, *page, column])) > width:
+            yield _columns(sheet, naming + page)
+            page = []
+        page.append(column)
+    yield _columns(sheet, naming + page, caption=sheet.caption)
 
 
 def _columns(
