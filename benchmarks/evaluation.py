@@ -11,11 +11,11 @@ import statistics
 import torch
 
 from clipfast import DefendedClassifier
-from clipfast.bench.interleave import ratio, rounds
-from clipfast.draws import draw_noise, seeded
-from clipfast.evaluation import statistics as shares
 from clipfast.evaluation.datasets import find_dataset
 from clipfast.evaluation.systems import countered
+from clipfast.inputs.draws import draw_noise, seeded
+from clipfast.measurement import statistics as shares
+from clipfast.measurement.interleave import ratio, rounds
 from clipfast.reference import counterattack
 
 PICTURES, CHUNK, ROUNDS = 200, 50, 5

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from clipfast.bench.scenario import make_images, make_tower
+from clipfast.defence.schedule import drift
 from clipfast.encoders import linear, make_encoder
 from clipfast.models.tower import ImageTower
-from clipfast.schedule import drift
 
 Passes = tuple[Tensor, Tensor, Tensor]
 

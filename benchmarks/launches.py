@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from clipfast import CounterattackConfig, schedule
+from clipfast import CounterattackConfig
+from clipfast.defence import schedule
 from clipfast.encoders import Encoder, Saved
 from clipfast.ops import Implementation
 

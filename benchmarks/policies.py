@@ -17,9 +17,9 @@ from torch import Tensor
 
 from clipfast.bench.columns import Towers
 from clipfast.bench.environment import environment
-from clipfast.bench.interleave import rounds
 from clipfast.bench.scenario import Images, make_images, make_tower, published_noise
 from clipfast.encoders import Encoder, Saved
+from clipfast.measurement.interleave import rounds
 
 ROUNDS = 5
 CPU = torch.device("cpu")

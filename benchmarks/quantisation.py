@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfast import DefendedClassifier
-from clipfast.draws import seeded
+from clipfast.attacks import pgd
+from clipfast.defence.engine import Engine
 from clipfast.encoders import VitEncoder
 from clipfast.encoders.linear import FrozenLinear
-from clipfast.engine import Engine
-from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.shapes import draw
+from clipfast.inputs.draws import seeded
+from clipfast.models.shapes import draw
 
 PICTURES, EPS, CHUNK = 200, 2 / 255, 50
 SCHEMES = ("mlp", "all", "all, one scale a tensor")

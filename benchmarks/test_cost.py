@@ -11,9 +11,9 @@ import dataclasses
 import pytest
 
 from clipfast.bench.columns import check, closure, names
-from clipfast.bench.interleave import rounds
 from clipfast.bench.run import summary
 from clipfast.bench.scenario import Scenario, make_images
+from clipfast.measurement.interleave import rounds
 
 SCENARIOS = [
     Scenario(model="ViT-B-32", batch=batch, countered=countered, rounds=count)

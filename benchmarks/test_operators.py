@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from clipfast import ops
-from clipfast.bench.interleave import rounds
-from clipfast.graphs import CudaGraph
+from clipfast.defence.cuda_graphs import CudaGraph
+from clipfast.measurement.interleave import rounds
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDS, REPEATS = 31, 10

@@ -12,8 +12,8 @@ import statistics
 import pytest
 import torch
 
-from clipfast.bench.interleave import rounds
 from clipfast.encoders.linear import product_forms
+from clipfast.measurement.interleave import rounds
 
 WEIGHTS, ROUNDS = 12, 9
 FORMS = {dtype: product_forms(dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -15,16 +15,21 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
-from . import draws, ops
-from . import precision as precisions
+from . import ops
 from .config import CounterattackConfig
-from .differentiable import DifferentiableDefence, Mode
-from .draws import Draw
+from .defence import precision as precisions
+from .defence.differentiable import DifferentiableDefence, Mode
+from .defence.engine import Engine
+from .defence.schedule import Defended
 from .encoders import CompiledEncoder, Encoder, check_dtype, make_encoder
-from .engine import Engine
 from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
+from .inputs import draws
+from .inputs.draws import Draw
+from .inputs.rules import NoisePolicy, checked_integer, checked_noise_key
+from .inputs.tensors import as_unit, check_noise, check_pixels, check_range
 from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
 from .models.checkpoint import load_image_tower
+from .models.class_weights import Template, Tokenizer, class_weights
 from .models.fingerprint import fingerprint
 from .models.loading import brings_weights, load_open_clip
 from .models.tower import ImageTower
@@ -32,10 +37,6 @@ from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
 from .preprocess import Preprocess
 from .reference import counterattack_early_return
-from .schedule import Defended
-from .validation import as_unit, check_noise, check_pixels, check_range
-from .validation_rules import NoisePolicy, checked_integer, checked_noise_key
-from .zero_shot import Template, Tokenizer, class_weights
 
 __all__ = ["DefendedClassifier"]
 
@@ -94,7 +95,7 @@ class DefendedClassifier(nn.Module):
     """Zero-shot classification by an open_clip model, defended at inference by TTC (arXiv 2503.03613).
 
     model: any open_clip model object. It is switched to eval mode and its parameters are frozen.
-    tokenizer: the model's. classnames, templates: see `clipfast.zero_shot.class_weights`.
+    tokenizer: the model's. classnames, templates: see `clipfast.models.class_weights.class_weights`.
     drift_model: the model that measures drift where `model` is adversarially fine-tuned: the original.
     `source` is the model's name and weights' where one of the constructors below loaded it, else None.
     implementation: "reference", the eager PyTorch of `clipfast.reference`, or the fast engine, with the

@@ -40,10 +40,10 @@ from .files import read_lines, read_text, write_text
 from .preprocess import Preprocess, image_files
 
 if TYPE_CHECKING:
-    from .artifact import ArtifactClassifier
+    from .artifacts.base import ArtifactClassifier
+    from .artifacts.ports import Port
     from .classifier import DefendedClassifier
     from .exporters import Export
-    from .exporters.interface import Port
     from .prediction import Prediction
 
 app = typer.Typer(
@@ -332,7 +332,7 @@ def _from_artifact(
     artifact: Path, trust: bool, device: str, settled: dict[str, object]
 ) -> ArtifactClassifier:
     """Reads an exported file; `settled` are the options that it leaves no choice in, None if not given."""
-    from .runtime import load_artifact
+    from .artifacts.formats import load_artifact
 
     for option, value in settled.items():
         if value is not None:
@@ -390,7 +390,7 @@ def _batches(
 def _predict(
     classifier: DefendedClassifier | ArtifactClassifier, pixels: NDArray[Any], **options: Any
 ) -> Prediction[Any]:
-    from .artifact import ArtifactClassifier
+    from .artifacts.base import ArtifactClassifier
 
     if isinstance(classifier, ArtifactClassifier):
         return classifier.predict(pixels, **options)
@@ -463,11 +463,12 @@ def export(
     device: Annotated[str, typer.Option(help="Where it is traced: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Write the defended classifier as one file. Exit code 1 if it disagrees with the reference."""
-    from .evaluation.calibration import figures_beside
+    from .artifacts.formats import format_of
+    from .calibration.threshold import figures_beside
     from .exporters import export as write
 
     options: dict[str, Any] = {
-        "format": _format_of(out) if format is None else format.value,
+        "format": format_of(out).name if format is None else format.value,
         "profile": profile.value,
         "precision": precision.value,
         "pixels": pixels.value,
@@ -492,15 +493,6 @@ def export(
     if exported.verification is not None:
         _out.print(exported.verification.table())
     _describe(exported)
-
-
-def _format_of(path: Path) -> str:
-    from .exporters.exporting import SUFFIXES
-
-    for format, suffix in SUFFIXES.items():
-        if path.name.endswith(suffix):
-            return format
-    raise InputError(f"expected a file named {', '.join(SUFFIXES.values())}, or --format; got {path}")
 
 
 def _batch_size(value: str) -> int | None:
@@ -568,10 +560,10 @@ def verify(
     device: Device = "cpu",
 ) -> None:
     """Compare an exported file with the reference. Exit code 1 if they disagree."""
-    from .artifact import check_file
+    from .artifacts.base import check_file
+    from .artifacts.formats import load_artifact
     from .exporters import verify as compare
-    from .exporters.rebuilding import rebuilt
-    from .runtime import load_artifact
+    from .verification.rebuilding import rebuilt
 
     check_file(file)
     if sha256 is not None and (digest := _digest(file)) != sha256.strip().lower():
@@ -696,9 +688,9 @@ def evaluate(
     device: AnyDevice = "auto",
 ) -> None:
     """Measure defences: clean, under transfer attacks, and under attackers who know them. Resumable."""
-    from .evaluation.levels import parse_level
+    from .attacks.levels import parse_level
+    from .evaluation.evaluate import Request, run
     from .evaluation.report import summaries
-    from .evaluation.session import Request, run
 
     request = Request(
         data=data,
@@ -807,10 +799,10 @@ def calibrate(
     ] = False,
 ) -> None:
     """Set the drift threshold on your pictures, for your model. Clean pictures alone will do."""
-    from .evaluation.calibrating import Request, run
-    from .evaluation.calibration import write
-    from .evaluation.calibration_plot import plot as drawn
-    from .evaluation.levels import parse_level
+    from .attacks.levels import parse_level
+    from .calibration.calibrating import Request, run
+    from .calibration.plot import plot as drawn
+    from .calibration.threshold import write
 
     if eps is not None and attack is None:
         raise InputError(f"--eps {eps} needs --attack, whose budget it is")

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from clipfast import DefendedClassifier
-from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.shapes import draw
+from clipfast.attacks import pgd
+from clipfast.models.shapes import draw
 
 
 def write_pictures(folder: Path, classifier: DefendedClassifier, n: int, *, seed: tuple[int, int]) -> None:

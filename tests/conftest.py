@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning, cli
-from clipfast.evaluation.shapes import draw
 from clipfast.exporters import Export, export
+from clipfast.models.shapes import draw
 from clipfast.models.tokenizer import WordTokenizer
 
 WORDS = ("a", "photo", "of", "this", "is", "cat", "dog", "red", "panda", "picture")

@@ -12,7 +12,7 @@ from towers import smooth
 
 from clipfast import CounterattackConfig, DefendedClassifier
 from clipfast.encoders import make_encoder
-from clipfast.exporters.graph import DefenceGraph
+from clipfast.exporters.defence_graph import DefenceGraph
 from clipfast.models.tower import ImageTower
 from clipfast.reference import counterattack, drift_of, into_bounds
 

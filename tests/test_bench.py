@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from clipfast import InputError, cli
 from clipfast.bench import run as running
 from clipfast.bench.columns import Towers, check, closure, names
-from clipfast.bench.interleave import ratio, rounds
 from clipfast.bench.plan import BARS, Job, jobs
 from clipfast.bench.report import draw, tables
 from clipfast.bench.run import summary, write_json
 from clipfast.bench.scenario import Scenario, make_images
 from clipfast.encoders.vit import VitEncoder
+from clipfast.measurement.interleave import ratio, rounds
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 

@@ -20,9 +20,9 @@ from clipfast import (
     UncalibratedWarning,
     implementations,
 )
+from clipfast.defence.precision import available
+from clipfast.inputs.philox import linf_noise
 from clipfast.models.fingerprint import fingerprint
-from clipfast.noise import linf_noise
-from clipfast.precision import available
 from clipfast.reference import counterattack
 
 

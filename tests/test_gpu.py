@@ -6,9 +6,9 @@ from test_engine import assert_same_from_threads, assert_tiers, batch, gated
 from towers import make_tower
 
 from clipfast import CounterattackConfig, InputError
+from clipfast.defence.engine import Engine
+from clipfast.defence.precision import available, dtype_of
 from clipfast.encoders import CompiledEncoder, make_encoder
-from clipfast.engine import Engine
-from clipfast.precision import available, dtype_of
 from clipfast.reference import counterattack
 
 pytestmark = [

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from artifacts import make_metadata, write_onnx
+from hand_made import make_metadata, write_onnx
 from PIL import Image
 from sources import ROOT, copy_sources
 
-from clipfast.evaluation.shapes import draw
+from clipfast.models.shapes import draw
 
 HEAVY = ("torch", "open_clip", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "triton")
 
@@ -35,7 +35,7 @@ def python(code: str, executable: str | Path = sys.executable) -> str:
         "clipfast.cli",
         "clipfast.prediction",
         "clipfast.runtime",
-        "clipfast.exporters.metadata",
+        "clipfast.artifacts.metadata",
     ],
 )
 def test_import_loads_nothing_heavy(module):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..config import CounterattackConfig
-from ..draws import fresh
+from ..defence.engine import Engine
+from ..defence.precision import dtype_of
 from ..encoders import make_encoder
 from ..encoders.compiled import CompiledEncoder
-from ..engine import Engine
+from ..inputs.draws import fresh
 from ..models.tower import ImageTower
-from ..precision import dtype_of
 from ..reference import counterattack, counterattack_early_return
 from .scenario import Images, published_noise
 

@@ -12,16 +12,17 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from ..artifacts.aotinductor import AOTInductorClassifier
+from ..artifacts.base import ArtifactClassifier
+from ..artifacts.onnx_runtime import OnnxClassifier
+from ..artifacts.ports import Port
 from ..classifier import DefendedClassifier
 from ..encoders import Encoder, make_encoder
 from ..errors import UncalibratedWarning
 from ..exporters import export
-from ..exporters.interface import Port
-from ..exporters.to_onnx import write
+from ..exporters.onnx.writer import write
 from ..models.tower import ImageTower
 from ..reference import counterattack
-from ..runtime import ArtifactClassifier, OnnxClassifier
-from ..torch_runtime import AOTInductorClassifier
 from .scenario import Images, published_noise
 
 __all__ = ["Artifacts", "exported_columns"]

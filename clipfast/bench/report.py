@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ..errors import InputError
-from .interleave import Ratio
+from ..measurement.interleave import Ratio
 from .plan import BARS, EXPORTED_BARS, Bar
 from .run import exported_summary, summary
 from .scenario import Scenario

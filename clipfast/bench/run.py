@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from ..measurement.interleave import ratio
 from .environment import ALLOCATORS
-from .interleave import ratio
 from .plan import Job, jobs
 from .scenario import Scenario
 

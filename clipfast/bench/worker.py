@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from ..measurement.interleave import rounds
 from ..models.tower import ImageTower
 from .columns import Towers, check, closure, names
 from .environment import environment
-from .interleave import rounds
 from .scenario import Scenario, make_images, make_tower
 
 __all__ = ["main"]
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _measure_exports(tower: ImageTower, scenarios: list[Scenario], threads: int) -> None:
-    from .exported import Artifacts, exported_columns  # needs packages that the engine does not
+    from .exported import Artifacts, exported_columns
 
     _emit(kind="environment", onnxruntime=version("onnxruntime"), **environment(tower.mean.device))
     with tempfile.TemporaryDirectory() as folder:

@@ -16,13 +16,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from ..attacks.in_chunks import PGD_STEPS, attack_in_chunks, correct
+from ..attacks.system import undefended
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
-from ..evaluation.measure import PGD_STEPS, attack_in_chunks, correct, interleaved
-from ..evaluation.shapes import CLASSNAMES, KINDS, draw
-from ..evaluation.statistics import worst_case
-from ..evaluation.systems import blurred, countered, undefended
+from ..evaluation.systems import blurred, countered
+from ..measurement.interleave import interleaved
+from ..measurement.statistics import worst_case
+from ..models.shapes import CLASSNAMES, KINDS, draw
 from ..prediction import Prediction
 
 __all__ = ["ATTACK_EPS", "DemoResult", "Row", "experiment"]

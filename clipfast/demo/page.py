@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import pages
-from ..evaluation.separation import separation
+from ..calibration.separation import separation
 from ..files import write_text
 from ..prediction import Prediction
 from .experiment import DemoResult

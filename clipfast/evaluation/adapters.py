@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..attacks.attack import check_counts
 from ..classifier import DefendedClassifier
 from ..errors import InputError, names_extra
-from .attacks.attack import check_counts
 
 __all__ = ["DefendedLogits", "RandomisedDefenceWarning", "as_art", "as_foolbox", "as_function"]
 
@@ -64,8 +64,8 @@ class DefendedLogits(nn.Module):
 def as_function(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples: int = 1) -> DefendedLogits:
     """A plain function of pixels, as AutoAttack takes it: `AutoAttack(as_function(c), version="rand", ...)`.
 
-    mode: through what gradients go, see `clipfast.differentiable.DifferentiableDefence`. samples: draws of
-    noise whose logits are averaged; torch's generator draws them anew at each call.
+    mode: through what gradients go, see `clipfast.defence.differentiable.DifferentiableDefence`.
+    samples: draws of noise whose logits are averaged; torch's generator draws them anew at each call.
     Warns with RandomisedDefenceWarning. Raises InputError for another mode and samples below 1.
     """
     return _logits(classifier, mode, samples)

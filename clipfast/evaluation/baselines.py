@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import CounterattackConfig
+from ..defence.low_pass import low_pass
 from ..errors import InputError
-from ..low_pass import low_pass
 from ..reference import into_bounds, within
 
 __all__ = [

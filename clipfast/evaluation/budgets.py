@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..attacks import ADAPTIVE, TRANSFER
 from ..errors import InputError
-from .attacks import ADAPTIVE, TRANSFER
 
 __all__ = ["BUDGETS", "Budget", "budget_of"]
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .attacks import Attack, make
+from ..attacks import Attack, make
+from ..attacks.levels import level
+from ..measurement.statistics import Share, share
 from .budgets import Budget
-from .levels import level
+from .defences import Defence
+from .parts import Runner, Shard
 from .results import Control, Point, Results
-from .runner import Runner, Shard
-from .statistics import Share, share
-from .suite import Defence
 
 __all__ = ["checked", "curve_work", "curves", "make_curve_parts"]
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..defence.passes import Passes
 from ..errors import InputError
 
-__all__ = ["CLEAN", "Column", "Control", "Passes", "Point", "Results", "SystemResult"]
+__all__ = ["CLEAN", "Column", "Control", "Point", "Results", "SystemResult"]
 
 SCHEMA = 1
 
@@ -39,14 +40,6 @@ class Column:
 
 
 CLEAN = Column(key="clean", title="clean", kind="clean")
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Encoder passes an image, on average: forward, backward."""
-
-    forward: float
-    backward: float
 
 
 @dataclass(frozen=True)

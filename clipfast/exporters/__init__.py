@@ -1,6 +1,7 @@
 """A defended classifier as one file: ONNX, TorchScript or AOTInductor.
 
-What is exported is `clipfast.schedule.defend` with its zero-shot head: drift, gate, gradient steps and all.
+What is exported is `clipfast.defence.schedule.defend` with its zero-shot head: drift, gate, gradient steps
+and all.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from ..errors import names_extra
 
 if TYPE_CHECKING:
+    from ..verification.verdict import Verification
+    from ..verification.verifying import verify
     from .exporting import Export, export
-    from .verdict import Verification
-    from .verification import verify
 
 __all__ = ["Export", "Verification", "export", "verify"]
 
 # Imported when it is first asked for: readers of artifacts have no torch.
 _ON_DEMAND = {
     "Export": ".exporting",
-    "Verification": ".verdict",
+    "Verification": "..verification.verdict",
     "export": ".exporting",
-    "verify": ".verification",
+    "verify": "..verification.verifying",
 }
 
 

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from .. import __version__
+from ..artifacts.formats import Format, FormatName, named_format
+from ..artifacts.metadata import Metadata, Precision
+from ..artifacts.ports import PixelType, Port, Profile
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..encoders import Encoder, make_encoder
@@ -22,24 +25,39 @@ from ..errors import InputError, VerificationError
 from ..models.bundled import BUNDLED
 from ..models.fingerprint import fingerprint
 from ..models.tower import ImageTower
-from .graph import DefenceGraph
-from .interface import PixelType, Port, Profile
-from .metadata import Metadata, Precision
-from .verdict import Verification
-from .verification import verify
+from ..verification.verdict import Verification
+from ..verification.verifying import verify
+from .defence_graph import DefenceGraph
 
-__all__ = ["SUFFIXES", "Export", "Format", "export"]
-
-Format = Literal["onnx", "torchscript", "aotinductor"]
-
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".ts.pt", "aotinductor": ".pt2"}
+__all__ = ["OPSETS", "Export", "Writer", "export"]
 
 # Where the batch is dynamic the example's must equal no other dimension, or tracing may take one for it.
 _EXAMPLE_BATCH = 5
 
+OPSETS = range(20, 24)  # Gelu is an operator of ONNX since 20
+
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 _log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """Writes a graph in a format of `clipfast.artifacts.formats`."""
+
+    def __call__(
+        self,
+        graph: DefenceGraph,
+        examples: tuple[Tensor, ...],
+        metadata: str,
+        path: Path,
+        *,
+        inputs: tuple[Port, ...],
+        outputs: tuple[Port, ...],
+        opset: int,
+    ) -> None:
+        """Writes at `path`. examples: the graph's inputs, of a batch that equals no other dimension where it
+        is dynamic. metadata: the text to keep under `clipfast.artifacts.metadata.KEY`. opset: of ONNX."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ def export(
     classifier: DefendedClassifier,
     path: str | os.PathLike[str],
     *,
-    format: Format = "onnx",
+    format: FormatName = "onnx",
     profile: Profile = "serving",
     precision: Precision = "fp32",
     pixels: PixelType = "float32",
@@ -87,7 +105,8 @@ def export(
     VerificationError for a file that disagrees with the reference.
     """
     path = Path(path)
-    _check(path, format, precision, classifier.config)
+    target = named_format(format)
+    _check(path, target, precision, opset, classifier.config)
     described = _describe(
         classifier, profile, precision, pixels, 1 if static else batch, static, license, calibration
     )
@@ -102,12 +121,12 @@ def export(
         static=static,
     ).eval()
     examples = _examples(inputs, classifier)
-    write = _writer(format, inputs, outputs, opset)
+    write: Writer = target.writes()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         written = Path(folder) / path.name
         if progress is not None:
             progress(f"tracing the classifier and writing it as {format}")
-        write(graph, examples, described.to_json(), written)
+        write(graph, examples, described.to_json(), written, inputs=inputs, outputs=outputs, opset=opset)
         verification = _verified(written, path, classifier, tolerance, progress) if verify else None
         # The file itself last: whoever finds it finds all that it needs.
         parts = sorted(Path(folder).iterdir(), key=lambda file: file == written)
@@ -132,7 +151,7 @@ def _verified(
     return verification
 
 
-def _check(path: Path, format: Format, precision: str, config: CounterattackConfig) -> None:
+def _check(path: Path, format: Format, precision: str, opset: int, config: CounterattackConfig) -> None:
     if config.gate == "low_pass":
         raise InputError(
             "gate 'low_pass' is refused, as its Fourier transform is no operator that every format has: "
@@ -143,11 +162,12 @@ def _check(path: Path, format: Format, precision: str, config: CounterattackConf
             "precision 'int8' is refused, as it has not been shown to keep the defence: "
             "expected 'fp32' or 'fp16'"
         )
-    for name, value, known in (("format", format, Format), ("precision", precision, Precision)):
-        if value not in get_args(known):
-            raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
-    if not path.name.endswith(SUFFIXES[format]):
-        raise InputError(f"expected a path that ends in {SUFFIXES[format]} for {format}, got {path}")
+    if precision not in get_args(Precision):
+        raise InputError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
+    if opset not in OPSETS:
+        raise InputError(f"opset must be one of {list(OPSETS)}, got {opset!r}")
+    if not path.name.endswith(format.suffix):
+        raise InputError(f"expected a path that ends in {format.suffix} for {format.name}, got {path}")
     if not path.parent.is_dir():
         raise InputError(f"no such folder: {path.parent}")
 
@@ -216,23 +236,3 @@ def _examples(inputs: tuple[Port, ...], classifier: DefendedClassifier) -> tuple
         else:
             examples.append(torch.rand(shape, device=device) * (eps if port.name == "noise" else 1.0))
     return tuple(examples)
-
-
-def _writer(
-    format: Format, inputs: tuple[Port, ...], outputs: tuple[Port, ...], opset: int
-) -> Callable[[DefenceGraph, tuple[Tensor, ...], str, Path], None]:
-    """The format's own `write`, which needs packages that the others do not."""
-    batch = inputs[0].shape[0]
-    if format == "onnx":
-        from . import to_onnx
-
-        if opset not in to_onnx.OPSETS:
-            raise InputError(f"opset must be one of {list(to_onnx.OPSETS)}, got {opset!r}")
-        return lambda *args: to_onnx.write(*args, inputs=inputs, outputs=outputs, opset=opset)
-    if format == "torchscript":
-        from . import to_torchscript
-
-        return lambda *args: to_torchscript.write(*args, batch=batch)
-    from . import to_aotinductor
-
-    return lambda *args: to_aotinductor.write(*args, batch=batch)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-from . import schemas  # noqa: F401 - the library implements them
-
 __all__ = ["why_not"]
 
 _LIBRARY = Path(__file__).with_name("_native.so")

@@ -34,8 +34,8 @@ def perturb(
 
     pixels: [B, 3, H, W], uint8 (taken as pixels / 255) or float in [0, 1]. noise: float32, shaped alike.
     seeds, images: int64 [B] instead, to draw it: a key's 64 bits and the image's index under that key, by
-    Philox 4x32-10 as `clipfast.noise` defines it: U(-eps, eps) per pixel, to the bit the same in all forms;
-    l2: a normal direction of a length from U(0, eps), from the same words. patch: (P, Q), the results'
+    Philox 4x32-10 as `clipfast.inputs.philox` defines it: U(-eps, eps) per pixel, to the bit the same in all
+    forms; l2: a normal direction of a length from U(0, eps), from the same words. patch: (P, Q), the results'
     layout [B, patches, 3 * P * Q], or None for [B, 3, H, W]. Results are float32. A pixel outside of [0, 1]
     or NaN is NaN in both of them, so that its image's drift is NaN.
     """

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import schemas  # noqa: F401 - defines the operator
-
 __all__ = ["split_linear", "to_blocks"]
 
 _BLOCK = 32

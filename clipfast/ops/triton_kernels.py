@@ -356,7 +356,7 @@ def _place(
 
 @triton.jit
 def _words(seeds, images, image, counter, stream):
-    """Blocks of Philox 4x32-10, as `clipfast.noise` counts them."""
+    """Blocks of Philox 4x32-10, as `clipfast.inputs.philox` counts them."""
     return tl.philox(tl.load(seeds + image), counter, tl.load(images + image).to(tl.int32), stream, 0)
 
 

@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from clipfast import DefendedClassifier
+from clipfast.artifacts.aotinductor import AOTInductorClassifier
 from clipfast.bench.environment import environment
-from clipfast.bench.interleave import ratio, rounds
 from clipfast.bench.scenario import make_tower
 from clipfast.config import CounterattackConfig
 from clipfast.errors import UncalibratedWarning
 from clipfast.exporters import export
-from clipfast.torch_runtime import AOTInductorClassifier
+from clipfast.measurement.interleave import ratio, rounds
 
 THRESHOLDS = {"none": 0.0, "all": 1e9}
 

@@ -1,6 +1,6 @@
 """What an artifact might say of itself, for tests that change a part of it."""
 
-from artifacts import make_metadata
+from hand_made import make_metadata
 
 from clipfast.config import CounterattackConfig
 from clipfast.preprocess import Preprocess

@@ -18,11 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipfast import DefendedClassifier
-from clipfast.arrays import seeded_noise
+from clipfast.artifacts.aotinductor import AOTInductorClassifier
 from clipfast.cli import app
 from clipfast.config import CounterattackConfig
+from clipfast.inputs.arrays import seeded_noise
 from clipfast.preprocess import image_files
-from clipfast.torch_runtime import AOTInductorClassifier
 
 # The first one builds, and each package is minutes of a C++ compiler's work.
 pytestmark = pytest.mark.timeout(1800)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clipfast.artifacts.metadata import Metadata
 from clipfast.errors import InputError
-from clipfast.exporters.metadata import Metadata
 
 __all__ = ["Admission", "Cost", "cost"]
 

@@ -11,7 +11,7 @@ import pytest
 from answers import load
 from PIL import Image
 
-from clipfast.evaluation.shapes import draw
+from clipfast.models.shapes import draw
 from clipfast.prediction import Prediction
 from clipfast.preprocess import image_files
 

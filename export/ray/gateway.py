@@ -24,8 +24,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uploads import uploaded
 
+from clipfast.artifacts.metadata import Metadata
 from clipfast.errors import InputError
-from clipfast.exporters.metadata import Metadata
 
 __all__ = ["Classifies", "Gateway", "Settings"]
 

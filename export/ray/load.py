@@ -29,18 +29,18 @@ import open_clip
 import torch
 import typer
 from answers import load
+from clipfast.runtime import OnnxClassifier
 from cluster import threads_of
 from PIL import Image
 from processes import started, wait_for
 
 from clipfast import DefendedClassifier
 from clipfast.bench.environment import environment
-from clipfast.bench.interleave import ratio, rounds
 from clipfast.bench.scenario import make_images, make_tower
 from clipfast.errors import UncalibratedWarning
 from clipfast.exporters import export
 from clipfast.files import write_text
-from clipfast.runtime import OnnxClassifier
+from clipfast.measurement.interleave import ratio, rounds
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from ray import serve
 from starlette.applications import Starlette
 from workers import NAME, Worker, Workers
 
+from clipfast.artifacts.metadata import Metadata
 from clipfast.cli import main
-from clipfast.exporters.metadata import Metadata
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 

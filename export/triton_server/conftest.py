@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from artifacts import make_metadata, write_onnx
+from hand_made import make_metadata, write_onnx
 from inference_server import InferenceServer
 from model_config import Serving, describe_version, from_text, to_text
 from repository import CONFIG, write_model
@@ -14,7 +14,7 @@ from repository import CONFIG, write_model
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """A hand-made serving artifact: its undefended logits are those of `artifacts.expected`."""
+    """A hand-made serving artifact: its undefended logits are those of `hand_made.expected`."""
     return write_onnx(tmp_path_factory.mktemp("tiny") / "tiny.onnx", make_metadata(profile="serving"))
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from clipfast.artifacts.metadata import KEY, Metadata
+from clipfast.artifacts.ports import Port
 from clipfast.errors import ArtifactError, InputError
-from clipfast.exporters.interface import Port
-from clipfast.exporters.metadata import KEY, Metadata
-from clipfast.validation_rules import checked_integer
+from clipfast.inputs.rules import checked_integer
 
 __all__ = [
     "LABELS",

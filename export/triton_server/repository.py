@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from clipfast.runtime import OnnxClassifier
 from model_config import (
     LABELS,
     WARMUP_FOLDER,
@@ -26,13 +27,12 @@ from model_config import (
 )
 from numpy.typing import NDArray
 
-from clipfast.arrays import as_unit
+from clipfast.artifacts.metadata import Metadata
 from clipfast.cli import main, printed_warnings
 from clipfast.errors import ArtifactError, InputError
-from clipfast.exporters.metadata import Metadata
 from clipfast.files import read_text, write_text
-from clipfast.runtime import OnnxClassifier
-from clipfast.validation_rules import checked_integer
+from clipfast.inputs.arrays import as_unit
+from clipfast.inputs.rules import checked_integer
 
 __all__ = ["write_model"]
 

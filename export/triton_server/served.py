@@ -15,7 +15,7 @@ from model_config import check_ports, metadata_text
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from clipfast.artifact import ArtifactClassifier, read_metadata
+from clipfast.artifacts.base import ArtifactClassifier, read_metadata
 from clipfast.errors import ArtifactError, InputError
 
 __all__ = ["ServedClassifier"]

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from artifacts import CONFIG as SETTINGS
-from artifacts import make_metadata, make_onnx, write_onnx
 from google.protobuf import text_format
+from hand_made import CONFIG as SETTINGS
+from hand_made import make_metadata, make_onnx, write_onnx
 from model_config import Serving
 from repository import CONFIG, write_model
 from scripts import without
 from tritonclient.grpc import model_config_pb2
 
 from clipfast import ArtifactError, InputError, UncalibratedWarning
-from clipfast.exporters.metadata import Metadata
+from clipfast.artifacts.metadata import Metadata
 from clipfast.runtime import OnnxClassifier
 
 schema: Any = model_config_pb2

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
-from artifacts import WEIGHTS, expected, make_metadata, write_onnx
+from hand_made import WEIGHTS, expected, make_metadata, write_onnx
 from inference_server import free_port
 from numpy.typing import NDArray
 from PIL import Image

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from clipfast import DefendedClassifier, ops
+from clipfast.artifacts.ports import Port
 from clipfast.encoders import Encoder, make_encoder
-from clipfast.exporters.interface import Port
-from clipfast.exporters.to_onnx import write
+from clipfast.exporters.onnx.writer import write
 
 __all__ = ["GradientGraph", "UndefendedGraph", "write_gradient", "write_undefended"]
 

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from clipfast import DefendedClassifier
+from clipfast.attacks import to_bytes
+from clipfast.attacks.in_chunks import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
+from clipfast.attacks.system import undefended
 from clipfast.demo.experiment import ATTACK_EPS
-from clipfast.evaluation.attacks import to_bytes
-from clipfast.evaluation.measure import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
-from clipfast.evaluation.shapes import CLASSNAMES, Pictures, draw
-from clipfast.evaluation.systems import undefended
 from clipfast.exporters import export
 from clipfast.files import write_text
+from clipfast.models.shapes import CLASSNAMES, Pictures, draw
 
 __all__ = ["write_models"]
 

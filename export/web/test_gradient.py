@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from gradient import write_gradient, write_undefended
 
 from clipfast import DefendedClassifier
-from clipfast.evaluation.shapes import draw
+from clipfast.models.shapes import draw
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clipfast.defence.precision import available, dtype_of
 from clipfast.encoders import linear
 from clipfast.encoders.linear import FrozenLinear, PlainProduct, product_forms
-from clipfast.precision import available, dtype_of
 
 PRECISIONS = available(torch.device("cpu"))
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from clipfast.evaluation.results import CLEAN, Column, Control, Passes, Point, Results, SystemResult
+from clipfast.defence.passes import Passes
+from clipfast.evaluation.results import CLEAN, Column, Control, Point, Results, SystemResult
 
 EPS = 1 / 255
 N = 200

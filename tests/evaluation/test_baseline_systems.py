@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from conftest import make_classifier, pixels
 from torch import Tensor
 
-from clipfast import CounterattackConfig, DefendedClassifier, draws, reference
-from clipfast.differentiable import smooth_sign, twice_differentiable
+from clipfast import CounterattackConfig, DefendedClassifier, reference
+from clipfast.attacks.pass_counter import PassCounter
+from clipfast.attacks.system import System
+from clipfast.defence.differentiable import smooth_sign, twice_differentiable
+from clipfast.defence.passes import Passes
 from clipfast.evaluation import baselines, systems
 from clipfast.evaluation.baselines import HEDGE, views
-from clipfast.evaluation.passes import PassCounter
-from clipfast.evaluation.results import Passes
-from clipfast.evaluation.systems import System
+from clipfast.inputs import draws
 
 CONFIG = CounterattackConfig(steps=3, step_size=2 / 255, radius=6)
 

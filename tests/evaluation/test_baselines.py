@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipfast import CounterattackConfig, InputError, low_pass
+from clipfast import CounterattackConfig, InputError
+from clipfast.defence import low_pass
 from clipfast.evaluation import baselines
 from clipfast.evaluation.baselines import anti_adversary, blur, ensemble, hedge, random_noise, views
 

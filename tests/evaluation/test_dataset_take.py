@@ -9,7 +9,7 @@ from small_copies import flat, save, save_cut_off
 from clipfast import InputError
 from clipfast.demo import experiment
 from clipfast.evaluation.datasets import Dataset, bundled, find_dataset
-from clipfast.evaluation.shapes import CLASSNAMES, KINDS, draw
+from clipfast.models.shapes import CLASSNAMES, KINDS, draw
 from clipfast.preprocess import Preprocess
 
 PREPROCESS = Preprocess(size=(24, 24))

@@ -15,6 +15,8 @@ from made_up import COLUMNS, EPS, N, make_results
 from rich.console import Console
 
 from clipfast import InputError
+from clipfast.artifacts.metadata import LIMITS
+from clipfast.calibration.separation import separation
 from clipfast.evaluation.report import (
     caption,
     quotation,
@@ -29,8 +31,6 @@ from clipfast.evaluation.report import (
 from clipfast.evaluation.report.figures import figures
 from clipfast.evaluation.report.sheets import accuracy, gates, spent
 from clipfast.evaluation.results import Column, Control, Results
-from clipfast.evaluation.separation import separation
-from clipfast.exporters.metadata import LIMITS
 
 SCRIPT = "<script>alert('1')</script>"
 

@@ -16,7 +16,7 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.export.pt2_archive._package import AOTICompiledModel
 from towers import VIT, build, build_timm
 
-from clipfast.exporters import to_aotinductor
+from clipfast.exporters import aotinductor as to_aotinductor
 
 # Each file takes a C++ compiler a minute.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

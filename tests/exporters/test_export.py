@@ -8,10 +8,11 @@ import torch
 from conftest import make_classifier, make_tiny_clip
 
 from clipfast import CounterattackConfig, InputError, VerificationError, __version__
-from clipfast.evaluation.shapes import draw
-from clipfast.exporters import export, to_onnx, verify
-from clipfast.exporters.metadata import LIMITS, Metadata
+from clipfast.artifacts.metadata import LIMITS, Metadata
+from clipfast.exporters import export, verify
+from clipfast.exporters.onnx import writer as to_onnx
 from clipfast.models.fingerprint import fingerprint
+from clipfast.models.shapes import draw
 
 
 @pytest.fixture

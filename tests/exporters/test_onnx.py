@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from towers import EXPLICIT, TRACED, build_vit
 
 from clipfast import UncalibratedWarning
-from clipfast.exporters import to_onnx
-from clipfast.exporters.interface import ports
+from clipfast.artifacts.ports import ports
+from clipfast.exporters.exporting import OPSETS
+from clipfast.exporters.onnx import writer as to_onnx
 
 BY_VALUE = {"NonZero", "ScatterND", "If", "Loop", "RandomUniformLike", "RandomNormalLike", "Shape"}
 
@@ -114,7 +115,7 @@ def test_momentum(tmp_path):
         exported.agrees(4, mix)
 
 
-@pytest.mark.parametrize("opset", list(to_onnx.OPSETS)[1:])
+@pytest.mark.parametrize("opset", list(OPSETS)[1:])
 def test_newer_opsets(tmp_path, opset):
     exported = Exported(build_vit("one block", gain=8.0), tmp_path / "t.onnx", opset=opset)
     assert onnx.load(exported.path).opset_import[0].version == opset

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from attacked_pictures import write_pictures
+from clipfast.runtime import OnnxClassifier
 
 from clipfast import DefendedClassifier
-from clipfast.evaluation.shapes import draw
+from clipfast.models.shapes import draw
 from clipfast.preprocess import image_files
-from clipfast.runtime import OnnxClassifier
 
 KINDS = ["lab", "static", "fp16"]
 

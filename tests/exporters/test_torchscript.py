@@ -11,7 +11,7 @@ import torch
 from lab import Lab, check_draws, restless, serving_graph
 from towers import TRACED, build_vit
 
-from clipfast.exporters import to_torchscript
+from clipfast.exporters import torchscript as to_torchscript
 
 
 def load(path: Path, files: dict[str, str] | None = None) -> torch.jit.ScriptModule:

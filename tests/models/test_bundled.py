@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
-from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.shapes import CLASSNAMES, draw
+from clipfast.attacks import pgd
 from clipfast.models.bundled import BUNDLED_DIR
+from clipfast.models.shapes import CLASSNAMES, draw
 
 STREAM = 200  # of the tests' own, apart from training, report and demo
 

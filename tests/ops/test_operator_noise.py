@@ -6,7 +6,7 @@ import torch
 from forms import FORMS, Form, assert_close, assert_same, call
 from torch import Tensor
 
-from clipfast.noise import l2_noise, linf_noise
+from clipfast.inputs.philox import l2_noise, linf_noise
 from clipfast.ops import perturb
 
 EPS = 4 / 255

@@ -21,7 +21,7 @@ from forms import (
 )
 from torch import Tensor
 
-from clipfast.noise import l2_noise, linf_noise
+from clipfast.inputs.philox import l2_noise, linf_noise
 from clipfast.ops import ascend, cotangent, drift_gate, perturb, zero_shot_head
 from clipfast.ops.native import why_not
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from clipfast.ops import schemas  # noqa: F401 - the library implements them
 from clipfast.ops.split_linear import split_linear, to_blocks
 
 torch.ops.load_library(Path(sys.argv[1]))

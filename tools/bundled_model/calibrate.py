@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning
-from clipfast.evaluation.calibration import Measured
-from clipfast.evaluation.gauge import Gauge
-from clipfast.evaluation.shapes import draw
+from clipfast.calibration.gauge import Gauge
+from clipfast.calibration.threshold import Measured
 from clipfast.models.bundled import load_bundled
+from clipfast.models.shapes import draw
 
 from . import recipe
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from clipfast.evaluation.levels import level
+from clipfast.attacks.levels import level
 from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import Results
-from clipfast.evaluation.shapes import KINDS
-from clipfast.evaluation.statistics import wilson
+from clipfast.measurement.statistics import wilson
+from clipfast.models.shapes import KINDS
 
 COLUMNS = {
     "clean": "clean",

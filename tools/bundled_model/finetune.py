@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 
-from clipfast.evaluation.attacks import pgd
-from clipfast.evaluation.shapes import CLASSNAMES, draw
+from clipfast.attacks import pgd
 from clipfast.models.bundled import load_bundled
+from clipfast.models.class_weights import class_weights
+from clipfast.models.shapes import CLASSNAMES, draw
 from clipfast.models.tower import ImageTower
-from clipfast.zero_shot import class_weights
 
 from . import recipe
 from .state import load_state, save_state

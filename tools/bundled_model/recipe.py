@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipfast.evaluation.shapes import COLOURS, SHAPES
+from clipfast.models.shapes import COLOURS, SHAPES
 
 IMAGE_SIZE = 96
 

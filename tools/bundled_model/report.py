@@ -14,18 +14,15 @@ from rich.progress import Progress
 from torch import Tensor
 
 from clipfast import DefendedClassifier, __version__
-from clipfast.evaluation.measure import (
-    PGD_STEPS,
-    attack_in_chunks,
-    correct,
-    interleaved,
-)
-from clipfast.evaluation.separation import separation
-from clipfast.evaluation.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
-from clipfast.evaluation.statistics import share, worst_case
-from clipfast.evaluation.systems import System, blurred, countered, noisy, undefended
+from clipfast.attacks.in_chunks import PGD_STEPS, attack_in_chunks, correct
+from clipfast.attacks.system import System, undefended
+from clipfast.calibration.separation import separation
+from clipfast.evaluation.systems import blurred, countered, noisy
+from clipfast.measurement.interleave import interleaved
+from clipfast.measurement.statistics import share, worst_case
 from clipfast.models.bundled import load_bundled
 from clipfast.models.checkpoint import load_image_tower
+from clipfast.models.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
 
 from . import recipe
 from .card import model_card

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from clipfast.evaluation.shapes import CLASSNAMES, COLOURS, SHAPES, UNSEEN_PAIRS, draw
+from clipfast.models.shapes import CLASSNAMES, COLOURS, SHAPES, UNSEEN_PAIRS, draw
 from clipfast.models.tokenizer import WordTokenizer
 from clipfast.models.tower import ImageTower
 

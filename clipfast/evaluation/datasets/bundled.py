@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shapes import CLASSNAMES, KINDS, draw
+from ...models.shapes import CLASSNAMES, KINDS, draw
 from .dataset import Contents
 
 __all__ = ["read_bundled"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import statistics
+from ...measurement import statistics
+from ...measurement.statistics import Difference, Share
 from ..results import CLEAN, Column, Results, SystemResult
-from ..statistics import Difference, Share
 
 __all__ = [
     "NOT_ATTACKED",

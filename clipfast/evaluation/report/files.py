@@ -7,10 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ...attacks.levels import level
 from ...files import write_text
-from ..levels import level
+from ...measurement.statistics import Share
 from ..results import CLEAN, Column, Results
-from ..statistics import Share
 from .figures import Figures, columns, figures
 
 __all__ = ["write_csv", "write_json"]

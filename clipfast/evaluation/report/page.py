@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ...attacks.levels import level
 from ...files import write_text
 from ...pages import filled
-from ..levels import level
 from ..results import Control, Results
 from .plots import Plot, curves, of_budget
 from .sheets import Sheet, sheets

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ... import pages
+from ...attacks.levels import level
+from ...calibration.separation import roc, separation
 from ...pages import Axis
-from ..levels import level
 from ..results import CLEAN, Column, Point, Results, SystemResult
-from ..separation import roc, separation
 from .figures import attacks, figures, gate_groups
 
 __all__ = ["Plot", "curves", "of_budget"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..levels import level
-from ..results import CLEAN, Column, Passes, Results, SystemResult
-from ..separation import separation
-from ..statistics import Share
+from ...attacks.levels import level
+from ...calibration.separation import separation
+from ...defence.passes import Passes
+from ...measurement.statistics import Share
+from ..results import CLEAN, Column, Results, SystemResult
 from .figures import Figures, attacks, columns, figures, gate_groups, is_undefended
 from .words import caption
 

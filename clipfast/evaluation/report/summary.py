@@ -11,8 +11,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ...attacks.levels import level
 from ...files import write_text
-from ..levels import level
 from ..results import CLEAN, Results
 from .figures import attacks, figures
 from .tables import tables

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...exporters.metadata import LIMITS
-from ..levels import level
+from ...artifacts.metadata import LIMITS
+from ...attacks.levels import level
 from ..results import Column, Results, SystemResult
 from .figures import NOT_ATTACKED, Figures, attacks, figures, is_undefended
 

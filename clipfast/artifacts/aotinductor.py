@@ -1,0 +1,28 @@
+"""Exported classifiers compiled by AOTInductor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch._inductor import aoti_load_package
+
+from ..errors import InputError
+from .metadata import KEY
+from .torch_runtime import Program, TorchClassifier
+
+__all__ = ["AOTInductorClassifier"]
+
+
+class AOTInductorClassifier(TorchClassifier):
+    """A defended classifier exported by AOTInductor: compiled for one kind of device and processor.
+
+    Arguments and errors as for `TorchClassifier`; InputError for another kind of device too.
+    """
+
+    def _load(self, path: Path) -> tuple[Program, str | None]:
+        index = -1 if self.device.index is None else self.device.index
+        program = aoti_load_package(path, device_index=index)
+        entries = program.get_metadata()
+        if (made_for := entries.get("AOTI_DEVICE_KEY")) != self.device.type:
+            raise InputError(f"{path} was compiled for {made_for}, got device {str(self.device)!r}")
+        return program, entries.get(KEY)

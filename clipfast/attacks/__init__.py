@@ -1,0 +1,33 @@
+"""Attacks in [0, 1] pixel units, within an l-inf budget, on a plain function of pixels or on a defence.
+
+`make` names them. Each is an `Attack`: its `run` gives adversarial pixels and what they cost, from a seed.
+"""
+
+from .ascent import pgd
+from .attack import Attack, Attacked, Target
+from .catalogue import ADAPTIVE, TRANSFER, make
+from .eps_ball import rounded, to_bytes
+from .gate import GateEvasion
+from .library import AutoPGD, Square
+from .losses import Loss
+from .projected import ProjectedAttack, Targeted
+from .retries import Retries
+
+__all__ = [
+    "ADAPTIVE",
+    "TRANSFER",
+    "Attack",
+    "Attacked",
+    "AutoPGD",
+    "GateEvasion",
+    "Loss",
+    "ProjectedAttack",
+    "Retries",
+    "Square",
+    "Target",
+    "Targeted",
+    "make",
+    "pgd",
+    "rounded",
+    "to_bytes",
+]

@@ -1,0 +1,88 @@
+"""Counts encoder passes, an image each, where they are made: in eager image towers and in engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..classifier import DefendedClassifier
+from ..defence.engine import Engine
+from ..defence.passes import Passes, engine_passes
+from ..defence.schedule import Defended
+
+__all__ = ["PassCounter"]
+
+
+class PassCounter:
+    """Counts what a classifier's towers and its engine do between `with` and its end.
+
+    An image through a tower is one forward pass, its gradient to the pixels one backward pass. Where a
+    gradient is differentiated itself (the unrolled defence), that pass is gone through once more, and counts
+    as another backward pass. An engine's passes follow from its schedule and from how many images it
+    countered: see `engine_passes`. A separate drift encoder's passes count alike.
+    classifier: None, of a system that has none, counts nothing.
+    """
+
+    def __init__(self, classifier: DefendedClassifier | None) -> None:
+        self.forward = self.backward = 0
+        self._classifier = classifier
+        self._undo: list[Callable[[], object]] = []
+
+    def __enter__(self) -> PassCounter:
+        if (classifier := self._classifier) is not None:
+            for tower in (classifier.image_tower, classifier.drift_tower):
+                if tower is not None:
+                    self._undo.append(tower.register_forward_hook(self._on_tower).remove)
+            if not classifier._by_reference:
+                self._watch(classifier.engine)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def an_image(self, n: int) -> Passes:
+        """The passes so far, on average over n images."""
+        return Passes(self.forward / max(n, 1), self.backward / max(n, 1))
+
+    def _on_tower(self, _: nn.Module, __: Sequence[Tensor], embedding: Tensor) -> None:
+        self._on_embedding(embedding)
+
+    def _on_embedding(self, embedding: Tensor) -> Tensor:
+        self.forward += len(embedding)
+        if embedding.requires_grad:
+            embedding.register_hook(self._on_gradient)
+        return embedding
+
+    def _on_gradient(self, cotangent: Tensor) -> None:
+        self.backward += len(cotangent)
+        if cotangent.requires_grad:  # the gradient's own graph is kept: this pass may be gone through again
+            cotangent.register_hook(self._on_second_gradient)
+
+    def _on_second_gradient(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+    def _watch(self, engine: Engine) -> None:
+        run, embed, embed_with_gradient = engine.run, engine.embed, engine.embed_with_gradient
+
+        def watched(*args: Any, **kwargs: Any) -> Defended:
+            defended = run(*args, **kwargs)
+            forward, backward = engine_passes(
+                engine.config,
+                images=len(defended.drift),
+                countered=int(defended.countered.sum()),
+                drift_encoder=engine.drift_encoder is not None,
+            )
+            self.forward += forward
+            self.backward += backward
+            return defended
+
+        def undo() -> None:
+            engine.run, engine.embed, engine.embed_with_gradient = run, embed, embed_with_gradient
+
+        engine.run = watched
+        engine.embed = lambda pixels: self._on_embedding(embed(pixels))
+        engine.embed_with_gradient = lambda pixels: self._on_embedding(embed_with_gradient(pixels))
+        self._undo.append(undo)

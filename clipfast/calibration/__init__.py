@@ -1,0 +1,1 @@
+"""Measuring what a gate reads of pictures, and choosing its threshold."""

@@ -1,0 +1,184 @@
+"""Calibrates a classifier on folders of pictures: attacks and measures them, then sets the threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..attacks.in_chunks import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
+from ..attacks.system import undefended
+from ..classifier import DefendedClassifier
+from ..errors import InputError
+from ..inputs.tensors import as_unit
+from ..preprocess import image_files
+from .gauge import Gauge
+from .threshold import Calibration, Measured, calibrate
+
+__all__ = ["Request", "folder_labels", "measure", "run"]
+
+# Files -> the readable ones and their pixels [N, 3, H, W], uint8, some at a time.
+Batches = Callable[[list[Path]], Iterable[tuple[Sequence[Path], NDArray[Any]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to calibrate on and how.
+
+    clean: a folder of pictures. attacked: one of attacked pictures; or attack_eps, the l-inf budget, in
+    [0, 1] pixel units, of PGD-10 on the undefended model. rate: the share of clean pictures that may be
+    countered; or balanced, the best balanced accuracy. labels: whether folders are named as the classes.
+    attacked_share: of the traffic that the expected cost is for. seed: of noise, attack and bootstraps.
+
+    Raises InputError for options that do not go together.
+    """
+
+    clean: Path
+    attacked: Path | None = None
+    attack_eps: float | None = None
+    rate: float | None = 0.05
+    balanced: bool = False
+    labels: bool = False
+    attacked_share: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.attacked is not None and self.attack_eps is not None:
+            raise InputError("expected a folder of attacked pictures or an attack, got both")
+        if self.balanced == (self.rate is not None):
+            got = "both" if self.balanced else "neither"
+            raise InputError(f"expected a rate or the best balanced accuracy, got {got}")
+        if self.attacked is None and self.attack_eps is None and (self.balanced or self.attacked_share > 0):
+            raise InputError(
+                "balanced accuracy and a share of attacked traffic need attacked pictures: "
+                "expected a folder of them or an attack, got neither"
+            )
+
+
+def run(
+    classifier: DefendedClassifier,
+    request: Request,
+    batches: Batches,
+    *,
+    total: Callable[[int], object] | None = None,
+) -> Calibration:
+    """Measures the pictures and sets the threshold. total: called with the number of files.
+
+    Raises InputError for a folder that is not there or holds no pictures, for class folders that are not
+    named as the classes, and as `calibrate` does.
+    """
+    roots = [request.clean, *([] if request.attacked is None else [request.attacked])]
+    files = [_files(root) for root in roots]
+    labels = [
+        folder_labels(root, found, classifier.classnames) if request.labels else None
+        for root, found in zip(roots, files, strict=True)
+    ]
+    if total is not None:
+        total(sum(map(len, files)))
+    clean, attacked = measure(
+        classifier, batches(files[0]), labels=labels[0], attack_eps=request.attack_eps, seed=request.seed
+    )
+    skipped = len(files[0]) - len(clean)
+    if request.attacked is not None:
+        attacked, _ = measure(classifier, batches(files[1]), labels=labels[1], seed=request.seed)
+        skipped += len(files[1]) - len(attacked)
+    return calibrate(
+        clean,
+        attacked,
+        config=classifier.config,
+        weights=classifier.drift_weights,
+        rate=request.rate,
+        attacked_share=request.attacked_share,
+        drift_encoder=classifier.drift_tower is not None,
+        run=_quoted(classifier, request, skipped),
+        seed=request.seed,
+    )
+
+
+def measure(
+    classifier: DefendedClassifier,
+    batches: Iterable[tuple[Sequence[Path], NDArray[Any]]],
+    *,
+    labels: Mapping[Path, int] | None = None,
+    attack_eps: float | None = None,
+    seed: int = 0,
+) -> tuple[Measured, Measured | None]:
+    """What a gate and its branches make of pictures, and of the same pictures attacked.
+
+    batches: files and their pixels [N, 3, H, W], uint8 or float in [0, 1]. labels: each file's class; without
+    them no answer is judged, and the attack moves away from the label that undefended CLIP predicts.
+    attack_eps: as in `Request`; None attacks nothing. A picture's noise depends on the seed and its place
+    alone. Raises InputError for no pictures.
+    """
+    gauge, attackable = Gauge(classifier), undefended(classifier)
+    clean: list[Measured] = []
+    attacked: list[Measured] = []
+    done = 0
+    for files, array in batches:
+        pixels = torch.from_numpy(array).to(classifier.device)
+        truth = None if labels is None else torch.tensor([labels[file] for file in files])
+        clean.append(gauge(pixels, truth, seed=seed, first_image=done))
+        if attack_eps is not None:
+            x = as_unit(pixels)
+            with torch.no_grad():
+                away_from = classifier.undefended(x).argmax(1) if truth is None else truth.to(x.device)
+            broken = attack_in_chunks(
+                attackable, x, away_from, eps=attack_eps, chunk=len(x), seed=seed + done
+            )
+            attacked.append(gauge(broken, truth, seed=seed, first_image=done))
+        done += len(files)
+    if not done:
+        raise InputError("expected at least one picture that can be read, got none")
+    return Measured.joined(clean), Measured.joined(attacked) if attacked else None
+
+
+def folder_labels(root: Path, files: Iterable[Path], classnames: Sequence[str]) -> dict[Path, int]:
+    """The class of each file below `root`: the folder right below it is named as the class, spaces or _.
+
+    Raises InputError for a file in no folder, or in one of another name.
+    """
+    known = {name.replace(" ", "_"): index for index, name in enumerate(classnames)}
+    labels = {}
+    for file in files:
+        place = file.relative_to(root)
+        index = known.get(place.parts[0].replace(" ", "_")) if len(place.parts) > 1 else None
+        if index is None:
+            raise InputError(
+                f"expected pictures in folders named as the classes below {root}, got {place}; "
+                f"the {len(classnames)} classes begin: {', '.join(classnames[:4])}"
+            )
+        labels[file] = index
+    return labels
+
+
+def _files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise InputError(f"expected a folder of pictures, got {root}")
+    return list(image_files([root]))
+
+
+def _quoted(classifier: DefendedClassifier, request: Request, skipped: int) -> dict[str, Any]:
+    """What the figures are quoted with."""
+    attack = None
+    if request.attack_eps is not None:
+        away_from = "the true label" if request.labels else "the predicted label"
+        attack = f"PGD-{PGD_STEPS}, step {PGD_STEP_SIZE * 255:g}/255, undefended model, away from {away_from}"
+    name, pretrained = classifier.source or (None, None)
+    return {
+        "model": name,
+        "pretrained": pretrained,
+        "clean": str(request.clean),
+        "attacked": None if request.attacked is None else str(request.attacked),
+        "attack": attack,
+        "attack_eps": request.attack_eps,
+        "labels": request.labels,
+        "skipped": skipped,
+        "seed": request.seed,
+        "precision": classifier.precision,
+        "versions": {"clipfast": __version__, "torch": torch.__version__},
+    }

@@ -1,0 +1,44 @@
+"""Measures drift, and what a defence answers on either side of its gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+from torch import Tensor
+
+from ..classifier import DefendedClassifier
+from ..errors import UncalibratedWarning
+from .threshold import Measured, Right
+
+__all__ = ["Gauge"]
+
+
+class Gauge:
+    """A classifier with its gate open, and with its gate shut where labels are to be judged."""
+
+    def __init__(self, classifier: DefendedClassifier) -> None:
+        self._passing, self._countering = (_with_threshold(classifier, t) for t in (0.0, 1e9))
+
+    def __call__(
+        self, pixels: Tensor, labels: Tensor | None = None, *, seed: int, first_image: int = 0
+    ) -> Measured:
+        """The drift of pixels [N, 3, H, W], uint8 or float in [0, 1]; with labels, int64 [N], who is right.
+
+        seed, first_image: of the noise, see `DefendedClassifier.predict`.
+        """
+        passed = self._passing.predict(pixels, seed=seed, first_image=first_image)
+        drift = passed.drift.cpu().numpy().astype(np.float32)
+        if labels is None:
+            return Measured(drift=drift)
+        countered = self._countering.predict(pixels, seed=seed, first_image=first_image)
+        logits = (passed.undefended_logits, passed.logits, countered.logits)
+        truth = labels.cpu()
+        return Measured(drift=drift, right=Right(*((x.argmax(1).cpu() == truth).numpy() for x in logits)))
+
+
+def _with_threshold(classifier: DefendedClassifier, threshold: float) -> DefendedClassifier:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        return classifier.with_config(dataclasses.replace(classifier.config, tau_threshold=threshold))

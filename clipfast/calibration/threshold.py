@@ -1,0 +1,311 @@
+"""Drift thresholds and what they cost: from measured drifts to a config marked as calibrated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..config import CounterattackConfig
+from ..defence.passes import Passes, engine_passes
+from ..errors import InputError
+from ..files import write_text
+from ..measurement.statistics import wilson
+from .separation import Separation, countered_share, separation
+
+__all__ = [
+    "Calibration",
+    "Measured",
+    "Right",
+    "calibrate",
+    "expected_passes",
+    "figures_beside",
+    "report_path",
+    "threshold_balanced",
+    "threshold_for_rate",
+    "write",
+]
+
+SCHEMA = 1
+
+# With fewer an interval of the AUROC says nothing.
+LEAST_PICTURES = 10
+
+
+class Right(NamedTuple):
+    """Which of N pictures are classified right: bool [N], by what is done with them."""
+
+    undefended: NDArray[np.bool_]
+    passed: NDArray[np.bool_]  # what the defence answers where it lets them pass
+    countered: NDArray[np.bool_]  # and where it counters them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The drift of N pictures, float32 [N], and what each branch of the gate makes of them, with labels."""
+
+    drift: NDArray[np.float32]
+    right: Right | None = None
+
+    def __len__(self) -> int:
+        return len(self.drift)
+
+    def accuracy(self, threshold: float) -> float:
+        """The share that is right where drifts strictly below the threshold are countered."""
+        assert self.right is not None
+        return float(np.where(self.drift < threshold, self.right.countered, self.right.passed).mean())
+
+    @classmethod
+    def joined(cls, parts: list[Measured]) -> Measured:
+        """The pictures of all parts, in order."""
+        rights = [part.right for part in parts if part.right is not None]
+        assert len(rights) in (0, len(parts))
+        right = Right(*(np.concatenate(flags) for flags in zip(*rights, strict=True))) if rights else None
+        return cls(drift=np.concatenate([part.drift for part in parts]), right=right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A threshold and what it does with the pictures that it was set on.
+
+    config: marked as calibrated. rule: how the threshold was chosen, in words. run: what the figures are
+    quoted with. attacked_share: of the traffic that the expected cost is for. drift_encoder: whether another
+    tower measures drift.
+    """
+
+    config: CounterattackConfig
+    rule: str
+    run: dict[str, Any]
+    clean: Measured
+    attacked: Measured | None
+    separation: Separation | None
+    attacked_share: float
+    drift_encoder: bool
+
+    def figures(self) -> dict[str, float]:
+        """What the threshold does, by name: shares in [0, 1], passes an image, numbers of pictures."""
+        countered = self._countered(self.config.tau_threshold)
+        interval = wilson(round(countered[0] * len(self.clean)), len(self.clean))
+        figures = {
+            "tau_threshold": self.config.tau_threshold,
+            "clean_pictures": len(self.clean),
+            "clean_countered": countered[0],
+            "clean_countered_low": interval.low,
+            "clean_countered_high": interval.high,
+        }
+        if self.attacked is not None and self.separation is not None:
+            figures |= {
+                "attacked_pictures": len(self.attacked),
+                "attacked_countered": countered[1],
+                "balanced_accuracy": (1 - countered[0] + countered[1]) / 2,
+                "auroc": self.separation.auroc,
+                "auroc_low": self.separation.interval.low,
+                "auroc_high": self.separation.interval.high,
+            }
+        for name, measured in (("clean", self.clean), ("attacked", self.attacked)):
+            if measured is not None and measured.right is not None:
+                figures[f"{name}_accuracy"] = measured.accuracy(self.config.tau_threshold)
+                figures[f"{name}_accuracy_undefended"] = float(measured.right.undefended.mean())
+        figures |= {name: self.run[name] for name in ("attack_eps", "seed") if self.run.get(name) is not None}
+        share = self._paying(countered)
+        passes = expected_passes(self.config, share, drift_encoder=self.drift_encoder)
+        return figures | {
+            "attacked_share": self.attacked_share,
+            "paying_share": share,
+            "forward_passes": passes.forward,
+            "backward_passes": passes.backward,
+        }
+
+    def curve(self) -> dict[str, list[float]]:
+        """Figures at every hundredth of the drifts, by name: lists of equal length."""
+        pooled = np.concatenate([m.drift for m in (self.clean, self.attacked) if m is not None])
+        thresholds = np.unique(np.quantile(pooled, np.linspace(0, 1, 101))).tolist()
+        columns: dict[str, list[float]] = {"tau_threshold": thresholds}
+        for name, measured in (("clean", self.clean), ("attacked", self.attacked)):
+            if measured is not None:
+                columns[f"{name}_countered"] = countered_share(measured.drift, thresholds).tolist()
+                if measured.right is not None:
+                    columns[f"{name}_accuracy"] = [measured.accuracy(t) for t in thresholds]
+        costs = [
+            expected_passes(self.config, self._paying(self._countered(t)), drift_encoder=self.drift_encoder)
+            for t in thresholds
+        ]
+        columns["forward_passes"] = [cost.forward for cost in costs]
+        columns["backward_passes"] = [cost.backward for cost in costs]
+        return columns
+
+    def to_json(self) -> str:
+        """The report as JSON: how it was made, the config, the figures, the curve, quantiles of drift."""
+        quantiles = {
+            name: np.quantile(measured.drift, np.linspace(0, 1, 101)).tolist()
+            for name, measured in (("clean", self.clean), ("attacked", self.attacked))
+            if measured is not None
+        }
+        report = {
+            "schema": SCHEMA,
+            "run": self.run,
+            "rule": self.rule,
+            "config": dataclasses.asdict(self.config),
+            "gate": None if self.separation is None else str(self.separation),
+            "figures": self.figures(),
+            "curve": self.curve(),
+            "drift_percentiles": quantiles,
+        }
+        return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+    def _countered(self, threshold: float) -> tuple[float, float]:
+        """Shares of the clean and of the attacked pictures that are countered."""
+        clean, attacked = (
+            0.0 if measured is None else float(countered_share(measured.drift, threshold))
+            for measured in (self.clean, self.attacked)
+        )
+        return clean, attacked
+
+    def _paying(self, countered: tuple[float, float]) -> float:
+        """The share of the traffic that pays for the loop."""
+        return (1 - self.attacked_share) * countered[0] + self.attacked_share * countered[1]
+
+
+def calibrate(
+    clean: Measured,
+    attacked: Measured | None = None,
+    *,
+    config: CounterattackConfig,
+    weights: str,
+    rate: float | None,
+    attacked_share: float = 0.0,
+    drift_encoder: bool = False,
+    run: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Sets tau_threshold on measured drifts, and marks the config as calibrated.
+
+    config: the settings that drift was measured with. weights: the fingerprint of the tower that measured
+    it. rate: the share of clean pictures that may be countered; None for the best balanced accuracy of
+    telling clean from attacked. attacked_share, drift_encoder, run: see `Calibration`. seed: of bootstraps.
+
+    A rate is a promise about clean pictures alone and holds whether the gate separates or not; `separation`
+    then says which. Balanced accuracy is about telling attacked from clean: where that cannot be done its
+    best threshold is one fitted to chance. Raises InputError then, and for too few pictures, for a rate
+    outside of (0, 1), for an attacked_share outside of [0, 1], or one above 0 without attacked pictures.
+    """
+    if not 0 <= attacked_share <= 1:
+        raise InputError(f"expected a share of attacked traffic in [0, 1], got {attacked_share!r}")
+    if attacked is None and attacked_share > 0:
+        raise InputError(
+            f"an attacked share of {attacked_share:g} needs attacked pictures, got clean ones alone"
+        )
+    found = None
+    if attacked is not None:
+        for name, measured in (("clean", clean), ("attacked", attacked)):
+            if len(measured) < LEAST_PICTURES:
+                raise InputError(f"expected at least {LEAST_PICTURES} {name} pictures, got {len(measured)}")
+        found = separation(clean.drift, attacked.drift, seed=seed)
+    if rate is not None:
+        threshold = threshold_for_rate(clean.drift, rate)
+        rule = f"at most {100 * rate:g} % of clean pictures are countered"
+    else:
+        if attacked is None or found is None:
+            raise InputError("the best balanced accuracy needs attacked pictures, got clean ones alone")
+        if found.kind != "separates":
+            raise InputError(
+                f"no threshold has a balanced accuracy better than chance: {found}; "
+                "a rate of clean pictures countered can still be set"
+            )
+        threshold = threshold_balanced(clean.drift, attacked.drift)
+        rule = "best balanced accuracy of telling clean from attacked"
+    return Calibration(
+        config=dataclasses.replace(config, tau_threshold=threshold).calibrated(weights),
+        rule=rule,
+        run=run or {},
+        clean=clean,
+        attacked=attacked,
+        separation=found,
+        attacked_share=attacked_share,
+        drift_encoder=drift_encoder,
+    )
+
+
+def threshold_for_rate(drift: ArrayLike, rate: float) -> float:
+    """The largest threshold that counters at most floor(rate * N) of N clean pictures.
+
+    It lies halfway between two drifts, so that rounding moves no picture over it, and is a float32. Pictures
+    of equal drift are countered all or none: none, where all would be too many. Raises InputError for a rate
+    outside of (0, 1), and for fewer pictures than let one be countered.
+    """
+    ordered = np.sort(np.asarray(drift, np.float32))
+    if not 0 < rate < 1:
+        raise InputError(f"expected a rate between 0 and 1, both excluded, got {rate!r}")
+    count = min(math.floor(rate * len(ordered) + 1e-9), len(ordered) - 1)
+    if count < 1:
+        raise InputError(
+            f"expected at least {math.ceil(1 / rate - 1e-9)} clean pictures for a rate of {rate:g}, "
+            f"got {len(ordered)}"
+        )
+    # The first that must pass. Those of its drift pass too.
+    return _between(ordered, int(np.searchsorted(ordered, ordered[count], side="left")))
+
+
+def threshold_balanced(clean: ArrayLike, attacked: ArrayLike) -> float:
+    """The threshold of the best balanced accuracy, (clean passed + attacked countered) / 2; the lowest of
+    equals, which is the cheapest. Halfway between two drifts, a float32."""
+    pooled = np.unique(np.concatenate([np.asarray(d, np.float32) for d in (clean, attacked)]))
+    thresholds = np.array([_between(pooled, i) for i in range(len(pooled))])
+    gained = countered_share(attacked, thresholds) - countered_share(clean, thresholds)
+    return float(thresholds[gained.argmax()])
+
+
+def expected_passes(config: CounterattackConfig, countered: float, *, drift_encoder: bool = False) -> Passes:
+    """Encoder passes an image on average where a share of the images is countered; see `engine_passes`."""
+    passed, whole = (
+        engine_passes(config, images=1, countered=n, drift_encoder=drift_encoder) for n in (0, 1)
+    )
+    return Passes(*(a + countered * (b - a) for a, b in zip(passed, whole, strict=True)))
+
+
+def write(calibration: Calibration, path: Path) -> Path:
+    """Writes the config as JSON, and the report beside it; returns the report's path.
+
+    Raises InputError where a file cannot be written.
+    """
+    report = report_path(path)
+    write_text(report, calibration.to_json())
+    write_text(path, calibration.config.to_json() + "\n")  # last: whoever finds it finds the report
+    return report
+
+
+def report_path(config: Path) -> Path:
+    """Where the report stands of the calibration that wrote a config file: beside it."""
+    return config.with_suffix(".calibration.json")
+
+
+def figures_beside(path: Path) -> dict[str, float] | None:
+    """The figures of the calibration that wrote the config file at `path`, from the report beside it.
+
+    None where there is no such report, or where it is of another config. Raises InputError for a report that
+    cannot be read.
+    """
+    report = report_path(path)
+    if not report.exists():
+        return None
+    try:
+        values = json.loads(report.read_text(encoding="utf-8"))
+        reported = CounterattackConfig(**values["config"])
+        figures = {name: float(value) for name, value in values["figures"].items()}
+        config = CounterattackConfig.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"cannot read the report of a calibration in {report}: {error!r}") from error
+    return figures if reported == config else None
+
+
+def _between(ordered: NDArray[np.float32], index: int) -> float:
+    """A float32 above ordered[index - 1], or 0, and not above ordered[index]; halfway if there is one."""
+    low = ordered[index - 1] if index else np.float32(0)
+    middle = low + (ordered[index] - low) / np.float32(2)
+    return float(middle if middle > low else ordered[index])

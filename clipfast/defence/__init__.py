@@ -1,0 +1,1 @@
+"""The counterattack, fast: schedule (pure functions), engine, differentiable forms, precision, cost model."""

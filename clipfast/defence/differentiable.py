@@ -1,0 +1,101 @@
+"""The defence with gradients, for attackers: how a test-time defence is honestly attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..config import CounterattackConfig
+from ..errors import InputError
+from ..inputs.tensors import as_unit, check_noise, check_pixels
+from ..models.tower import ImageTower
+from ..reference import Counterattacked, counterattack, gate_measure, into_bounds
+
+__all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
+
+Mode = Literal["bpda", "unrolled", "undefended"]
+
+
+class DifferentiableDefence(nn.Module):
+    """Defended logits as a differentiable function of the pixels.
+
+    mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): the counterattack is
+    computed and then held constant, so the gradient is that of f at x + delta. "unrolled": the gradient runs
+    through the steps too, each sign smoothed to tanh(g / (smoothing * mean |g|)); needs double backward.
+    "undefended": f alone, no noise and no defence. All but "unrolled" run on the engine, and give a gradient
+    once; it is in float32, on the model's own tower where the engine is of lower precision.
+    Each call draws noise from torch's generator unless given some: average calls for EOT. Made by
+    `DefendedClassifier.differentiable`. Raises InputError for another mode.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        config: CounterattackConfig,
+        image_tower: ImageTower,
+        drift_tower: ImageTower | None,
+        head: Callable[[Tensor], Tensor],
+        draw_noise: Callable[[Tensor], Tensor],
+        embed: Callable[[Tensor], Tensor],
+        counter: Callable[[Tensor, Tensor], Tensor],
+        smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if mode not in get_args(Mode):
+            raise InputError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
+        self.mode: Mode = mode
+        self.config = config
+        self.image_tower = image_tower
+        self.drift_tower = drift_tower
+        self.smoothing = smoothing
+        self._head = head
+        self._draw_noise = draw_noise
+        self._embed = embed  # f(x) with its gradient
+        self._counter = counter  # x and d0 -> delta, without one
+
+    def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1]; noise as in `predict`."""
+        if self.mode == "undefended":
+            return self._head(self._embed(self._pixels(pixels)))
+        x, start = self._inputs(pixels, noise)
+        if self.mode == "unrolled":
+            return self._head(self._unrolled(x, start).embedding)
+        return self._head(self._embed(x + self._counter(x.detach(), start)))
+
+    def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Drift tau [N], or the low-pass gate's cosine, with its gradient: to push an image over the gate."""
+        x, start = self._inputs(pixels, noise)
+        tower = self._embed if self.drift_tower is None else self.drift_tower
+        return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
+
+    def _pixels(self, pixels: Tensor) -> Tensor:
+        return as_unit(check_pixels(pixels, self.image_tower.image_size)).to(self.image_tower.mean.device)
+
+    def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = self._pixels(pixels)
+        return x, self._draw_noise(x) if noise is None else check_noise(noise, x, self.config)
+
+    def _unrolled(self, x: Tensor, start: Tensor) -> Counterattacked:
+        sign = partial(smooth_sign, smoothing=self.smoothing)
+        with twice_differentiable():
+            return counterattack(
+                self.image_tower, x, start, self.config,
+                drift_encode=self.drift_tower, sign=sign, create_graph=True,
+            )  # fmt: skip
+
+
+def smooth_sign(gradient: Tensor, *, smoothing: float = 0.1) -> Tensor:
+    """tanh(g / (smoothing * mean |g|)), the mean being each image's: a sign [N, 3, H, W] with a gradient."""
+    scale = gradient.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+    return torch.tanh(gradient / (smoothing * scale + torch.finfo(gradient.dtype).tiny))
+
+
+def twice_differentiable() -> AbstractContextManager[object]:
+    """Attention that has a gradient of its gradient, which the fused kernels lack on some devices."""
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

@@ -1,0 +1,54 @@
+"""Which number formats the large products run in, on which device."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from ..errors import InputError
+
+__all__ = ["available", "dtype_of", "resolve"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def available(device: torch.device) -> tuple[str, ...]:
+    """The precisions that this device's arithmetic units take.
+
+    Raises InputError for a device that is neither a CPU nor a CUDA GPU.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"expected a model on cpu or cuda, got {device}")
+    if device.type == "cuda":
+        bf16 = ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ()
+        return ("fp32", *bf16, "fp16")
+    try:
+        supported = (
+            ("bf16", torch.ops.mkldnn._is_mkldnn_bf16_supported),
+            ("fp16", torch.ops.mkldnn._is_mkldnn_fp16_supported),
+        )
+        return ("fp32", *(name for name, is_supported in supported if is_supported()))
+    except (AttributeError, RuntimeError):  # a build of PyTorch without oneDNN
+        return ("fp32",)
+
+
+def resolve(precision: str, device: torch.device) -> str:
+    """The precision to run in: the one asked for, or float32 with a warning on a CPU without bfloat16.
+
+    Raises InputError for an unknown precision, and for float16 or bfloat16 that the device lacks.
+    """
+    usable = available(device)
+    if precision in usable:
+        return precision
+    if precision == "bf16" and device.type == "cpu":
+        warnings.warn("this CPU has no bfloat16 products: running in fp32", RuntimeWarning, stacklevel=3)
+        return "fp32"
+    if precision in _DTYPES:
+        raise InputError(f"precision {precision!r} is not available on {device}; available: {usable}")
+    raise InputError(f"precision must be one of {tuple(_DTYPES)}, got {precision!r}")
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of the large products' operands."""
+    return _DTYPES[precision]

@@ -1,0 +1,153 @@
+"""The defences that an evaluation compares, by name, on one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..attacks.system import System, undefended
+from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
+from ..errors import InputError, UncalibratedWarning
+from ..models.fingerprint import fingerprint
+from . import systems
+from .store import digest
+
+__all__ = ["DEFENCES", "Defence", "defences"]
+
+# CSR's radius and threshold (ICML 2026), for pictures of 224 pixels.
+_CSR_RADIUS, _CSR_SIZE, _CSR_THRESHOLD = 40, 224, 0.85
+_NAC_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defence:
+    """A system under evaluation.
+
+    description: for readers. identity: what its answers depend on beside the pixels, as JSON values.
+    """
+
+    name: str
+    system: System
+    description: str
+    identity: dict[str, Any]
+
+
+_Make = Callable[[DefendedClassifier], tuple[System, CounterattackConfig]]
+
+
+def _as_is(make: Callable[[DefendedClassifier], System]) -> _Make:
+    return lambda base: (make(base), base.config)
+
+
+def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
+    """Under other settings on the same model."""
+
+    def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
+        config = dataclasses.replace(base.config, **changes)
+        return make(base.with_config(config)), config
+
+    return made
+
+
+def _filtered(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
+    """With a low-pass filter that cuts off what CSR's does of its pictures."""
+    return lambda base: _with(make, radius=_CSR_RADIUS * min(base.image_size) / _CSR_SIZE, **changes)(base)
+
+
+def _ttc(name: str) -> Callable[[DefendedClassifier], System]:
+    return partial(systems.countered, name=name)
+
+
+class _Row(NamedTuple):
+    description: str
+    make: _Make
+    of_twin: bool = False
+
+
+def _twin(base: DefendedClassifier) -> System:
+    return undefended(base, "fine-tuned twin")
+
+
+# In the order of reports.
+DEFENCES = {
+    "none": _Row("plain CLIP", _as_is(undefended)),
+    "rn": _Row("random noise of eps alone", _as_is(systems.noisy)),
+    "tte": _Row("mean over flips and crops (TTE)", _as_is(systems.ensemble)),
+    "anti-adversary": _Row("steps towards the model's own answer", _as_is(systems.anti_adversary)),
+    "hd": _Row("steps away from every answer (hedge defence)", _as_is(systems.hedge)),
+    "blur": _Row("3x3 mean filter", _as_is(systems.blurred)),
+    "low-pass": _Row("low-pass filter", _filtered(systems.low_passed)),
+    "ttc": _Row(
+        "counterattack; images that pass keep their noise",
+        _with(_ttc("TTC"), pass_through="noise"),
+    ),
+    "ttc-clean": _Row(
+        "counterattack; images that pass are answered as they came",
+        _with(_ttc("TTC, clean pass"), pass_through="clean"),
+    ),
+    "nac": _Row("counterattack with Nesterov steps (NAC)", _with(_ttc("NAC"), momentum=_NAC_MOMENTUM)),
+    "csr": _Row(
+        "counterattack behind CSR's gate, a low-pass filter",
+        _filtered(
+            _ttc("TTC, low-pass gate"),
+            gate="low_pass",
+            tau_threshold=_CSR_THRESHOLD,
+            pass_through="clean",
+        ),
+    ),
+    "twin": _Row("adversarially fine-tuned tower", _as_is(_twin), of_twin=True),
+    "ttc-twin": _Row(
+        "counterattack on the fine-tuned tower, drift by the original",
+        _with(_ttc("TTC on the twin")),
+        of_twin=True,
+    ),
+}
+
+
+def defences(
+    names: Sequence[str], classifier: DefendedClassifier, twin: DefendedClassifier | None
+) -> list[Defence]:
+    """The named defences, undefended CLIP first, whether it is named or not.
+
+    twin: a classifier of the same classes on a fine-tuned tower; where None, its defences may not be named.
+    Raises InputError for a name that is not known, and where there is no twin for one that needs it.
+    """
+    if not names:
+        raise InputError("expected at least one defence, got none")
+    if unknown := [name for name in names if name not in DEFENCES]:
+        raise InputError(f"expected defences of {', '.join(DEFENCES)}, got {', '.join(unknown)}")
+    bases = {False: classifier, True: twin}  # of the twin?
+    weights = {of_twin: _weights(base) for of_twin, base in bases.items() if base is not None}
+    made = []
+    for name, row in DEFENCES.items():
+        if name not in names and name != "none":
+            continue
+        base = bases[row.of_twin]
+        if base is None:
+            raise InputError(f"defence {name!r} needs a fine-tuned tower: --checkpoint FILE")
+        with warnings.catch_warnings():
+            # Thresholds are under evaluation; of its own the classifier's maker was warned.
+            warnings.simplefilter("ignore", UncalibratedWarning)
+            system, config = row.make(base)
+        identity = {"defence": name, "config": json.loads(config.to_json()), **weights[row.of_twin]}
+        made.append(Defence(name=name, system=system, description=row.description, identity=identity))
+    return made
+
+
+def _weights(classifier: DefendedClassifier) -> dict[str, Any]:
+    """What answers depend on beside the settings."""
+    drift_tower = classifier.drift_tower
+    return {
+        "weights": fingerprint(classifier.image_tower.model.visual),
+        "drift_weights": None if drift_tower is None else fingerprint(drift_tower.model.visual),
+        "classnames": list(classifier.classnames),
+        "templates": [t if isinstance(t, str) else t("{}") for t in classifier.templates],
+        "head": digest({}, *(t.cpu().numpy() for t in (classifier.class_weights, classifier.logit_scale))),
+        "precision": classifier.precision,
+    }

@@ -1,0 +1,253 @@
+"""An evaluation from start to end: data, model, defences, a folder of finished parts, and the report."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..attacks.levels import level
+from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
+from ..errors import InputError, UncalibratedWarning, names_extra
+from ..measurement.interleave import interleaved
+from ..models.loading import brings_weights
+from .budgets import budget_of
+from .controls import checked, curve_work, curves, make_curve_parts
+from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
+from .defences import DEFENCES, Defence, defences
+from .gathering import evaluate, work
+from .parts import Runner
+from .planned_attacks import planned
+from .report import write_csv, write_json, write_page, write_summary
+from .results import Results
+from .store import Store, check_same, digest
+
+__all__ = ["Progress", "Request", "run"]
+
+_TIMED = 32  # images
+_ART = "adversarial-robustness-toolbox"
+
+
+class Progress(Protocol):
+    """What is told of a run while it goes on."""
+
+    def start(self, description: str, total: float) -> None:
+        """A stretch of work begins."""
+        ...
+
+    def advance(self, done: float) -> None:
+        """Some of it is done."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be evaluated, as the command line says it.
+
+    data: a name, a folder, or "paper" for the paper's sixteen data sets, each then below its own name in
+    `out`. root, split, download: see `find_dataset`. model, pretrained: open_clip's names, None for the
+    bundled model; checkpoint: of its fine-tuned twin. config: of the counterattack, None for the model's own
+    or the published one. attacks, defences: names; None for all that there are. eps: l-inf budgets in
+    [0, 1] pixel units. images: how many, None for the budget's. seeds: rounds of noise. shard: (i, n).
+    parts_from: folders of the same evaluation, whose finished parts are taken over.
+    """
+
+    data: str
+    out: Path
+    root: Path | None = None
+    split: str | None = None
+    download: bool = False
+    model: str | None = None
+    pretrained: str | None = None
+    checkpoint: Path | None = None
+    config: CounterattackConfig | None = None
+    attacks: Sequence[str] | None = None
+    defences: Sequence[str] | None = None
+    eps: Sequence[float] = (1 / 255,)
+    budget: str = "quick"
+    images: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    device: str = "cpu"
+    chunk: int = 50
+    shard: tuple[int, int] | None = None
+    parts_from: Sequence[Path] = ()
+
+
+def run(request: Request, progress: Progress) -> dict[str, Results] | None:
+    """Evaluates on each data set and writes its report: {data set: results}; None of a shard.
+
+    A run that was stopped goes on where it was. Raises InputError for what does not fit together, before
+    anything is attacked.
+    """
+    _check(request)
+    sources = PAPER if request.data == "paper" else (request.data,)
+    find = partial(find_dataset, root=request.root, split=request.split, download=request.download)
+    found = [find(source) for source in sources]
+    results = {
+        dataset.name: _evaluated(request, dataset, progress, below=dataset.name if len(found) > 1 else "")
+        for dataset in found
+    }
+    if request.shard is not None:
+        return None
+    gathered = {name: result for name, result in results.items() if result is not None}
+    if len(gathered) > 1:
+        write_summary(gathered, request.out / "summary.csv")
+    return gathered
+
+
+def _check(request: Request) -> None:
+    budget = budget_of(request.budget)
+    if not request.eps:
+        raise InputError("expected at least one eps, got none")
+    levels = [level(eps) for eps in request.eps]
+    if len(set(levels)) < len(levels):
+        raise InputError(f"expected each eps once, got {', '.join(levels)}")
+    planned(budget, request.attacks, request.eps[0])
+    for name in ("images", "seeds", "chunk"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise InputError(f"expected {name} of at least 1, got {value}")
+    if request.shard is not None and not 0 <= request.shard[0] < request.shard[1]:
+        raise InputError(
+            f"expected a shard i/n with 1 <= i <= n, got {request.shard[0] + 1}/{request.shard[1]}"
+        )
+    if request.model is None and request.data != BUNDLED:
+        raise InputError(f"--data {request.data} needs --model: the bundled one knows drawn shapes alone")
+    for option, value in (("--pretrained", request.pretrained), ("--checkpoint", request.checkpoint)):
+        if request.model is None and value is not None:
+            raise InputError(f"{option} {value} needs --model, the name of its architecture")
+    if request.model is not None and request.pretrained is None and not brings_weights(request.model):
+        raise InputError(
+            f"--model {request.model} needs --pretrained: a tag of open_clip or a file of weights"
+        )
+    try:
+        distributions.version(_ART)
+    except distributions.PackageNotFoundError as error:
+        raise names_extra("clipfast eval", ModuleNotFoundError(name="art")) from error
+
+
+def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below: str) -> Results | None:
+    """below: the folder of this data set in those that are written and taken over."""
+    out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
+    classifier, twin = _classifiers(request, dataset)
+    usual = [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
+    suite = defences(usual if request.defences is None else request.defences, classifier, twin)
+    budget, classes = budget_of(request.budget), len(classifier.classnames)
+    plans = {eps: planned(budget, request.attacks, eps, classes=classes) for eps in request.eps}
+    wanted = request.images or budget.images
+    progress.start(f"{dataset.name}: reading pictures", min(wanted, len(dataset)))
+    images = dataset.take(
+        classifier.preprocess, wanted, seed=request.seed, progress=lambda: progress.advance(1)
+    )
+    identity = _identity(request, dataset, images, classifier, suite[0].identity["weights"])
+    for folder in parts_from:
+        check_same(folder, identity)
+    store = Store(out, identity)
+    store.take_from(parts_from)
+    runner = Runner(
+        images=images,
+        store=store,
+        device=classifier.device,
+        chunk=request.chunk,
+        seed=request.seed,
+        seeds=request.seeds,
+        tick=progress.advance,
+    )
+    progress.start(f"{dataset.name}: attacking", work(runner, suite, plans, request.shard))
+    results = evaluate(runner, suite, plans, shard=request.shard)
+    progress.start(
+        f"{dataset.name}: curves and controls",
+        curve_work(runner, suite, budget, request.eps[0], request.shard),
+    )
+    if results is None:
+        make_curve_parts(runner, suite, budget, request.eps[0], request.shard)
+        return None
+    results.by_eps, results.by_samples = curves(runner, suite, budget, request.eps[0])
+    results.controls = checked(runner, suite, budget, results)
+    _time(runner, suite, results)
+    results.run = {
+        **identity,
+        "budget": budget.name,
+        "skipped": [list(skipped) for skipped in images.skipped],
+        "settings": {
+            "attacks": {p.column.key: repr(p.attack) for plan in plans.values() for p in plan},
+            "curves": {**budget.curve, "images": budget.curve_images},
+            "defences": {defence.system.name: defence.identity["config"] for defence in suite},
+        },
+    }
+    write_json(results, out / "results.json")
+    write_csv(results, out / "results.csv")
+    write_page(results, out)
+    return results
+
+
+def _classifiers(request: Request, dataset: Dataset) -> tuple[DefendedClassifier, DefendedClassifier | None]:
+    """The model under evaluation, and its fine-tuned twin where there is one."""
+    options: dict[str, Any] = {"config": request.config, "device": request.device}
+    with warnings.catch_warnings():
+        # An evaluation is how one finds out; the report says whether it was calibrated.
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        if request.model is None:
+            bundled = DefendedClassifier.bundled
+            return bundled(**options), bundled(finetuned=True, **options)
+        named = (request.model, request.pretrained)
+        options["templates"] = dataset.templates
+        classifier = DefendedClassifier.from_open_clip(*named, dataset.classnames, **options)
+        if request.checkpoint is None:
+            return classifier, None
+        twin = DefendedClassifier.from_finetuned(*named, request.checkpoint, dataset.classnames, **options)
+        return classifier, twin
+
+
+def _identity(
+    request: Request, dataset: Dataset, images: Images, classifier: DefendedClassifier, weights_sha256: str
+) -> dict[str, Any]:
+    """What all figures of a folder have in common; attacks, defences and budgets may be added to it."""
+    return {
+        "model": request.model or BUNDLED,
+        "pretrained": request.pretrained,
+        "weights_sha256": weights_sha256,
+        "data": dataset.name,
+        "images": len(images),
+        "pixels_sha256": digest({}, images.pixels.numpy(), images.labels.numpy()),
+        "calibrated": classifier.calibrated,
+        "templates": list(dataset.templates),
+        "versions": {"clipfast": __version__, "torch": torch.__version__, "ART": distributions.version(_ART)},
+        "device": classifier.device.type,
+        "seed": request.seed,
+        "seeds": request.seeds,
+        "chunk": request.chunk,
+    }
+
+
+def _time(runner: Runner, suite: Sequence[Defence], results: Results) -> None:
+    """Images a second on clean pictures, and time over undefended; the systems take turns."""
+    x = runner.clean(slice(0, min(_TIMED, len(runner.images))))
+    about = {
+        "part": "seconds",
+        "defences": [defence.identity for defence in suite],
+        "n": len(x),
+        "machine": [platform.node(), torch.get_num_threads()],
+    }
+
+    def measure() -> dict[str, np.ndarray]:
+        runs: list[Callable[[], object]] = [
+            partial(defence.system.answer, x, seed=runner.seed) for defence in suite
+        ]
+        with torch.no_grad():
+            return {"seconds": np.array(interleaved(runs))}
+
+    seconds = runner.store.get(digest(about), measure)["seconds"].tolist()
+    for result, taken in zip(results.systems, seconds, strict=True):
+        result.images_per_second, result.cost = len(x) / taken, taken / seconds[0]

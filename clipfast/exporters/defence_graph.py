@@ -1,0 +1,80 @@
+"""A defended classifier as one function of tensors, which every format traces."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..artifacts.ports import Profile
+from ..config import CounterattackConfig
+from ..defence import schedule
+from ..encoders import Encoder
+from ..inputs.tensors import as_unit
+
+__all__ = ["DefenceGraph"]
+
+_aten = torch.ops.aten
+
+
+class DefenceGraph(nn.Module):
+    """The inputs of `clipfast.artifacts.ports.ports` -> its outputs, in order.
+
+    encoder, drift_encoder: unpacked forms, which can be traced. class_weights: float32 [D, C]. logit_scale:
+    float32, a scalar. static: the masked schedule, whose shapes depend on no value.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: CounterattackConfig,
+        class_weights: Tensor,
+        logit_scale: Tensor,
+        *,
+        drift_encoder: Encoder | None,
+        profile: Profile,
+        static: bool,
+    ) -> None:
+        super().__init__()
+        self.config, self.profile, self.static = config, profile, static
+        self.encoder, self.drift_encoder = encoder, drift_encoder
+        self.class_weights, self.logit_scale = class_weights, logit_scale
+        self.threshold = torch.tensor(config.tau_threshold, device=class_weights.device)
+
+    def forward(
+        self, pixels: Tensor, noise: Tensor | None = None, tau_threshold: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """logits, undefended_logits [N, C], drift [N], countered [N]; with profile "lab" delta too."""
+        result = schedule.defend(
+            self.encoder,
+            pixels,
+            _drawn(pixels, self.config) if noise is None else noise,
+            self.threshold if tau_threshold is None else tau_threshold,
+            self.config,
+            drift_encoder=self.drift_encoder,
+            masked=self.static,
+            with_clean=True,
+            implementation="naive",
+        )
+        assert result.delta is not None
+        outputs = (
+            self._head(result.embedding),
+            self._head(result.clean_embedding),
+            result.drift,
+            result.countered,
+        )
+        return (*outputs, result.delta) if self.profile == "lab" else outputs
+
+    def _head(self, embedding: Tensor) -> Tensor:
+        weights, scale = self.class_weights, self.logit_scale
+        return ops.zero_shot_head(embedding.contiguous(), weights, scale, implementation="naive")
+
+
+def _drawn(pixels: Tensor, config: CounterattackConfig) -> Tensor:
+    """Noise as TTC starts with, by operators that every format has: float32, shaped as the pixels."""
+    like = as_unit(pixels)
+    if config.norm == "linf":
+        return _aten.uniform(like, -config.eps, config.eps)
+    normal = _aten.normal_functional(like)
+    radius = config.eps * _aten.uniform(normal.flatten(1)[:, 0], 0.0, 1.0)
+    return normal * (radius / normal.flatten(1).norm(dim=1)).reshape(-1, 1, 1, 1)

@@ -1,0 +1,65 @@
+"""The defended classifier as TorchScript: a legacy target, which PyTorch has deprecated."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+
+from ..artifacts.metadata import KEY
+from ..artifacts.ports import Port
+from .defence_graph import DefenceGraph
+from .exported_program import export_program
+
+__all__ = ["write"]
+
+
+def write(
+    graph: DefenceGraph,
+    examples: tuple[Tensor, ...],
+    metadata: str,
+    path: Path,
+    *,
+    inputs: tuple[Port, ...],
+    outputs: tuple[Port, ...],  # noqa: ARG001
+    opset: int,  # noqa: ARG001
+) -> None:
+    """Writes the graph at `path`, with the metadata as its extra file `clipfast.json`.
+
+    examples: the inputs, of a batch that equals no other dimension where it is dynamic. The
+    exported program is compiled, not traced again: `torch.jit.trace` cannot record the gradients of
+    normalisations and convolutions, and takes sizes for constants.
+    """
+    program = export_program(graph, examples, batch=inputs[0].shape[0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is ", FutureWarning)
+        # Of the class of modules that torch.fx makes.
+        warnings.filterwarnings("ignore", "The TorchScript type system", UserWarning)
+        script = torch.jit.script(_as_script(program))
+        torch.jit.save(script, path, _extra_files={f"{KEY}.json": metadata})
+
+
+def _as_script(program: ExportedProgram) -> GraphModule:
+    """The program in the part of Python that TorchScript compiles: plain arguments, operators by name."""
+    module = program.module(check_guards=False)
+    graph = module.graph
+    for node in list(graph.nodes):
+        if isinstance(node.target, torch._ops.OpOverload):
+            node.target = node.target.overloadpacket
+        with graph.inserting_before(node):
+            node.args = tuple(
+                graph.call_function(float, (str(value),)) if _has_no_literal(value) else value
+                for value in node.args
+            )
+    graph.set_codegen(CodeGen())
+    return GraphModule(module, graph)
+
+
+def _has_no_literal(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

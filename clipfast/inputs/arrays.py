@@ -1,0 +1,136 @@
+"""Pixels, noise and thresholds for exported classifiers, checked and drawn in numpy.
+
+The counterpart of `clipfast.inputs.tensors` and `clipfast.inputs.draws`, without torch.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..config import CounterattackConfig
+from ..errors import InputError, out_of_range
+from .philox import content_seeds, l2_noise, linf_noise
+from .rules import check_noise_shape, check_noise_size, check_shape
+
+__all__ = [
+    "as_unit",
+    "check_noise",
+    "check_pixels",
+    "content_noise",
+    "fresh_noise",
+    "seeded_noise",
+    "thresholds",
+]
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Noise = NDArray[np.float32]
+
+
+def check_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Checks a batch [N, 3, *size], uint8 or float in [0, 1], and returns it as uint8 or float32, contiguous.
+
+    Raises InputError for another type, rank, channel count, size or dtype, for values outside [0, 1], and
+    for NaN or infinity.
+    """
+    if not isinstance(pixels, np.ndarray):
+        raise InputError(f"expected a numpy array of pixels, got {type(pixels).__name__}")
+    check_shape(pixels.shape, size)
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels, np.uint8)
+    if pixels.dtype.kind != "f":
+        raise InputError(f"expected uint8 or float pixels, got {pixels.dtype}")
+    if pixels.size:
+        low, high = pixels.min(), pixels.max()
+        if not (low >= 0 and high <= 1):  # false for NaN
+            finite = np.isfinite(pixels).all(axis=(1, 2, 3))
+            if not finite.all():
+                raise InputError(f"expected finite pixels, got NaN or infinity in image {finite.argmin()}")
+            raise InputError(out_of_range(float(low), float(high)))
+    return np.ascontiguousarray(pixels, np.float32)
+
+
+def as_unit(pixels: Pixels) -> NDArray[np.float32]:
+    """uint8 or float32 pixels as float32 in [0, 1]."""
+    if pixels.dtype == np.uint8:
+        return np.divide(pixels, np.float32(255), dtype=np.float32)
+    return pixels.astype(np.float32, copy=False)
+
+
+def check_noise(noise: Noise, pixels: Pixels, config: CounterattackConfig) -> Noise:
+    """Checks a caller's noise, float, shaped as the pixels, within eps; returns it float32, contiguous.
+
+    Raises InputError otherwise.
+    """
+    if not isinstance(noise, np.ndarray) or noise.dtype.kind != "f":
+        got = noise.dtype if isinstance(noise, np.ndarray) else type(noise).__name__
+        raise InputError(f"expected noise as a float array, got {got}")
+    check_noise_shape(noise.shape, pixels.shape)
+    with np.errstate(over="ignore"):
+        noise = np.ascontiguousarray(noise, np.float32)
+    if noise.size:
+        size = np.abs(noise).max() if config.norm == "linf" else _lengths(noise).max()
+        check_noise_size(float(size), config)
+    return noise
+
+
+def fresh_noise(shape: tuple[int, ...], config: CounterattackConfig) -> Noise:
+    """Noise that was never drawn, float32 [N, 3, H, W], under a key from the operating system.
+
+    Distributed as `clipfast.inputs.philox`'s (U(-eps, eps) per pixel, or in l2 a normal direction of a
+    length of U(0, eps)) but numpy's own, which is faster: nobody has to draw it again.
+    """
+    generator = np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+    if config.norm == "linf":
+        noise = generator.random(shape, np.float32)
+        noise -= np.float32(0.5)
+        noise *= np.float32(2 * config.eps)
+        return noise
+    noise = generator.standard_normal(shape, np.float32)
+    scale = config.eps * generator.random(len(noise)) / _lengths(noise)
+    noise *= scale.astype(np.float32)[:, None, None, None]
+    return noise
+
+
+def seeded_noise(seed: int, first_image: int, shape: tuple[int, ...], config: CounterattackConfig) -> Noise:
+    """The noise of the images first_image.. under one key: what the library draws for the same seed."""
+    seeds = np.full(shape[0], seed, np.uint64)
+    images = np.arange(first_image, first_image + shape[0]).astype(np.uint32)
+    return _drawn(seeds, images, shape, config)
+
+
+def content_noise(pixels: Pixels, key: bytes, config: CounterattackConfig) -> Noise:
+    """The noise that an image's pixels and a secret key decide: what the library draws for them."""
+    seeds = content_seeds(as_unit(pixels), key)
+    return _drawn(seeds, np.zeros(len(pixels), np.uint32), pixels.shape, config)
+
+
+def thresholds(tau_threshold: ArrayLike, n: int) -> NDArray[np.float32]:
+    """One threshold for all of n images, or one for each, as float32 [n].
+
+    Raises InputError for another shape and for what is no finite number of at least 0.
+    """
+    given = np.asarray(tau_threshold)
+    if given.dtype.kind not in "fiu" or given.shape not in ((), (n,)):
+        raise InputError(
+            f"expected tau_threshold as a number or [{n}] numbers, got {given.dtype} {list(given.shape)}"
+        )
+    with np.errstate(over="ignore"):
+        values = given.astype(np.float32)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise InputError(f"expected a finite tau_threshold of at least 0, got {tau_threshold!r}")
+    return np.ascontiguousarray(np.broadcast_to(values, (n,)))
+
+
+def _drawn(
+    seeds: NDArray[np.uint64], images: NDArray[np.uint32], shape: tuple[int, ...], config: CounterattackConfig
+) -> Noise:
+    draw = l2_noise if config.norm == "l2" else linf_noise
+    _, channels, height, width = shape
+    return draw(seeds, images, (channels, height, width), config.eps)
+
+
+def _lengths(noise: Noise) -> NDArray[np.float64]:
+    return np.sqrt(np.square(noise, dtype=np.float64).sum(axis=(1, 2, 3)))

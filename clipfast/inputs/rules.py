@@ -1,0 +1,73 @@
+"""What is asked of a call alike for torch tensors and numpy arrays; everything else is an InputError."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import secrets
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from ..config import CounterattackConfig
+from ..errors import InputError
+
+__all__ = [
+    "NoisePolicy",
+    "check_noise_shape",
+    "check_noise_size",
+    "check_shape",
+    "checked_integer",
+    "checked_noise_key",
+]
+
+NoisePolicy = Literal["fresh", "content"]
+
+
+def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
+    """Raises InputError for a shape of pixels that is not [N, 3, *size]."""
+    wanted, got = f"[N, 3, {size[0]}, {size[1]}]", list(shape)
+    if len(got) == 3:
+        raise InputError(f"expected pixels {wanted}, got {got}: one image needs a batch axis, pixels[None]")
+    if len(got) != 4:
+        raise InputError(f"expected pixels {wanted}, got {got}")
+    if got[1] != 3:
+        hint = ": channels come first, permute(0, 3, 1, 2)" if got[3] == 3 else ""
+        raise InputError(f"expected pixels {wanted}, got {got}{hint}")
+    if tuple(got[2:]) != size:
+        raise InputError(f"expected pixels {wanted}, got {got}: clipfast.preprocess resizes and crops")
+
+
+def check_noise_shape(shape: Sequence[int], pixels: Sequence[int]) -> None:
+    """Raises InputError for noise that is not shaped as its pixels."""
+    if tuple(shape) != tuple(pixels):
+        raise InputError(f"expected noise of the pixels' shape {list(pixels)}, got {list(shape)}")
+
+
+def check_noise_size(size: float, config: CounterattackConfig) -> None:
+    """Raises InputError for noise whose largest norm in a batch, `size`, is beyond eps."""
+    # One part in a million for the rounding of eps; NaN compares false.
+    if not size <= config.eps * (1 + 1e-6):
+        raise InputError(f"expected noise within eps = {config.eps:g} ({config.norm}), got {size:g}")
+
+
+def checked_integer(name: str, value: object, end: int, *, start: int = 0) -> int:
+    """An integer (of any integer type but bool) from `start` up to but not including `end`."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)  # pyright: ignore[reportArgumentType]
+            if start <= number < end:
+                return number
+    raise InputError(f"{name} must be an integer from {start} to {end - 1}, got {value!r}")
+
+
+def checked_noise_key(policy: NoisePolicy, key: bytes | None) -> bytes:
+    """The key of noise by content, drawn where none is given; raises InputError for a bad policy or key."""
+    if policy not in get_args(NoisePolicy):
+        raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {policy!r}")
+    if key is None:
+        return secrets.token_bytes(32)
+    if not isinstance(key, bytes):
+        raise InputError(f"noise_key must be bytes, got {type(key).__name__}")
+    if not 16 <= len(key) <= 64:
+        raise InputError(f"noise_key must be 16 to 64 bytes, got {len(key)}")
+    return key

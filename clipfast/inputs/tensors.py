@@ -1,0 +1,69 @@
+"""What a batch of pixels and its noise must look like; everything else is an InputError."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import CounterattackConfig
+from ..errors import InputError, out_of_range
+from .rules import check_noise_shape, check_noise_size, check_shape
+
+__all__ = ["as_unit", "check_noise", "check_pixels", "check_range"]
+
+
+def check_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Checks a batch [N, 3, *size], uint8 or float in [0, 1], and returns it as uint8 or float32, contiguous.
+
+    Raises InputError for another type, rank, channel count, size or dtype, for values outside [0, 1], and
+    for NaN or infinity. Values on a GPU are not read, which would wait for them: `perturb` marks them, and
+    `check_range` says what is wrong.
+    """
+    if not isinstance(pixels, Tensor):
+        raise InputError(f"expected a torch tensor of pixels, got {type(pixels).__name__}")
+    check_shape(pixels.shape, size)
+    if pixels.dtype == torch.uint8:
+        return pixels.contiguous()
+    if not pixels.is_floating_point():
+        raise InputError(f"expected uint8 or float pixels, got {pixels.dtype}")
+    if not pixels.is_cuda:
+        check_range(pixels.detach())
+    return pixels.float().contiguous()
+
+
+def as_unit(pixels: Tensor) -> Tensor:
+    """uint8 or float32 pixels as float32 in [0, 1]."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    return pixels / torch.full(
+        (), 255.0, device=pixels.device
+    )  # CUDA multiplies by a Python number's inverse
+
+
+def check_range(pixels: Tensor) -> None:
+    """Raises InputError for float pixels [N, 3, H, W] outside [0, 1], NaN or infinity."""
+    if not pixels.numel():
+        return
+    low, high = (bound.item() for bound in pixels.aminmax())
+    if low >= 0 and high <= 1:  # false for NaN
+        return
+    if not pixels.isfinite().all():
+        image = (~pixels.isfinite()).flatten(1).any(1).nonzero()[0].item()
+        raise InputError(f"expected finite pixels, got NaN or infinity in image {image}")
+    raise InputError(out_of_range(low, high))
+
+
+def check_noise(noise: Tensor, pixels: Tensor, config: CounterattackConfig) -> Tensor:
+    """Checks a caller's noise, float, shaped as the pixels, within eps; returns it float32 on their device.
+
+    Raises InputError otherwise.
+    """
+    if not isinstance(noise, Tensor) or not noise.is_floating_point():
+        got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
+        raise InputError(f"expected noise as a float tensor, got {got}")
+    check_noise_shape(noise.shape, pixels.shape)
+    noise = noise.detach().to(pixels.device, torch.float32).contiguous()
+    if noise.numel():
+        size = noise.abs().amax() if config.norm == "linf" else noise.flatten(1).norm(dim=1).amax()
+        check_noise_size(size.item(), config)
+    return noise

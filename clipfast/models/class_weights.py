@@ -1,0 +1,80 @@
+"""Class names x templates -> class weights, by open_clip's zero-shot convention."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import open_clip
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+__all__ = ["Template", "Tokenizer", "class_weights"]
+
+Template = str | Callable[[str], str]
+Tokenizer = Callable[[Any], Tensor]
+
+_MOST_KEPT = 8
+
+_log = logging.getLogger(__name__)
+_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, Tensor]] = weakref.WeakKeyDictionary()
+
+
+def class_weights(
+    model: nn.Module, tokenizer: Tokenizer, classnames: Sequence[str], templates: Sequence[Template]
+) -> Tensor:
+    """The zero-shot classifier of an open_clip model: float32 [D, C], columns of unit length.
+
+    Each class is the normalised mean over its templates of normalised text embeddings. The last few are
+    kept for as long as the model lives and its weights do not change; do not write into them. Raises
+    InputError for class names that are none, empty or repeated, and for a template without "{}".
+    """
+    classnames, templates = tuple(classnames), tuple(templates)
+    _check(classnames, templates)
+    device = next(model.parameters()).device
+    # A weight that is loaded or stepped in place raises its version (one changed through .data does not).
+    version = sum(parameter._version for parameter in model.parameters())
+    key = (tokenizer, classnames, templates, device, version)
+    kept = _cache.setdefault(model, {})
+    if key not in kept:
+        _log.info("building class weights: %d classes x %d templates", len(classnames), len(templates))
+        training = model.training
+        model.eval()
+        try:
+            weights = open_clip.build_zero_shot_classifier(
+                model, tokenizer, classnames, templates, num_classes_per_batch=64, device=device
+            )
+        finally:
+            model.train(training)
+        if len(kept) >= _MOST_KEPT:
+            kept.pop(next(iter(kept)))
+        kept[key] = weights.float()
+    return kept[key]
+
+
+def _check(classnames: tuple[str, ...], templates: tuple[Template, ...]) -> None:
+    if not classnames:
+        raise InputError("expected at least one class name, got none")
+    for name in classnames:
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"expected class names that are not empty, got {name!r}")
+    if repeated := [name for name, count in Counter(classnames).items() if count > 1]:
+        raise InputError(f"expected distinct class names, got more than one of {repeated[:5]}")
+    if not templates:
+        raise InputError("expected at least one template, got none")
+    for template in templates:
+        if isinstance(template, str):
+            try:
+                holds = template.format("\0").count("\0") >= 1
+            except (IndexError, KeyError, ValueError, AttributeError, TypeError):
+                holds = False
+            if not holds:
+                raise InputError(f"expected a template with {{}} where the class name goes, got {template!r}")
+        elif not callable(template):
+            raise InputError(f"expected templates that are strings or callables, got {template!r}")
+    if len({isinstance(template, str) for template in templates}) > 1:
+        raise InputError("expected templates of one kind, got strings and callables mixed")

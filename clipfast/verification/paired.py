@@ -1,0 +1,190 @@
+"""Verifies a file that takes noise: the same pixels and noise on both sides, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..artifacts.base import ArtifactClassifier
+from ..inputs.tensors import as_unit
+from ..reference import Counterattacked
+from .limits import Limits
+from .sides import MOST, Answer, Reference, batch_sizes, run, takes
+from .verdict import Row, at_least, at_most, share
+
+__all__ = ["paired_rows"]
+
+_OPEN = 1e9  # a threshold above every drift
+# Drift is a difference of embeddings: below this, rounding bears on it alike whatever its size.
+_SMALL_DRIFT = 0.2
+
+
+class Figures(NamedTuple):
+    """How far an answer is from the reference's: tensors [N]."""
+
+    undefended_logits: Tensor  # the largest difference
+    drift: Tensor  # difference, relative; of drifts below 0.2 relative to 0.2
+    distance: Tensor  # of the reference's drift from the threshold, in the same unit
+    countered: Tensor  # bool, by the file
+    same_gate: Tensor  # bool
+    own_gate: Tensor  # bool: the file's gate is what its own drift says
+    logits: Tensor  # the largest difference
+    same_label: Tensor  # bool
+    margin: Tensor  # between the reference's two best logits
+
+
+class DeltaFigures(NamedTuple):
+    """How far a counter-perturbation is from the reference's, and what it does: tensors [N]."""
+
+    logits: Tensor  # the largest difference between the answer's and those of f(x + delta) by the reference
+    largest: Tensor  # the largest difference of an entry
+    strayed: Tensor  # the share of entries that differ by more than 1e-5; in l2 the difference over eps
+    displaced: Tensor  # ||f(x + delta) - f(x)|| over the reference's
+    beyond_eps: Tensor  # by how much delta exceeds its budget; below 0 where it does not
+    beyond_range: Tensor  # by how much x + delta leaves [0, 1]; below 0 where it does not
+
+
+def paired_rows(
+    artifact: ArtifactClassifier,
+    reference: Reference,
+    pictures: Tensor,
+    limits: Limits,
+    progress: Callable[[str], object],
+) -> Iterator[Row]:
+    """Runs a file in each batch size, and with the gate closed, open and mixed where it takes thresholds.
+
+    pictures: as the file takes them, [N, 3, H, W], N even.
+    """
+    figures: list[Figures] = []
+    delta_figures: list[DeltaFigures] = []
+    for first in range(0, len(pictures), MOST):
+        progress(f"comparing pictures {first + 1} to {min(first + MOST, len(pictures))} of {len(pictures)}")
+        pixels = pictures[first : first + MOST]
+        x = as_unit(pixels)
+        noise, clean = reference.noise(first, x), reference.embed(x)
+        takes_threshold = takes(artifact, "tau_threshold")
+        if takes_threshold:
+            between = _between(reference.counter(x, noise, 0.0).drift)
+            runs = {0.0: (MOST,), _OPEN: (MOST,), between: batch_sizes(artifact)}
+        else:
+            runs = {reference.config.tau_threshold: batch_sizes(artifact)}
+        for threshold, sizes in runs.items():
+            expected = reference.counter(x, noise, threshold)
+            for size in sizes:
+                given = threshold if takes_threshold else None
+                answer = run(artifact, pixels, size, noise=noise, tau_threshold=given)
+                figures.append(_compared(reference, clean, expected, answer, threshold))
+                if answer.delta is not None:
+                    compared = _delta_compared(reference, x, clean, expected, answer, answer.delta)
+                    delta_figures.append(compared)
+    all_figures = Figures(*map(torch.cat, zip(*figures, strict=True)))
+    yield from _rows(all_figures, limits)
+    if delta_figures:
+        deltas = DeltaFigures(*map(torch.cat, zip(*delta_figures, strict=True)))
+        yield from _delta_rows(deltas, all_figures, limits)
+
+
+def _between(drift: Tensor) -> float:
+    """A threshold that splits drifts, [N], in the widest gap of their middle half."""
+    ordered = drift.sort().values
+    quarter = len(ordered) // 4
+    middle = ordered[quarter : len(ordered) - quarter]
+    widest = int(middle.diff().argmax())
+    return middle[widest : widest + 2].mean().item()
+
+
+def _compared(
+    reference: Reference, clean: Tensor, expected: Counterattacked, answer: Answer, tau_threshold: float
+) -> Figures:
+    logits = reference.logits(expected.embedding)
+    best = logits.topk(min(2, logits.shape[1])).values
+    threshold = torch.full_like(expected.drift, tau_threshold)
+    unit = expected.drift.maximum(torch.full_like(expected.drift, _SMALL_DRIFT))
+    return Figures(
+        undefended_logits=_largest(answer.undefended_logits - reference.logits(clean)),
+        drift=(answer.drift - expected.drift).abs() / unit,
+        distance=(expected.drift - threshold).abs() / unit,
+        countered=answer.countered,
+        same_gate=answer.countered == expected.countered,
+        own_gate=answer.countered == (answer.drift < threshold),
+        logits=_largest(answer.logits - logits),
+        same_label=answer.logits.argmax(1) == logits.argmax(1),
+        margin=best[:, 0] - best[:, -1],
+    )
+
+
+def _delta_compared(
+    reference: Reference,
+    pixels: Tensor,
+    clean: Tensor,
+    expected: Counterattacked,
+    answer: Answer,
+    delta: Tensor,
+) -> DeltaFigures:
+    config, countered = reference.config, pixels + delta
+    embedding = reference.embed(countered)
+    difference, entries = (delta - expected.delta).flatten(1), delta.flatten(1)
+    if config.norm == "l2":
+        size, strayed = entries.norm(dim=1), difference.norm(dim=1) / config.eps
+    else:
+        size, strayed = _largest(entries), (difference.abs() > 1e-5).double().mean(dim=1)
+    over, under = countered.flatten(1).amax(dim=1) - 1, -countered.flatten(1).amin(dim=1)
+    return DeltaFigures(
+        logits=_largest(answer.logits - reference.logits(embedding)),
+        largest=_largest(difference),
+        strayed=strayed,
+        displaced=(embedding - clean).norm(dim=1) / (expected.embedding - clean).norm(dim=1),
+        beyond_eps=size - config.eps,
+        beyond_range=over.maximum(under),
+    )
+
+
+def _rows(figures: Figures, limits: Limits) -> list[Row]:
+    passed, countered = _by_gate(figures)
+    clear = figures.distance > limits.near
+    return [
+        *at_most("undefended logits", figures.undefended_logits, limits.logits),
+        *at_most("drift", figures.drift, limits.drift),
+        *share("gate, away from the threshold", ~figures.same_gate[clear], limits.gate),
+        *share("gate, by the file's own drift", ~figures.own_gate, 0.0),
+        *at_most("logits, passed", figures.logits[passed], limits.logits),
+        *at_most("logits, countered", figures.logits[countered], limits.countered[1]),
+        *at_most("logits, countered, mean", _mean(figures.logits[countered]), limits.countered[0]),
+        *share(
+            "label, where it is clear", ~figures.same_label[figures.margin > limits.margin], limits.labels
+        ),
+    ]
+
+
+def _delta_rows(deltas: DeltaFigures, figures: Figures, limits: Limits) -> list[Row]:
+    passed, countered = _by_gate(figures)
+    rows = [
+        *at_most("logits of x + delta", deltas.logits, limits.logits),
+        *at_most("delta, passed", deltas.largest[passed], 1e-6),
+        *at_most("delta beyond eps", deltas.beyond_eps, 1e-6),
+        *at_most("x + delta beyond [0, 1]", deltas.beyond_range, 1e-6),
+        *at_least("displacement", deltas.displaced[countered], limits.displaced[1]),
+        *at_least("displacement, mean", _mean(deltas.displaced[countered]), limits.displaced[0]),
+    ]
+    if limits.strayed is not None:
+        strayed = deltas.strayed[countered]
+        rows += at_most("delta, countered", strayed, limits.strayed[1])
+        rows += at_most("delta, countered, mean", _mean(strayed), limits.strayed[0])
+    return rows
+
+
+def _by_gate(figures: Figures) -> tuple[Tensor, Tensor]:
+    """Which images both sides let pass, and which both counter."""
+    return figures.same_gate & ~figures.countered, figures.same_gate & figures.countered
+
+
+def _mean(values: Tensor) -> Tensor:
+    """[1], or [0] of none."""
+    return values.double().mean(dim=0, keepdim=True) if len(values) else values
+
+
+def _largest(difference: Tensor) -> Tensor:
+    return difference.abs().amax(dim=1)

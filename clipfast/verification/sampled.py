@@ -1,0 +1,106 @@
+"""Verifies a file that draws its own noise: its averages over many draws beside the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..artifacts.base import ArtifactClassifier
+from ..inputs.tensors import as_unit
+from .limits import Limits
+from .sides import MOST, Answer, Reference, batch_sizes, run
+from .verdict import Row, at_least, at_most, share
+
+__all__ = ["sampled_rows"]
+
+_PICTURES = 12  # at most: each costs as much as a batch
+# Of each picture, and how many copies of it in one batch: noise must differ between both rows and runs.
+_DRAWS, _COPIES = 16, 8
+# In standard errors: Student's t of 30 degrees of freedom is beyond it less than twice in a million times.
+_APART = 6.0
+
+
+class Samples(NamedTuple):
+    """Answers of one picture, [K, ...], or of several, [P, K, ...]."""
+
+    logits: Tensor  # [..., C], defended
+    drift: Tensor
+    countered: Tensor  # bool
+
+
+def sampled_rows(
+    artifact: ArtifactClassifier,
+    reference: Reference,
+    pictures: Tensor,
+    limits: Limits,
+    progress: Callable[[str], object],
+) -> Iterator[Row]:
+    """Runs a file in each batch size, and on copies of the first pictures.
+
+    pictures: as the file takes them, [N, 3, H, W].
+    """
+    clean = torch.cat([reference.logits(reference.embed(as_unit(x))) for x in pictures.split(MOST)])
+    once = [run(artifact, pictures, size) for size in batch_sizes(artifact)]
+    several = pictures[:_PICTURES]
+    ours, theirs = [], []
+    for i, picture in enumerate(several):
+        progress(f"drawing noise for picture {i + 1} of {len(several)}")
+        copies = picture.expand(_DRAWS, -1, -1, -1)
+        ours.append(run(artifact, copies, _COPIES))
+        x = as_unit(copies)
+        result = reference.counter(x, reference.noise(i * _DRAWS, x), reference.config.tau_threshold)
+        theirs.append(Samples(reference.logits(result.embedding), result.drift, result.countered))
+    of_copies = clean[:_PICTURES].repeat_interleave(_DRAWS, dim=0)
+    undefended = torch.cat([clean.repeat(len(once), 1), of_copies])
+    yield from _exact_rows([*once, *ours], undefended, reference, limits)
+    distinct = torch.tensor([len(answer.drift.unique()) for answer in ours])
+    yield from at_least(f"different drifts of {_DRAWS} draws", distinct, _DRAWS - 1)
+    found = Samples(*(torch.stack([getattr(answer, name) for answer in ours]) for name in Samples._fields))
+    expected = Samples(*(torch.stack(tensors) for tensors in zip(*theirs, strict=True)))
+    yield from _apart_rows("drift", found.drift, expected.drift, limits.drift)
+    yield from _apart_rows("share countered", found.countered, expected.countered, limits.near)
+    yield from _apart_rows("logits", found.logits, expected.logits, limits.countered[0])
+    # How far they are from undefended ones, which noise changes little and a wrong counterattack much.
+    plain = clean[: len(several), None]
+    ours_moved, theirs_moved = ((side.logits - plain).norm(dim=2) for side in (found, expected))
+    yield from _apart_rows("shift of logits", ours_moved, theirs_moved, limits.countered[0])
+
+
+def _exact_rows(
+    answers: list[Answer], undefended: Tensor, reference: Reference, limits: Limits
+) -> Iterator[Row]:
+    """What noise has no part in; undefended: the reference's logits of each answer, [N, C]."""
+    countered = torch.cat([answer.countered for answer in answers])
+    drift = torch.cat([answer.drift for answer in answers])
+    by_drift = drift < torch.full_like(drift, reference.config.tau_threshold)
+    plain = torch.cat([answer.undefended_logits for answer in answers])
+    yield from at_most("undefended logits", (plain - undefended).abs().amax(dim=1), limits.logits)
+    yield from share("gate, by the file's own drift", countered != by_drift, 0.0)
+    if reference.config.pass_through == "clean":
+        passed = (torch.cat([answer.logits for answer in answers]) - undefended)[~countered]
+        yield from at_most("logits, passed", passed.abs().amax(dim=1), limits.logits)
+
+
+def _apart_rows(name: str, ours: Tensor, theirs: Tensor, floor: float) -> list[Row]:
+    """Each picture's mean, and the mean of all, which tells smaller differences: of [P, K] or [P, K, C]."""
+    ours, theirs = ours.double(), theirs.double()
+    of_all = _apart(ours.mean(dim=0, keepdim=True), theirs.mean(dim=0, keepdim=True), floor)
+    return [
+        *at_most(f"mean {name} of a picture, standard errors", _apart(ours, theirs, floor), _APART),
+        *at_most(f"mean {name} of all, standard errors", of_all, _APART),
+    ]
+
+
+def _apart(ours: Tensor, theirs: Tensor, floor: float) -> Tensor:
+    """How far two sides' means of K draws are apart, in standard errors: [P], of [P, K] or [P, K, C].
+
+    Of C numbers it is the length of their differences in that of their standard errors. floor: added to
+    the standard error for what rounding may do.
+    """
+    ours, theirs = ours.reshape(*ours.shape[:2], -1), theirs.reshape(*theirs.shape[:2], -1)
+    difference = ours.mean(dim=1) - theirs.mean(dim=1)
+    variance = (ours.var(dim=1) + theirs.var(dim=1)) / ours.shape[1]
+    return difference.norm(dim=1) / (variance.sum(dim=1).sqrt() + floor)

@@ -1,0 +1,102 @@
+"""The two sides of a verification: an exported file and the eager reference, both over torch tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..artifacts.base import ArtifactClassifier
+from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
+from ..inputs.draws import draw_noise, seeded
+from ..reference import Counterattacked, counterattack_early_return
+
+__all__ = ["MOST", "Answer", "Reference", "batch_sizes", "run", "takes"]
+
+MOST = 32  # images at a time, which bounds the memory
+
+
+class Answer(NamedTuple):
+    """What a file answers for N images, on their device."""
+
+    logits: Tensor  # [N, C]
+    undefended_logits: Tensor  # [N, C]
+    drift: Tensor  # [N]
+    countered: Tensor  # bool [N]
+    delta: Tensor | None  # [N, 3, H, W], of the profile "lab"
+
+
+def takes(artifact: ArtifactClassifier, name: str) -> bool:
+    """Whether a file has an input of this name."""
+    return any(port.name == name for port in artifact.metadata.ports[0])
+
+
+def batch_sizes(artifact: ArtifactClassifier) -> tuple[int, ...]:
+    """The sizes to run a file in: one alone where the runtime cuts every batch into single images."""
+    return (1,) if artifact.metadata.batch == 1 else (1, 3, MOST)
+
+
+def run(
+    artifact: ArtifactClassifier,
+    pixels: Tensor,
+    size: int,
+    *,
+    noise: Tensor | None = None,
+    tau_threshold: float | None = None,
+) -> Answer:
+    """A file's answer for pixels of the type that it takes, [N, 3, H, W], run `size` images at a time."""
+    given = None if noise is None else noise.cpu().numpy()
+    pictures, device = pixels.cpu().numpy(), pixels.device
+    predictions = [
+        artifact.predict(
+            pictures[i : i + size],
+            noise=None if given is None else given[i : i + size],
+            tau_threshold=tau_threshold,
+            with_delta=artifact.metadata.profile == "lab",
+        )
+        for i in range(0, len(pictures), size)
+    ]
+    names = [name for name in Answer._fields if getattr(predictions[0], name) is not None]
+    joined = {name: torch.cat([torch.from_numpy(getattr(p, name)) for p in predictions]) for name in names}
+    return Answer(**{"delta": None, **{name: tensor.to(device) for name, tensor in joined.items()}})
+
+
+class Reference:
+    """`clipfast.reference` with a classifier's towers and class weights, and a file's settings.
+
+    Tensors are on the classifier's device; pixels float32 [N, 3, H, W] in [0, 1].
+    """
+
+    def __init__(self, classifier: DefendedClassifier, config: CounterattackConfig) -> None:
+        self.config = config
+        self._classifier = classifier
+
+    def noise(self, first_image: int, pixels: Tensor) -> Tensor:
+        """Noise shaped as the pixels; image i's is that of the index first_image + i."""
+        draw = seeded(0, first_image, len(pixels), pixels.device)
+        return draw_noise(draw, pixels.shape, self.config)
+
+    def counter(self, pixels: Tensor, noise: Tensor, tau_threshold: float) -> Counterattacked:
+        """What the reference answers with this threshold in the place of the config's."""
+        return counterattack_early_return(
+            self._classifier.image_tower,
+            pixels,
+            noise,
+            dataclasses.replace(self.config, tau_threshold=tau_threshold),
+            drift_encode=self._classifier.drift_tower,
+        )
+
+    @torch.no_grad()
+    def embed(self, pixels: Tensor) -> Tensor:
+        """f(x): [N, D]."""
+        return self._classifier.image_tower(pixels)
+
+    @torch.no_grad()
+    def logits(self, embedding: Tensor) -> Tensor:
+        """[N, C] of embeddings [N, D]."""
+        weights, scale = self._classifier.class_weights, self._classifier.logit_scale
+        return ops.zero_shot_head(embedding.contiguous(), weights, scale, implementation="naive")

@@ -1,0 +1,122 @@
+"""Whether an exported file answers as the eager reference does."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artifacts.formats import format_of
+from ..artifacts.metadata import Metadata
+from ..attacks import pgd
+from ..classifier import DefendedClassifier
+from ..errors import ArtifactError, InputError, UncalibratedWarning
+from ..inputs import arrays
+from ..inputs.tensors import as_unit
+from ..models.fingerprint import fingerprint
+from ..models.shapes import draw
+from .limits import limits_of
+from .paired import paired_rows
+from .sampled import sampled_rows
+from .sides import MOST, Reference, takes
+from .verdict import Verification
+
+__all__ = ["verify"]
+
+_PICTURES = 12
+_ATTACK_EPS, _ATTACK_STEP_SIZE, _ATTACK_STEPS = 2 / 255, 1 / 255, 3
+
+
+def verify(
+    path: str | os.PathLike[str],
+    classifier: DefendedClassifier,
+    *,
+    images: arrays.Pixels | None = None,
+    tolerance: float | None = None,
+    trust: bool = False,
+    progress: Callable[[str], object] | None = None,
+) -> Verification:
+    """Runs an exported file and `clipfast.reference` on the same pictures and compares their answers.
+
+    classifier: what was exported, whatever its implementation. images: pixels [N, 3, H, W], uint8 or float
+    in [0, 1]; by default twelve drawn ones. They are compared clean and under PGD on the undefended model.
+    tolerance: the largest difference of logits that no sign comes before, in the place of the limit of the
+    file's precision (see `clipfast.verification.limits`). trust: see `clipfast.runtime.load_artifact`.
+    progress: called with a message at each step.
+
+    A file that takes noise gets the reference's, in batches of 1, 3 and up to 32 images, with the gate
+    closed, open and mixed where it takes thresholds. One that draws its own noise is compared by averages
+    over 16 draws a picture, which tell large errors alone, such as steps or noise of twice the size: verify a
+    "lab" file of the same classifier too.
+
+    Raises ArtifactError for a file that cannot be read, that fails, or that was exported from another
+    classifier; InputError for bad images.
+    """
+    path = Path(path)
+    format = format_of(path)
+    options: dict[str, Any] = {"device": classifier.device} if format.is_program else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)  # the classifier gave its own
+        artifact = format.load(path, trust=trust, **options)
+    metadata = artifact.metadata
+    _check_origin(path, metadata, classifier)
+    progress = progress or (lambda _: None)
+    progress("attacking the pictures to compare on")
+    pictures = _pictures(classifier, images)
+    if metadata.pixels == "uint8":
+        pictures = (pictures * 255).round().to(torch.uint8)
+    reference = Reference(classifier, metadata.config)
+    limits = limits_of(metadata.precision, metadata.config, classifier.logit_scale.item(), tolerance)
+    rows_of = paired_rows if takes(artifact, "noise") else sampled_rows
+    try:
+        return Verification(tuple(rows_of(artifact, reference, pictures, limits, progress)))
+    except InputError as error:  # of what the file answers: what it was given is all right
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _check_origin(path: Path, metadata: Metadata, classifier: DefendedClassifier) -> None:
+    """Raises ArtifactError where a file was exported from another classifier."""
+    drift_tower = classifier.drift_tower
+    here = {
+        "weights_sha256": fingerprint(classifier.image_tower.model.visual),
+        "drift_weights_sha256": None if drift_tower is None else fingerprint(drift_tower.model.visual),
+        "classnames": classifier.classnames,
+        "config": classifier.config,
+    }
+    for name, value in here.items():
+        said = getattr(metadata, name)
+        if said != value:
+            raise ArtifactError(
+                f"{path} was exported from another classifier: its metadata has {name} {said!s:.300}, "
+                f"expected {value!s:.300}"
+            )
+
+
+def _pictures(classifier: DefendedClassifier, images: arrays.Pixels | None) -> Tensor:
+    """Each picture and, after it, its attacked form: float32 [2N, 3, H, W] on the classifier's device."""
+    height, width = classifier.image_size
+    if images is None:
+        images = draw(_PICTURES, seed=(20, 26, 7), size=max(height, width)).pixels[..., :height, :width]
+    checked = arrays.check_pixels(images, (height, width))
+    if not len(checked):
+        raise InputError("expected at least one image to compare answers for, got none")
+    clean = as_unit(torch.tensor(checked, device=classifier.device))
+    generator = torch.Generator().manual_seed(0)
+    attacked = [
+        pgd(
+            classifier.undefended,
+            x,
+            classifier.undefended(x).argmax(1),
+            eps=_ATTACK_EPS,
+            step_size=_ATTACK_STEP_SIZE,
+            steps=_ATTACK_STEPS,
+            generator=generator,
+        )
+        for x in clean.split(MOST)
+    ]
+    return torch.stack([clean, torch.cat(attacked)], dim=1).flatten(0, 1)

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hand_made import make_metadata, write_onnx, write_torchscript
+from PIL import Image
+
+from clipfast import CounterattackConfig, __version__, cli
+from clipfast.models.shapes import CLASSNAMES, draw
+from clipfast.runtime import OnnxClassifier
+
+
+@pytest.fixture
+def folder(tmp_path):
+    drawn = draw(5, seed=(200, 9), kinds={"plain": 1.0})
+    for i, pixels in enumerate(drawn.pixels):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{i}-{CLASSNAMES[drawn.labels[i]]}.png")
+    return tmp_path
+
+
+def test_json_lines_say_what_the_classifier_says(run, folder, bundled):
+    code, out, err = run("classify", folder, "--json", "--seed", 3, "--topk", 2, "--batch-size", 5)
+    assert code == 0
+    assert err == ""
+    rows = [json.loads(line) for line in out.splitlines()]
+    files = sorted(folder.glob("*.png"))
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    prediction = bundled.predict(torch.from_numpy(bundled.preprocess.batch(files)), seed=3)
+    for i, row in enumerate(rows):
+        assert row["class"] == row["topk"][0]["class"] == CLASSNAMES[prediction.labels[i]]
+        assert row["probability"] == pytest.approx(prediction.probabilities[i].max().item(), rel=1e-4)
+        assert row["drift"] == pytest.approx(prediction.drift[i].item(), rel=1e-3)
+        assert row["countered"] == prediction.countered[i].item()
+        assert row["changed"] == prediction.changed[i].item()
+        assert row["calibrated"] is True
+        assert len(row["topk"]) == 2
+    names = [file.stem.split("-", 1)[1] for file in files]
+    assert sum(row["undefended_class"] == name for row, name in zip(rows, names, strict=True)) >= 4
+
+
+@pytest.mark.parametrize("kind", [".onnx", ".ts.pt"])
+def test_an_artifact_is_classified_with(run, folder, tmp_path_factory, monkeypatch, kind):
+    place, metadata = tmp_path_factory.mktemp("exported"), make_metadata()
+    onnx = write_onnx(place / "a.onnx", metadata)
+    script = write_torchscript(place / "a.ts.pt", metadata.to_json())
+    chosen = {".onnx": [onnx], ".ts.pt": [script, "--trust", "--device", "cpu"]}[kind]
+    given = ["classify", folder, "--seed", 3, "--batch-size", 2, "--artifact", *chosen]
+    code, out, err = run(*given, "--json", "--topk", 2)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    classifier, files = OnnxClassifier(onnx), sorted(folder.glob("*.png"))
+    prediction = classifier.predict(classifier.preprocess.batch(files), seed=3)
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    assert set(rows[0]) == set(json.loads(run("classify", files[0], "--json")[1]))  # as the library's
+    for i, row in enumerate(rows):
+        assert [(best["class"], best["probability"]) for best in row["topk"]] == [
+            (name, pytest.approx(value, rel=1e-4)) for name, value in prediction.topk(2)[i]
+        ]
+        assert row["class"] == row["topk"][0]["class"]
+        assert row["drift"] == pytest.approx(prediction.drift[i].item(), rel=1e-4)
+        assert row["countered"] is prediction.countered[i].item()
+        assert row["changed"] is prediction.changed[i].item()
+        assert row["undefended_class"] == metadata.classnames[prediction.undefended_logits[i].argmax()]
+        assert row["calibrated"] is True
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run(*given)
+    assert code == 0
+    assert f"5 images, {prediction.countered.sum()} countered" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--classnames", "a,b"], "a.onnx does not go with --classnames"),
+        (["--templates", "a.txt"], "a.onnx does not go with --templates"),
+        (["--model", "ViT-B-32"], "a.onnx does not go with --model"),
+        (["--pretrained", "openai"], "a.onnx does not go with --pretrained"),
+        (["--config", "a.json"], "a.onnx does not go with --config"),
+        (["--precision", "bf16"], "a.onnx does not go with --precision"),
+        (["--device", "cpu"], "a.onnx does not go with --device"),
+        (["--seed", "1"], "seed needs a file exported with --profile lab"),
+        (["--artifact", "gone.onnx"], "cannot read gone.onnx"),
+        (["--artifact", "a.pt2"], "a.pt2: a file of this format runs its own code"),
+        (["--artifact", "a.bin"], "a.bin: expected a file named .onnx, .ts.pt or .pt2"),
+    ],
+)
+def test_mistakes_with_an_artifact_end_with_a_message_and_code_2(run, folder, arguments, named):
+    path = write_onnx(folder / "a.onnx", make_metadata(profile="serving"))
+    code, out, err = run("classify", folder, "--artifact", path, *arguments)
+    assert (code, out) == (2, "")
+    assert "error:" in err
+    assert named in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_an_uncalibrated_artifact_is_warned_of(run, folder):
+    path = write_onnx(folder / "a.onnx", make_metadata(profile="serving", calibrated=False))
+    code, _, err = run("classify", folder, "--artifact", path)
+    assert code == 0
+    assert "warning: tau_threshold = 0.5 was not calibrated" in " ".join(err.split())
+
+
+def test_trust_alone_is_a_mistake(run, folder):
+    code, _, err = run("classify", folder, "--trust")
+    assert code == 2
+    assert "--trust needs --artifact" in err
+
+
+def test_table_names_every_image(run, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "72")
+    code, out, _ = run("classify", folder, "--seed", 3)
+    assert code == 0
+    # Names are folded where they are too long for their column, at a space too.
+    cells = "".join(line.split("│")[1] for line in out.splitlines() if line.startswith("│"))
+    for file in folder.glob("*.png"):
+        assert file.name.replace(" ", "") in cells.replace(" ", "")
+    assert "5 images" in out
+    assert "answers changed" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("files", "lines"), [(15, []), (16, [31, 62, 94, 100])])
+def test_a_log_shows_progress_of_many_files(run, folder, monkeypatch, files, lines):
+    monkeypatch.setattr(cli, "_SECONDS_A_LINE", 0.0)
+    picture = next(folder.iterdir())
+    for i in range(files - 5):
+        shutil.copy(picture, folder / f"copy-{i}.png")
+    code, _, err = run("classify", folder, "--batch-size", 5)
+    assert code == 0
+    told = re.findall(r"^classifying: (\d+) %, \d+:\d\d:\d\d left$", err, re.MULTILINE)
+    assert [int(share) for share in told] == lines
+
+
+def test_a_bad_file_is_reported_and_the_rest_go_on(run, folder):
+    (folder / "2-broken.png").write_bytes(b"no image")
+    (folder / "0-empty.png").write_bytes(b"")
+    code, out, err = run("classify", folder, "--json", "--batch-size", 2)
+    assert code == 1
+    assert len(out.splitlines()) == 5
+    assert "2-broken.png: not an image" in err
+    assert "0-empty.png: expected an image, got zero bytes" in err
+    assert "2 of 7 inputs could not be read" in err
+
+
+def test_a_missing_path_is_reported_and_the_rest_go_on(run, folder):
+    code, out, err = run("classify", "gone.png", folder, "--json")
+    assert code == 1
+    assert len(out.splitlines()) == 5
+    assert "no such file or folder: gone.png" in err
+    code, out, err = run("classify", "gone.png")
+    assert (code, out) == (1, "")
+    assert "no such file or folder: gone.png" in err
+
+
+def test_answers_do_not_depend_on_the_batch_size(run, folder):
+    drifts = [
+        [
+            json.loads(line)["drift"]
+            for line in run("classify", folder, "--json", "--seed", 3, "--batch-size", n)[1].splitlines()
+        ]
+        for n in (1, 2, 5)
+    ]
+    assert drifts[1] == pytest.approx(drifts[0], rel=1e-3)
+    assert drifts[2] == pytest.approx(drifts[0], rel=1e-3)
+
+
+def test_class_names_templates_and_config_from_files(run, folder, tmp_path):
+    names, templates, config = (tmp_path / name for name in ("names.txt", "templates.txt", "config.json"))
+    names.write_text("red circle\nblue star\n\n")
+    templates.write_text("a photo of a {}.\nthis {}.\n")
+    config.write_text(CounterattackConfig(tau_threshold=0.0).to_json())
+    code, out, err = run(
+        "classify", folder, "--classnames", names, "--templates", templates, "--config", config, "--json"
+    )  # fmt: skip
+    assert code == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {row["class"] for row in rows} <= {"red circle", "blue star"}
+    assert not any(row["countered"] or row["calibrated"] for row in rows)
+    assert "was not calibrated" in err
+    assert (
+        run("classify", folder, "--classnames", ",".join(CLASSNAMES), "--json")[0] == 0
+    )  # longer than a path
+    listed = run("classify", folder, "--classnames", "red circle, blue star", "--json")[1]
+    assert {json.loads(line)["class"] for line in listed.splitlines()} <= {"red circle", "blue star"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{}", "--classnames", "gone.txt"], "there is no file gone.txt"),
+        (["{}", "--model", "ViT-B-32", "--classnames", "a,b"], "needs --pretrained"),
+        (["{}", "--classnames", "red circle,,"], "not empty"),
+        (["{}", "--classnames", "a cat"], "not among them: cat"),
+        (["{}", "--model", "ViT-B-32", "--pretrained", "openai"], "needs --classnames"),
+        (["{}", "--pretrained", "openai"], "needs --model"),
+        (["{}", "--model", "ViT-B-32", "--pretrained", "openai", "--classnames", "a"], "QuickGELU"),
+        (["{}", "--templates", "gone.txt"], "cannot read gone.txt"),
+        (["{}", "--config", "gone.json"], "cannot read gone.json"),
+        (["{}", "--seed", "-1"], "seed must be an integer"),
+        (["{}", "--device", "cuda:99"], "no device 'cuda:99' here; there is: cpu"),
+        (["{}", "--device", "toaster"], "no device 'toaster' here"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_code_2(run, folder, arguments, named):
+    code, out, err = run("classify", *(argument.format(folder) for argument in arguments))
+    assert code == 2
+    assert "error:" in err
+    assert named in " ".join(err.split())
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].strip() == f"clipfast {__version__}"
+    code, out, _ = run("classify", "--help")
+    assert code == 0
+    assert "--classnames" in out
+
+
+def test_demo_writes_pictures_a_page_and_a_table(run, tmp_path, monkeypatch, bundled):
+    monkeypatch.setenv("COLUMNS", "200")
+    out_dir = tmp_path / "demo"
+    code, out, _ = run("demo", "--out", out_dir, "--images", 16)
+    assert code == 0
+    clean, attacked = (sorted((out_dir / name).glob("*.png")) for name in ("clean", "attacked"))
+    assert [file.name for file in clean] == [file.name for file in attacked]
+    assert len(clean) == 16
+    before, after = (
+        np.stack([np.asarray(Image.open(f)).astype(int) for f in files]) for files in (clean, attacked)
+    )
+    assert np.abs(after - before).max() == 2  # the budget holds in the files themselves
+    labels = [CLASSNAMES.index(file.stem.split("-", 2)[2].replace("-", " ")) for file in clean]
+    pixels = torch.from_numpy(bundled.preprocess.batch(attacked))
+    right = (bundled.undefended(pixels).argmax(1) == torch.tensor(labels)).double().mean().item()
+    row = next(line for line in out.splitlines() if "undefended" in line and "%" in line)
+    assert f"{100 * right:.0f} %" in row
+    for name in ("3x3 blur", "fine-tuned twin", "TTC (clipfast)", "adaptive", "no evidence about real CLIP"):
+        assert name in out
+    page = (out_dir / "index.html").read_text()
+    assert page.count("data:image/png;base64,") >= 4
+    assert "<svg" in page
+    for outside in ("http://", "https://", 'src="/', "<script"):
+        assert outside not in page
+
+
+def test_demo_into_a_file_is_an_error(run, tmp_path):
+    (tmp_path / "taken").write_text("")
+    code, _, err = run("demo", "--out", tmp_path / "taken", "--images", 8)
+    assert code == 2
+    assert "cannot write pictures to" in " ".join(err.split())

@@ -1,0 +1,118 @@
+"""`clipfast export` and `clipfast verify`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from clipfast import CounterattackConfig
+from clipfast.models.shapes import draw
+from clipfast.runtime import load_artifact
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i, pixels in enumerate(draw(1, seed=(200, 13)).pixels):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    return tmp_path
+
+
+def test_an_export_is_verified_described_and_verified_again(run, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    config, out = folder / "config.json", folder / "model.onnx"
+    config.write_text(CounterattackConfig(tau_threshold=0.03, pass_through="clean").to_json())
+    code, printed, err = run(
+        "export", "-o", out, "--profile", "lab", "--static", "--pixels", "uint8", "--license", "MIT",
+        "--classnames", "red circle, blue star", "--config", config,
+    )  # fmt: skip
+    assert code == 0, err
+    assert err.count("was not calibrated") == 1
+    for expected in (
+        "undefended logits",
+        "displacement",
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, profile lab",
+        "inputs: pixels uint8 [1, 3, 96, 96], noise float32 [1, 3, 96, 96], tau_threshold float32 [1]",
+        "outputs: logits float32 [1, 2], undefended_logits float32 [1, 2]",
+        f"sha256: {hashlib.sha256(out.read_bytes()).hexdigest()}",
+    ):
+        assert expected in printed
+    with pytest.warns(UserWarning, match="not calibrated"):
+        metadata = load_artifact(out).metadata
+    assert (metadata.static, metadata.license) == (True, "MIT")
+    assert metadata.classnames == ("red circle", "blue star")
+    assert metadata.config == CounterattackConfig.from_json(config.read_text())
+    code, printed, err = run("verify", out, "--images", folder / "pictures")
+    assert code == 0, err
+    assert err.count("was not calibrated") == 1
+    assert "agrees with the reference" in printed
+    assert re.search(r"undefended logits .* 6 ", printed)  # two pictures, the gate closed, open and mixed
+
+
+def test_a_file_that_disagrees_ends_with_code_1(run, exported, folder):
+    model = onnx.load(exported("static").path)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "logit_scale")
+    tensor.CopyFrom(numpy_helper.from_array(np.float32(28.0), "logit_scale"))
+    path = folder / "altered.onnx"
+    onnx.save(model, path)
+    code, printed, err = run("verify", path, "--images", folder / "pictures")
+    assert code == 1
+    assert "undefended logits" in printed
+    assert f"{path} disagrees with the reference: undefended logits" in " ".join(err.split())
+    assert "agrees with" not in printed
+
+
+def test_the_digest_is_checked_before_the_file_is_read(run, tmp_path):
+    file = tmp_path / "model.ts.pt"
+    file.write_bytes(b"one")
+    digest = hashlib.sha256(b"one").hexdigest()
+    code, _, err = run("verify", file, "--sha256", "0" * 64)
+    assert code == 2
+    assert f"expected the SHA-256 {'0' * 64}, got {digest}" in err
+    code, _, err = run("verify", file, "--sha256", digest.upper())
+    assert code == 2
+    assert "--trust" in err
+    (tmp_path / "model.ts.pt.data").write_bytes(b"two")
+    assert "expected the SHA-256" in run("verify", file, "--sha256", digest)[2]
+    both = hashlib.sha256(b"onetwo").hexdigest()
+    assert "--trust" in run("verify", file, "--sha256", both)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["export", "-o", "{}/model.bin"], "expected a file named .onnx, .ts.pt or .pt2"),
+        (["export", "-o", "{}/model.bin", "--format", "onnx"], "ends in .onnx for onnx"),
+        (["export", "-o", "{}/gone/model.onnx"], "no such folder"),
+        (
+            ["export", "-o", "{}/model.onnx", "--batch", "some"],
+            "--batch must be a positive number or dynamic",
+        ),
+        (["export", "-o", "{}/model.onnx", "--batch", "0"], "--batch must be a positive number or dynamic"),
+        (["export", "-o", "{}/model.onnx", "--opset", "9"], "opset must be one of"),
+        (["export", "-o", "{}/model.onnx", "--model", "ViT-B-32"], "needs --pretrained"),
+        (["verify", "{}/gone.onnx"], "cannot read"),
+        (["verify", "{}/pictures"], "cannot read"),
+        (["verify", "{}/pictures/0.png"], "expected a file named .onnx"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_code_2(run, folder, arguments, named):
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(*(argument.format(folder) for argument in arguments))
+    assert code == 2
+    assert named in " ".join(err.split())
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_model_that_does_not_fit_the_file_is_a_mistake(run, exported):
+    code, _, err = run("verify", exported("static").path, "--against", "ViT-B-32")
+    assert code == 2
+    assert "ViT-B-32 needs weights (--pretrained)" in err

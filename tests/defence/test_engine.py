@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import ast
+import copy
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import split_threshold
+from lab import restless
+from torch import Tensor
+from towers import TRACED, make_tower, smooth
+
+import clipfast
+from clipfast import CounterattackConfig
+from clipfast.defence.cuda_graphs import Graphs
+from clipfast.defence.engine import Engine
+from clipfast.defence.precision import available, dtype_of
+from clipfast.defence.schedule import Defended
+from clipfast.encoders import CompiledEncoder, make_encoder
+from clipfast.encoders.base import Saved
+from clipfast.encoders.vit import VitEncoder
+from clipfast.errors import OutOfMemoryError
+from clipfast.inputs import draws
+from clipfast.models.tower import ImageTower
+from clipfast.reference import Counterattacked, counterattack, gate_measure, into_bounds
+
+CPU = torch.device("cpu")
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
+LOW = [name for name in ("bf16", "fp16") if name in available(CPU)]
+
+
+class Counting(VitEncoder):
+    """Counts passes, in images."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.order: list[str] = []
+        self.forwards = self.backwards = self.calls = 0
+
+    def _count(self, n: int) -> None:
+        self.forwards += n
+        self.calls += 1
+
+    def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+        self._count(len(base))
+        return super().embed(base, d)
+
+    def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
+        self._count(len(base))
+        return super().forward(base, d)
+
+    def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
+        self._count(2 * len(base))
+        return super().forward_pair(base, d)
+
+    def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
+        self.backwards += len(cotangent)
+        return super().input_gradient(saved, cotangent)
+
+
+def batch(tower, n: int = 6, **settings) -> tuple[Tensor, Tensor, CounterattackConfig, Tensor]:
+    """Pixels, noise, settings, and the drift that the reference measures."""
+    x = smooth(n, tower.image_size)
+    config = CounterattackConfig(**settings)
+    generator = torch.Generator().manual_seed(3)
+    noise = (2 * torch.rand(x.shape, generator=generator) - 1) * config.eps
+    if config.norm == "l2":
+        noise = noise * (0.9 * config.eps / noise.flatten(1).norm(dim=1))[:, None, None, None]
+    tau = gate_measure(tower, x, into_bounds(noise, x), tower(x), config)
+    return x, noise, config, tau
+
+
+def gated(config: CounterattackConfig, tau: Tensor, mix: str) -> CounterattackConfig:
+    threshold = {"none": 0.0, "some": split_threshold(tau), "all": 1e9}[mix]
+    return CounterattackConfig.from_json(
+        config.to_json().replace('threshold": 0.2', f'threshold": {threshold}')
+    )
+
+
+def make_engine(tower, config, *, precision: str = "fp32", encoder=None, **options) -> Engine:
+    encoder = encoder or make_encoder(tower, dtype=dtype_of(precision))
+    return Engine(encoder, config, image_size=tower.image_size, device=CPU, **options)
+
+
+def assert_tiers(
+    result: Defended, expected: Counterattacked, config: CounterattackConfig, *, strayed: int = 0
+) -> None:
+    """The design's two tiers: tight before a sign, bounded after it, but for `strayed` images."""
+    assert torch.equal(result.countered, expected.countered)
+    # An embedding's relative error of 1e-6 is one of 2e-6 in tau, whatever tau is.
+    torch.testing.assert_close(result.drift, expected.drift, rtol=1e-5, atol=2e-6)
+    length = expected.embedding.norm(dim=1).amax().item()
+    torch.testing.assert_close(
+        result.clean_embedding, expected.clean_embedding, rtol=0, atol=1e-5 * length, equal_nan=True
+    )
+    passed = ~expected.countered
+    torch.testing.assert_close(
+        result.embedding[passed], expected.embedding[passed], rtol=0, atol=1e-5 * length
+    )
+    assert result.delta is not None
+    off = ((result.delta - expected.delta).abs() > 1e-5).flatten(1).float().mean(dim=1)
+    near = off <= 1e-3
+    assert (~near).sum() <= strayed, off
+    assert off[passed].eq(0).all()
+    cosines = torch.cosine_similarity(result.embedding, expected.embedding, dim=1)
+    assert cosines[near].min() > 1 - 1e-6
+    size = result.delta.abs().amax() if config.norm == "linf" else result.delta.flatten(1).norm(dim=1).amax()
+    assert size <= config.eps + 1e-6
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("chunk", [2, 4, 8])
+def test_engine_is_the_reference(chunk, norm, separate, mix):
+    tower = make_tower(gain=8.0)
+    drift_tower = make_tower("mean", seed=1, gain=8.0) if separate else None
+    settings = {"norm": norm} if norm == "linf" else {"norm": norm, "eps": 0.5, "step_size": 0.2}
+    x, noise, config, tau = batch(drift_tower or tower, **settings)
+    config = gated(config, tau, mix)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    engine = make_engine(tower, config, drift_encoder=drift_encoder)
+    engine.chunk = chunk
+    result = engine.run(x, noise)
+    expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
+    assert int(expected.countered.sum()) == {"none": 0, "some": 3, "all": 6}[mix]
+    if separate:  # the engine computes f(x) only where it is needed
+        expected.clean_embedding[~expected.countered] = torch.nan
+    assert_tiers(result, expected, config)
+
+
+@pytest.mark.parametrize("family", ["resnet", "timm siglip", "timm convnext", "coca attentional pool"])
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+def test_engine_is_the_reference_on_traced_towers(mix, family):
+    model = TRACED[family]()
+    # Of a ResNet that hardly drifts the gradients are mostly rounding.
+    tower = ImageTower(restless(model) if family == "resnet" else model).requires_grad_(False)
+    x, noise, config, tau = batch(tower)
+    config = gated(config, tau, mix)
+    engine = make_engine(tower, config)
+    assert engine.encoder.form == "traced"
+    assert_tiers(engine.run(x, noise), counterattack(tower, x, noise, config), config)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+@pytest.mark.parametrize("options", [MOMENTUM | {"steps": 4}, LOW_PASS, MOMENTUM | LOW_PASS])
+def test_options_are_the_reference(options, pass_through, separate, mix):
+    tower = make_tower(gain=8.0)
+    drift_tower = make_tower("mean", seed=1, gain=8.0) if separate else None
+    x, noise, config, tau = batch(drift_tower or tower, 7, pass_through=pass_through, **options)
+    config = gated(config, tau, mix)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    engine = make_engine(tower, config, drift_encoder=drift_encoder)
+    engine.chunk = 3
+    result = engine.run(x, noise)
+    expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
+    assert int(expected.countered.sum()) == {"none": 0, "some": 3, "all": 7}[mix]
+    if separate and pass_through == "noise":
+        expected.clean_embedding[~expected.countered] = torch.nan
+    assert_tiers(result, expected, config)
+
+
+def test_the_low_pass_gate_may_have_its_noise_drawn():
+    tower = make_tower(gain=8.0)
+    x, _, config, tau = batch(tower, 7, **LOW_PASS)
+    config = gated(config, tau, "some")
+    engine = make_engine(tower, config)
+    engine.chunk = 4
+    draw = draws.seeded(5, 0, 7, CPU)
+    result = engine.run(x, draw)
+    assert_tiers(result, counterattack(tower, x, draws.draw_noise(draw, x.shape, config), config), config)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+def test_steps_and_pass_through(steps, pass_through):
+    tower = make_tower("QuickGELU", gain=8.0)
+    x, noise, config, tau = batch(tower, steps=steps, pass_through=pass_through)
+    config = gated(config, tau, "some")
+    result, expected = make_engine(tower, config).run(x, noise), counterattack(tower, x, noise, config)
+    # Later steps amplify a flipped sign: after ten, the float32 reference itself is off its own float64 form
+    # on one image in sixty. The float64 tests hold every image to 1e-9.
+    assert_tiers(result, expected, config, strayed=int(steps == 10))
+
+
+def test_an_image_s_answer_does_not_depend_on_its_batch():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 9)
+    engine = make_engine(tower, gated(config, tau, "some"))
+    together = engine.run(x, noise)
+    for i in range(9):
+        alone = engine.run(x[i : i + 1], noise[i : i + 1])
+        assert alone.countered[0] == together.countered[i]
+        assert torch.cosine_similarity(alone.embedding[0], together.embedding[i], dim=0) > 1 - 1e-6
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+def test_passes_are_made_once(mix):
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower)
+    countered = {"none": 0, "some": 3, "all": 6}[mix]
+    encoder = Counting(tower.model.visual)
+    engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
+    encoder.forwards = encoder.backwards = 0
+    engine.run(x, noise)
+    assert (encoder.forwards, encoder.backwards) == (2 * 6 + 2 * countered, 2 * countered)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize(("pass_through", "passing"), [("clean", 2), ("noise", 3)])
+def test_the_low_pass_gate_takes_two_passes_and_its_answer_is_one_of_them(pass_through, passing, mix):
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, pass_through=pass_through, **LOW_PASS)
+    countered = {"none": 0, "some": 3, "all": 6}[mix]
+    encoder = Counting(tower.model.visual)
+    engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
+    encoder.forwards = encoder.backwards = 0
+    engine.run(x, noise)
+    assert (encoder.forwards, encoder.backwards) == (passing * (6 - countered) + 5 * countered, 2 * countered)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+def test_a_drift_tower_takes_two_passes_and_saves_the_other_one(mix):
+    tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
+    x, noise, config, tau = batch(drift_tower)
+    countered = {"none": 0, "some": 3, "all": 6}[mix]
+    encoder, drift_encoder = Counting(tower.model.visual), Counting(drift_tower.model.visual)
+    engine = make_engine(tower, gated(config, tau, mix), encoder=encoder, drift_encoder=drift_encoder)
+    encoder.forwards = encoder.backwards = 0
+    engine.run(x, noise)
+    assert (drift_encoder.forwards, drift_encoder.backwards) == (2 * 6, 0)
+    assert (encoder.forwards, encoder.backwards) == (6 - countered + 4 * countered, 2 * countered)
+
+
+def test_countered_rows_of_several_chunks_are_countered_together():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 8)
+    encoder = Counting(tower.model.visual)
+    engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
+    engine.chunk = 2
+    encoder.calls = 0
+    engine.run(x, noise)
+    probes = 4 * (1 if encoder.prefers_double(2) else 2)
+    assert encoder.calls == probes + 2 * 2  # four rows in two chunks, each a second step and the last pass
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_low_precision_reaches_what_float32_reaches(precision):
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 8)
+    assert 0.05 < tau.median() < 0.2
+    config = gated(config, tau, "all")
+    expected = counterattack(tower, x, noise, config)
+    result = make_engine(tower, config, precision=precision).run(x, noise)
+    assert result.embedding.dtype == result.drift.dtype == torch.float32
+    assert result.delta is not None
+    reached, wanted = (
+        (tower(x + delta) - expected.clean_embedding).norm(dim=1) for delta in (result.delta, expected.delta)
+    )
+    assert (reached / wanted).min() > 0.95
+    assert result.delta.abs().max() <= config.eps + 1e-6
+    torch.testing.assert_close(result.drift, expected.drift, rtol=0, atol=5e-3)
+    # Little of delta may go missing to a gradient that underflows.
+    still = (result.delta - into_bounds(noise, x)).eq(0).float().mean()
+    assert still < 1e-3
+
+
+@pytest.fixture(scope="module")
+def compiled() -> tuple:
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 7)
+    encoder = CompiledEncoder(make_encoder(tower))
+    engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
+    engine.chunk = 4
+    engine.warmup([7, 2])
+    return tower, x, noise, engine
+
+
+def test_compiled_is_the_reference_and_never_compiles_after_warmup(compiled):
+    tower, x, noise, engine = compiled
+    made = set(engine.encoder._compiled)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for n in (7, 2, 1, 3, 5, 6):
+            result = engine.run(x[:n], noise[:n])
+            assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
+    assert set(engine.encoder._compiled) == made
+
+
+def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
+    tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
+    x, noise, config, tau = batch(drift_tower, 2)
+    encoders = [CompiledEncoder(make_encoder(each)) for each in (tower, drift_tower)]
+    config = gated(config, tau, "some")
+    engine = make_engine(tower, config, encoder=encoders[0], drift_encoder=encoders[1])
+    engine.warmup([2])
+    made = [set(encoder._compiled) for encoder in encoders]
+    engine.run(x, noise)
+    engine.embed(x[:1])  # what the classifier asks for beside a drift tower
+    assert [set(encoder._compiled) for encoder in encoders] == made
+
+
+def test_options_compile_and_capture_and_warmup_leaves_nothing_to_compile():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 3, steps=3, **MOMENTUM, **LOW_PASS)
+    encoder = CompiledEncoder(make_encoder(tower))
+    engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
+    engine.chunk = 2
+    engine.warmup([2])
+    made = set(encoder._compiled)
+    captured = copy.copy(engine)
+    captured._graphs = Graphs(Recorded)
+    captured.warmup([2])
+    stages = Recorded.made
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for run in (engine.run, captured.run):
+            for rows in (slice(3), slice(2, 3), slice(1, None)):
+                expected = counterattack(tower, x[rows], noise[rows], engine.config)
+                assert_tiers(run(x[rows], noise[rows]), expected, engine.config)
+    assert set(encoder._compiled) == made
+    assert Recorded.made == stages
+
+
+def test_compiled_is_safe_across_threads(compiled):
+    _, x, noise, engine = compiled
+    expected = engine.run(x, noise)
+    assert_same_from_threads(engine, x, noise, expected)
+
+
+def test_concurrent_calls_do_not_meet():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 7)
+    engine = make_engine(tower, gated(config, tau, "some"))
+    assert_same_from_threads(engine, x, noise, engine.run(x, noise))
+
+
+def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected: Defended) -> None:
+    wrong = []
+
+    def call(first: int) -> None:
+        for i in range(10):
+            rows = torch.arange(first, first + 2 + i % 3) % len(x)
+            got = engine.run(x[rows], noise[rows])
+            cosine = torch.cosine_similarity(got.embedding, expected.embedding[rows], dim=1)
+            if not torch.equal(got.countered, expected.countered[rows]) or cosine.min() < 1 - 1e-6:
+                wrong.append(first)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
+    assert not wrong
+
+
+class Recorded:
+    """Stands for a CUDA graph on a CPU: it too reads and fills memory of its own."""
+
+    made = 0
+
+    def __init__(self, function, inputs: tuple[Tensor, ...]) -> None:
+        Recorded.made += 1
+        self.function = function
+        self.inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+        self.outputs = tuple(tensor.clone() for tensor in function(*inputs))
+
+    def replay(self) -> None:
+        for kept, new in zip(self.outputs, self.function(*self.inputs), strict=True):
+            kept.copy_(new)
+
+
+def test_captured_stages_are_the_reference_and_made_once(compiled):
+    tower, x, noise, engine = compiled
+    captured = copy.copy(engine)
+    captured._graphs = Graphs(Recorded)
+    captured.warmup([7])
+    made = Recorded.made
+    first = captured.run(x, noise)
+    kept = first.embedding.clone()
+    for n in (3, 7, 1, 5):
+        result = captured.run(x[:n].flip(0), noise[:n].flip(0))
+        expected = counterattack(tower, x[:n].flip(0), noise[:n].flip(0), engine.config)
+        assert_tiers(result, expected, engine.config)
+    assert torch.equal(first.embedding, kept)  # no later call overwrites an answer
+    assert Recorded.made == made
+    assert_same_from_threads(captured, x, noise, first)
+
+
+def test_memory_does_not_grow_with_varying_batches():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 11)
+    engine = make_engine(tower, gated(config, tau, "some"))
+
+    def calls(count: int) -> int:
+        for i in range(count):
+            n = 1 + i % 11
+            engine.run(x[:n], noise[:n])
+        status = Path("/proc/self/statm").read_text()
+        return int(status.split()[1]) * 4096
+
+    settled = calls(200)
+    assert calls(1000) - settled < 8 << 20
+
+
+class Exhausting(VitEncoder):
+    """Has no memory for more than some images at a time."""
+
+    limit = 8
+
+    def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+        if len(base) > self.limit:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return super().embed(base, d)
+
+    def prefers_double(self, n: int) -> bool:  # noqa: ARG002
+        return False
+
+
+def test_out_of_memory_halves_the_chunk_once_and_keeps_what_is_done():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 8)
+    config = gated(config, tau, "some")
+    encoder = Exhausting(tower.model.visual)
+    engine = make_engine(tower, config, encoder=encoder)
+    encoder.limit = 4
+    with pytest.warns(UserWarning, match="out of memory at 8 images a chunk: trying 4"):
+        result = engine.run(x, noise)
+    assert_tiers(result, counterattack(tower, x, noise, config), config)
+    encoder.limit = 3
+    with (
+        pytest.warns(UserWarning, match="trying 4"),
+        pytest.raises(OutOfMemoryError, match="at 4 images a chunk, with 0 of 8 images"),
+    ):
+        engine.run(x, noise)
+
+
+def test_other_errors_are_not_taken_for_memory():
+    tower = make_tower()
+    x, noise, config, _ = batch(tower)
+    engine = make_engine(tower, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match="must match the size"):
+            engine.run(x[..., :16].contiguous(), noise[..., :16].contiguous())
+
+
+def test_memory_bounds_the_chunk():
+    tower = make_tower()
+    config = CounterattackConfig()
+    assert make_engine(tower, config).chunk == 8
+    encoder = make_encoder(tower)
+    x = encoder.to_layout(smooth(1, tower.image_size))
+    each = sum(t.nbytes for t in encoder.forward(encoder.project(x), torch.zeros_like(x))[1])
+    assert make_engine(tower, config, memory=2 * 3 * each).chunk == 3
+    assert make_engine(tower, config, memory=2 * 3 * each, encoder=CompiledEncoder(encoder)).chunk == 2
+    assert make_engine(tower, config, memory=1).chunk == 1
+
+
+def test_the_algorithm_stands_in_the_schedule_alone():
+    package = Path(clipfast.__file__).parent
+    names = {"clamp", "clamp_", "sign", "sgn", "softmax", "layer_norm", "native_layer_norm"}
+    for path in [package / "engine.py", package / "schedule.py", *package.glob("exporters/*.py")]:
+        tree = ast.parse(path.read_text())
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not used & names, path

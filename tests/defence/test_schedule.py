@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import split_threshold
+from torch import Tensor
+from towers import doubled, make_tower, smooth
+
+from clipfast import CounterattackConfig
+from clipfast.defence.schedule import Defended, defend
+from clipfast.encoders.vit import VitEncoder
+from clipfast.models.tower import ImageTower
+from clipfast.reference import counterattack, gate_measure, into_bounds
+
+NORMS = {
+    "linf": {"norm": "linf"},
+    "l2": {"norm": "l2", "eps": 0.5, "step_size": 0.2},
+    "l2, steps beyond the ball": {"norm": "l2", "eps": 0.1, "step_size": 0.3},
+}
+
+
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
+CASES = [(norm, steps, {}) for norm in NORMS for steps in (1, 2, 3, 10)]
+CASES += [("linf", steps, options) for options in (MOMENTUM, LOW_PASS) for steps in (1, 2, 4)]
+CASES += [("linf", 2, MOMENTUM | LOW_PASS), ("linf", 4, MOMENTUM | LOW_PASS)]
+CASES += [("l2", 4, MOMENTUM), ("l2, steps beyond the ball", 4, MOMENTUM), ("l2", 2, LOW_PASS)]
+
+
+def encoder_of(tower: ImageTower) -> VitEncoder:
+    return VitEncoder(tower.model.visual, dtype=torch.float64, pack=False)
+
+
+def start(x: Tensor, config: CounterattackConfig) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    if config.norm == "linf":
+        return (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1) * config.eps
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return 0.9 * config.eps * noise / noise.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def threshold(mix: str, tau: Tensor) -> float:
+    return {"none": 0.0, "some": split_threshold(tau), "all": 1e9}[mix]
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
+@pytest.mark.parametrize(("norm", "steps", "options"), CASES)
+def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass_through, mix):
+    # In float64 no sign is ambiguous, so that the two agree all the way through.
+    tower = doubled(make_tower(gain=8.0))
+    drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else None
+    x = smooth(4, tower.image_size, dtype=torch.float64)
+    config = CounterattackConfig(steps=steps, pass_through=pass_through, **NORMS[norm], **options)
+    noise = start(x, config)
+    measure = tower if drift_tower is None else drift_tower
+    tau = gate_measure(measure, x, into_bounds(noise, x), measure(x), config)
+    config = replace(config, tau_threshold=threshold(mix, tau))
+    expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
+    with torch.no_grad():
+        result = defend(
+            encoder_of(tower),
+            x,
+            noise,
+            torch.tensor(config.tau_threshold),
+            config,
+            drift_encoder=None if drift_tower is None else encoder_of(drift_tower),
+        )
+    assert result.delta is not None
+    # renorm, in the reference, divides by the norm plus 1e-7
+    atol = 1e-10 if config.norm == "linf" else 1e-6
+    torch.testing.assert_close(result.drift, expected.drift, rtol=1e-9, atol=0)
+    assert torch.equal(result.countered, expected.countered)
+    assert int(result.countered.sum()) == {"none": 0, "some": 2, "all": 4}[mix]
+    torch.testing.assert_close(result.delta, expected.delta, rtol=0, atol=atol)
+    torch.testing.assert_close(result.embedding, expected.embedding, rtol=0, atol=100 * atol)
+    if separate and pass_through == "noise":  # not computed where it is not needed
+        assert result.clean_embedding[~result.countered].isnan().all()
+        assert not result.clean_embedding[result.countered].isnan().any()
+    else:
+        torch.testing.assert_close(result.clean_embedding, expected.clean_embedding, rtol=1e-9, atol=1e-12)
+    assert (x + result.delta).min() >= 0
+    assert (x + result.delta).max() <= 1
+    size = result.delta.abs().amax() if config.norm == "linf" else result.delta.flatten(1).norm(dim=1).amax()
+    assert size <= config.eps + 1e-6
+
+
+@pytest.mark.parametrize("pass_through", ["noise", "clean"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
+@pytest.mark.parametrize("options", [{}, MOMENTUM, LOW_PASS])
+def test_a_mask_gives_what_rows_give(options, separate, pass_through):
+    tower = doubled(make_tower(gain=8.0))
+    drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else tower
+    x = smooth(4, tower.image_size, dtype=torch.float64)
+    config = CounterattackConfig(pass_through=pass_through, **options)
+    noise = start(x, config)
+    tau = gate_measure(drift_tower, x, into_bounds(noise, x), drift_tower(x), config)
+    limit = torch.tensor(split_threshold(tau))
+    drift_encoder = encoder_of(drift_tower) if separate else None
+    with torch.no_grad():
+        masked, rows = (
+            defend(
+                encoder_of(tower), x, noise, limit, config,
+                drift_encoder=drift_encoder, masked=masked, with_clean=True,
+            )
+            for masked in (True, False)
+        )  # fmt: skip
+    assert int(rows.countered.sum()) == 2
+    for ours, theirs in zip(masked, rows, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, LOW_PASS])
+def test_the_gate_is_strict_and_nan_is_below_no_threshold(options):
+    tower, config = doubled(make_tower(gain=8.0)), CounterattackConfig(**options)
+    x = smooth(4, tower.image_size, dtype=torch.float64)
+    noise = start(x, config)
+
+    def gated(x: Tensor, limit: Tensor) -> Defended:
+        with torch.no_grad():
+            return defend(encoder_of(tower), x, noise, limit, config)
+
+    drift = gated(x, torch.tensor(0.0)).drift
+    assert gated(x, drift[2]).countered.tolist() == (drift < drift[2]).tolist()
+    x[1, 2, 3, 4] = torch.nan
+    broken = gated(x, torch.tensor(1e9))
+    assert broken.countered.tolist() == [True, False, True, True]
+    assert broken.drift.isnan().tolist() == [False, True, False, False]
