@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, get_args
+from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +18,24 @@ from .config import CounterattackConfig
 from .defence import precision as precisions
 from .defence.differentiable import DifferentiableDefence, Mode
 from .defence.engine import Engine
-from .defence.schedule import Defended
-from .encoders import CompiledEncoder, Encoder, check_dtype, make_encoder
+from .defence.model_state import ModelState, Once, check_float32
+from .defence.reference_engine import DefenceEngine, ReferenceEngine
+from .defence.usable import check_usable
+from .encoders import check_dtype
 from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
 from .inputs import draws
-from .inputs.draws import Draw
-from .inputs.rules import NoisePolicy, checked_integer, checked_noise_key
-from .inputs.tensors import as_unit, check_noise, check_pixels, check_range
+from .inputs.noise import Noise, NoiseSource, check_one_source
+from .inputs.rules import NoisePolicy, checked_integer
+from .inputs.tensors import as_unit, check_noise, check_pixels
 from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
 from .models.checkpoint import load_image_tower
-from .models.class_weights import Template, Tokenizer, class_weights
+from .models.class_weights import Template, Tokenizer
 from .models.fingerprint import fingerprint
 from .models.loading import brings_weights, load_open_clip
 from .models.tower import ImageTower
 from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
 from .preprocess import Preprocess
-from .reference import counterattack_early_return
 
 __all__ = ["DefendedClassifier"]
 
@@ -46,8 +45,6 @@ DEFAULT_TEMPLATES: tuple[Template, ...] = ("This is a photo of a {}.",)
 _PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
@@ -62,33 +59,18 @@ class Options(TypedDict, total=False):
     noise_key: bytes | None
 
 
-class _Slot(Generic[T]):
-    """Holds what is made once; empty in copies, because packed weights cannot be copied."""
+class _Made(NamedTuple):
+    """What a classifier made for one version of its weights."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: T | None = None
-
-    def get(self, make: Callable[[], T]) -> T:
-        with self._lock:
-            if self._made is None:
-                self._made = make()
-            return self._made
-
-    def __reduce__(self) -> tuple[type[_Slot[T]], tuple[()]]:
-        return _Slot, ()
+    version: int
+    calibrated: bool
+    engine: Once[DefenceEngine]
 
 
 def _named(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
     """A model's name and its weights', in open_clip's words; of a file of weights its name."""
     name = model_name if brings_weights(model_name) else model_name.replace("/", "-")
     return name, None if pretrained is None else Path(pretrained).name
-
-
-def _forget_engine(classifier: nn.Module, _: object) -> None:
-    """Other weights were loaded: the engine's copies are stale."""
-    assert isinstance(classifier, DefendedClassifier)
-    classifier._forget()
 
 
 class DefendedClassifier(nn.Module):
@@ -118,9 +100,6 @@ class DefendedClassifier(nn.Module):
     A randomised defence that optimises at inference is not a certified one: see SECURITY.md.
     """
 
-    class_weights: Tensor
-    logit_scale: Tensor
-
     def __init__(
         self,
         model: nn.Module,
@@ -143,18 +122,15 @@ class DefendedClassifier(nn.Module):
         if implementation == "reference" and (precision != "fp32" or compile):
             raise InputError("implementation 'reference' is eager float32: no other precision, no compile")
         self.precision = precisions.resolve(precision, next(model.parameters()).device)
-        self._noise_key = checked_noise_key(noise_policy, noise_key)
+        self._noises = NoiseSource(noise_policy, noise_key)
         if isinstance(classnames, str):
             raise InputError(f"expected a sequence of class names, got the string {classnames!r}")
         if isinstance(templates, str):
             raise InputError(f"expected a sequence of templates, got the string {templates!r}")
-        dtypes = {p.dtype for m in (model, drift_model) if m is not None for p in m.parameters()}
-        if dtypes != {torch.float32}:
-            raise InputError(f"expected a float32 model, got parameters of {sorted(map(str, dtypes))}")
+        check_float32(*(m for m in (model, drift_model) if m is not None))
         self.config = config if config is not None else CounterattackConfig()
         self.classnames = tuple(classnames)
         self.templates = tuple(templates)
-        self.noise_policy: NoisePolicy = noise_policy
         self.preprocess = Preprocess.from_open_clip(model)
         self.image_tower = ImageTower(model)
         self.drift_tower = None
@@ -168,20 +144,21 @@ class DefendedClassifier(nn.Module):
         for tower in (self.image_tower, self.drift_tower):
             if tower is not None and implementation != "reference":
                 check_dtype(tower, precisions.dtype_of(self.precision))
-        weights = class_weights(model, tokenizer, self.classnames, self.templates)
+        self._state = ModelState(
+            self.image_tower,
+            self.drift_tower,
+            tokenizer,
+            self.classnames,
+            self.templates,
+            precisions.dtype_of(self.precision),
+            compile,
+        )
         self.eval().requires_grad_(False)
-        weights = weights.clone(memory_format=torch.contiguous_format)
-        self.register_buffer("class_weights", weights, persistent=False)
-        scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
-        self.register_buffer("logit_scale", scale, persistent=False)
+        self._implementation: Implementation | Literal["reference"] = implementation
         self._stats = StatsRecorder()
-        self._by_reference, self._compile = implementation == "reference", compile
-        self._operators: Implementation = "naive" if implementation == "reference" else implementation
-        self._forget()
-        self.register_load_state_dict_post_hook(_forget_engine)
-        self.source = _source
-        self.calibrated = self._is_calibrated()
-        if not self.calibrated:
+        self._made: _Made | None = None
+        self._source = _source
+        if not self._follow().calibrated:
             warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=2)
 
     @classmethod
@@ -256,15 +233,14 @@ class DefendedClassifier(nn.Module):
     def with_config(self, config: CounterattackConfig) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.
 
-        Both run on the same packed copies of the weights, until one of them is moved or loads others.
+        Both run on the same packed copies of the weights.
 
         Warns as the class does where config.tau_threshold was not calibrated for this model.
         """
         other = copy.copy(self)
-        other._modules, other._buffers = self._modules.copy(), self._buffers.copy()
-        other.config, other._engine, other._stats = config, _Slot(), StatsRecorder()
-        other.calibrated = other._is_calibrated()
-        if not other.calibrated:
+        other._modules, other._stats, other._made = self._modules.copy(), StatsRecorder(), None
+        other.config = config
+        if not other._follow().calibrated:
             warnings.warn(uncalibrated(config.tau_threshold), UncalibratedWarning, stacklevel=2)
         return other
 
@@ -276,7 +252,35 @@ class DefendedClassifier(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        return self.class_weights.device
+        return self.image_tower.mean.device
+
+    @property
+    def noise_policy(self) -> NoisePolicy:
+        """How noise is drawn that a call does not give: "fresh" or "content"."""
+        return self._noises.policy
+
+    @property
+    def class_weights(self) -> Tensor:
+        """The zero-shot classifier: float32 [D, C], columns of unit length."""
+        self._follow()
+        return self._state.head.class_weights
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """What cosines are multiplied with: float32, a scalar."""
+        self._follow()
+        return self._state.head.logit_scale
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether config.tau_threshold was calibrated for the weights that measure drift now."""
+        return self._follow().calibrated
+
+    @property
+    def source(self) -> tuple[str, str | None] | None:
+        """The model's name and its weights', where a constructor loaded it and they are still those."""
+        self._follow()
+        return self._source
 
     @property
     def drift_weights(self) -> str:
@@ -320,11 +324,14 @@ class DefendedClassifier(nn.Module):
         # The defence lives off differences that an autocast forward pass would round away.
         full = torch.autocast(self.device.type, enabled=False)
         with torch.inference_mode(False), torch.no_grad(), full:
-            x = check_pixels(pixels, self.image_size).to(self.device)
-            start = self._start(x, noise, seed, first_image)
+            made = self._follow()
+            engine = made.engine.get(self._make_engine)
+            x = check_pixels(pixels, self.image_size, on_gpu=not engine.marks_pixels).to(self.device)
+            start = self._noise(x, noise, seed, first_image)
             if len(x) == 0:
                 return self._empty(as_unit(x), with_delta)
-            result = self._counterattack(x, start, with_delta)
+            result = engine.run(x, start, with_delta=with_delta, with_clean=True)
+            check_usable(result, x)
             prediction = Prediction(
                 logits=self._head(result.embedding),
                 undefended_logits=self._head(result.clean_embedding),
@@ -333,7 +340,7 @@ class DefendedClassifier(nn.Module):
                 countered=result.countered,
                 delta=result.delta if with_delta else None,
                 classnames=self.classnames,
-                calibrated=self.calibrated,
+                calibrated=made.calibrated,
             )
         self._stats.add(prediction)
         if _log.isEnabledFor(logging.DEBUG):
@@ -342,7 +349,8 @@ class DefendedClassifier(nn.Module):
 
     def undefended(self, pixels: Tensor) -> Tensor:
         """Plain CLIP's logits: float32 [N, C]. Differentiable, for attackers of the undefended model."""
-        x = as_unit(check_pixels(pixels, self.image_size).to(self.device))
+        self._follow()
+        x = as_unit(check_pixels(pixels, self.image_size, on_gpu=True).to(self.device))
         if len(x) == 0:
             return x.new_zeros(0, len(self.classnames))
         return self._head(self.image_tower(x), "naive")
@@ -354,21 +362,22 @@ class DefendedClassifier(nn.Module):
             config=self.config,
             image_tower=self.image_tower,
             drift_tower=self.drift_tower,
-            head=partial(self._head, implementation="naive"),
-            draw_noise=self._draw_noise,
-            embed=self._embed_with_gradient,
-            counter=self._delta,
+            head=lambda embedding: self._head(embedding, "naive"),
+            engine=lambda: self.engine,
         )
 
     def warmup(self, batch_sizes: Iterable[int] = (1,)) -> None:
         """Does now what the first call of each of these batch sizes would wait for: packing, compiling."""
-        if not self._by_reference:
-            self.engine.warmup(batch_sizes)
+        sizes = [checked_integer("a batch size", size, 2**31, start=1) for size in batch_sizes]
+        self.engine.warmup(sizes)
+        width = self.class_weights.shape[0]
+        for n in sizes:
+            self._head(torch.ones(n, width, device=self.device))
 
     @property
-    def engine(self) -> Engine:
-        """What runs the defence; made when it is first needed."""
-        return self._engine.get(self._make_engine)
+    def engine(self) -> DefenceEngine:
+        """What runs the defence on the weights as they are; made when it is first needed."""
+        return self._follow().engine.get(self._make_engine)
 
     def stats(self) -> Stats:
         """Images, countered, changed and the drift histogram since the start or `reset_stats`."""
@@ -378,107 +387,52 @@ class DefendedClassifier(nn.Module):
         """Sets the counts of `stats` back to zero."""
         self._stats.reset()
 
-    def _make_engine(self) -> Engine:
-        encoder, drift_encoder = self._encoders.get(self._make_encoders)
+    def _follow(self) -> _Made:
+        """What was made for the weights, anew where they have changed or moved."""
+        version, made = self._state.refresh(), self._made
+        if made is not None and made.version == version:
+            return made
+        if self._state.changes:  # these are not the weights that were loaded
+            self._source = None
+        calibrated = self._is_calibrated()
+        if made is not None and made.calibrated and not calibrated:
+            warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=3)
+        self._made = _Made(version, calibrated, Once())
+        return self._made
+
+    def _make_engine(self) -> DefenceEngine:
+        if self._implementation == "reference":
+            return ReferenceEngine(self.image_tower, self.config, self.drift_tower)
+        encoder, drift_encoder = self._state.encoders()
         return Engine(
             encoder,
             self.config,
             drift_encoder=drift_encoder,
             image_size=self.image_size,
             device=self.device,
-            implementation=self._operators,
+            implementation=self._implementation,
         )
 
-    def _make_encoders(self) -> tuple[Encoder, Encoder | None]:
-        drift_tower = self.drift_tower
-        return self._encoder(self.image_tower), None if drift_tower is None else self._encoder(drift_tower)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedClassifier:
+        self._state.refresh()
+        super()._apply(fn, recurse)
+        self._state.moved(fn)
+        return self
 
-    def _encoder(self, tower: ImageTower) -> Encoder:
-        encoder = make_encoder(tower, dtype=precisions.dtype_of(self.precision))
-        return CompiledEncoder(encoder) if self._compile else encoder
-
-    def _apply(self, *args: Any, **kwargs: Any) -> DefendedClassifier:
-        self._forget()
-        return super()._apply(*args, **kwargs)
-
-    def _forget(self) -> None:
-        """Parameters are moved or replaced: the engine's packed copies are stale."""
-        self._engine: _Slot[Engine] = _Slot()
-        self._encoders: _Slot[tuple[Encoder, Encoder | None]] = _Slot()
-
-    def _counterattack(self, x: Tensor, start: Tensor | Draw, with_delta: bool) -> Defended:
-        if self._by_reference:
-            noise = draws.draw_noise(start, x.shape, self.config) if isinstance(start, Draw) else start
-            result = Defended(
-                *counterattack_early_return(
-                    self.image_tower, as_unit(x), noise, self.config, drift_encode=self.drift_tower
-                )
-            )
-        else:
-            result = self.engine.run(x, start, with_delta=with_delta)
-        if self.drift_tower is not None and self.config.pass_through == "noise":
-            passed = ~result.countered  # their f(x) was not needed until now
-            if passed.any():
-                result.clean_embedding[passed] = self._embed(as_unit(x[passed]))
-        lengths = torch.stack([e.norm(dim=1) for e in (result.embedding, result.clean_embedding)])
-        # NaN compares false, and would else pass as "not below the threshold".
-        usable = result.drift.isfinite() & ((lengths > 0) & lengths.isfinite()).all(dim=0)
-        if not usable.all():
-            check_range(as_unit(x))
-            rows = (~usable).nonzero().flatten().tolist()
-            raise InputError(
-                f"expected a finite drift and embeddings, got drift {result.drift[rows[:4]].tolist()} for "
-                f"images {rows[:4]}: the model gives no usable embedding for them"
-            )
-        return result
-
-    def _start(self, x: Tensor, noise: Tensor | None, seed: int | None, first_image: int) -> Tensor | Draw:
+    def _noise(self, x: Tensor, noise: Tensor | None, seed: int | None, first_image: int) -> Noise[Tensor]:
+        check_one_source(noise, seed)
         if noise is not None:
-            if seed is not None:
-                raise InputError("expected noise or seed, got both")
-            return check_noise(noise, x, self.config)
-        if seed is not None:
-            first = checked_integer("first_image", first_image, 2**32 - len(x) + 1)
-            return draws.seeded(checked_integer("seed", seed, 2**64), first, len(x), x.device)
-        if self.noise_policy == "content":
-            return draws.by_content(x, self._noise_key)
-        return draws.fresh(len(x), x.device)
-
-    def _draw_noise(self, x: Tensor) -> Tensor:
-        """Noise for attackers, from torch's generator."""
-        draw = draws.seeded(draws.torch_seed(), 0, len(x), x.device)
-        return draws.draw_noise(draw, x.shape, self.config)
-
-    def _embed(self, x: Tensor) -> Tensor:
-        if self._by_reference:
-            return self.image_tower(x)
-        return self.engine.embed(x)
-
-    def _embed_with_gradient(self, x: Tensor) -> Tensor:
-        """For attackers, in float32. The last resort of encoders would spend a forward pass more."""
-        if not (x.requires_grad and torch.is_grad_enabled()):
-            return self._embed(x)
-        if self._by_reference or self.precision != "fp32" or self.engine.encoder.form == "autograd":
-            return self.image_tower(x)
-        return self.engine.embed_with_gradient(x)
-
-    def _delta(self, x: Tensor, noise: Tensor) -> Tensor:
-        """For attackers: what the defence adds to x, constant."""
-        if self._by_reference:
-            return counterattack_early_return(
-                self.image_tower, x, noise, self.config, drift_encode=self.drift_tower
-            ).delta
-        with torch.autocast(self.device.type, enabled=False):
-            delta = self.engine.run(x.contiguous(), noise.contiguous()).delta
-        assert delta is not None
-        return delta
+            return Noise(check_noise(noise, x, self.config))
+        keys = self._noises.keys(
+            len(x), seed=seed, first_image=first_image, pictures=lambda: as_unit(x).detach().cpu().numpy()
+        )
+        return draws.fresh(len(x), x.device) if keys is None else draws.to_tensors(keys, x.device)
 
     def _head(self, embedding: Tensor, implementation: Implementation | None = None) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
             return ops.zero_shot_head(
                 embedding.float().contiguous(),
-                self.class_weights,
-                self.logit_scale,
+                *self._state.head,
                 implementation=implementation or self._operators,
             )
 
@@ -487,7 +441,7 @@ class DefendedClassifier(nn.Module):
         return Prediction(
             logits=logits,
             undefended_logits=logits.clone(),
-            embedding=x.new_zeros(0, self.class_weights.shape[0]),
+            embedding=x.new_zeros(0, self._state.head.class_weights.shape[0]),
             drift=x.new_zeros(0),
             countered=torch.zeros(0, dtype=torch.bool, device=x.device),
             delta=x.clone() if with_delta else None,
@@ -495,11 +449,15 @@ class DefendedClassifier(nn.Module):
             calibrated=self.calibrated,
         )
 
+    @property
+    def _operators(self) -> Implementation:
+        return "naive" if self._implementation == "reference" else self._implementation
+
     def _is_calibrated(self) -> bool:
         if self.config.calibrated_for is not None:
             return self.config.is_calibrated(self.drift_weights)
         measured_with = ("gate", "tau_threshold", "eps", "norm")
         default = CounterattackConfig.published()
-        return self.source in _PUBLISHED_MODELS and all(
+        return self._source in _PUBLISHED_MODELS and all(
             getattr(self.config, n) == getattr(default, n) for n in measured_with
         )

@@ -570,3 +570,30 @@ def test_a_broken_drift_never_passes_as_an_answer(tiny_clip, tokenizer, x, broke
         tuned = make_classifier(tiny_clip, tokenizer, drift_model=sound, config=config)
         with pytest.raises(InputError, match="expected a finite drift and embeddings"):
             tuned.predict(x, seed=0)
+
+
+class OnGpu(torch.Tensor):
+    """Pixels whose values are taken to be on a GPU, where reading them waits for it."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda c, x: c.undefended(x),
+        lambda c, x: c.differentiable("undefended")(x),
+        lambda c, x: c.differentiable("bpda")(x),
+        lambda c, x: c.differentiable("unrolled")(x),
+        lambda c, x: c.differentiable("bpda").drift(x),
+        lambda c, x: c.predict(x),
+    ],
+    ids=["undefended", "differentiable", "bpda", "unrolled", "drift", "predict"],
+)
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_pixels_out_of_range_are_noticed_on_a_gpu_too(tiny_clip, tokenizer, x, answer, implementation):
+    classifier = make_classifier(tiny_clip, tokenizer, implementation=implementation)
+    x = x.float() / 255
+    x[1, 0, 0, 0] = 1.5
+    with pytest.raises(InputError, match=r"values from 0.* to 1\.5"):
+        answer(classifier, x.as_subclass(OnGpu))

@@ -9,6 +9,7 @@ from clipfast import CounterattackConfig, InputError
 from clipfast.defence.engine import Engine
 from clipfast.defence.precision import available, dtype_of
 from clipfast.encoders import CompiledEncoder, make_encoder
+from clipfast.inputs.noise import Noise
 from clipfast.reference import counterattack
 
 pytestmark = [
@@ -40,7 +41,7 @@ def on_gpu(mix: str, precision: str, *, compile: bool):
 def test_engine_is_the_reference(mix, compile):
     tower, x, noise, engine = on_gpu(mix, "fp32", compile=compile)
     for n in (7, 1, 4):
-        result = engine.run(x[:n], noise[:n])
+        result = engine.run(x[:n], Noise(noise[:n]))
         assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
 
 
@@ -50,7 +51,7 @@ def test_low_precision_reaches_what_float32_reaches(precision, compile):
     assert precision in available(torch.device("cuda"))
     tower, x, noise, engine = on_gpu("all", precision, compile=compile)
     expected = counterattack(tower, x, noise, engine.config)
-    result = engine.run(x, noise)
+    result = engine.run(x, Noise(noise))
     reached, wanted = (
         (tower(x + delta) - expected.clean_embedding).norm(dim=1) for delta in (result.delta, expected.delta)
     )
@@ -60,9 +61,9 @@ def test_low_precision_reaches_what_float32_reaches(precision, compile):
 
 def test_graphs_are_safe_across_threads_and_keep_their_answers():
     _, x, noise, engine = on_gpu("some", "fp32", compile=True)
-    first = engine.run(x, noise)
+    first = engine.run(x, Noise(noise))
     kept = first.embedding.clone()
-    engine.run(x.flip(0), noise.flip(0))
+    engine.run(x.flip(0), Noise(noise.flip(0)))
     assert torch.equal(first.embedding, kept)
     assert_same_from_threads(engine, x, noise, first)
 

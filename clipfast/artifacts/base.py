@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..config import CounterattackConfig
 from ..errors import ArtifactError, InputError, UncalibratedWarning, uncalibrated
 from ..inputs import arrays
-from ..inputs.rules import NoisePolicy, checked_integer, checked_noise_key
+from ..inputs.noise import NoiseSource, check_one_source
+from ..inputs.rules import NoisePolicy
 from ..prediction import Prediction, Stats, StatsRecorder
 from ..preprocess import Preprocess
 from .metadata import Metadata
@@ -68,10 +69,9 @@ class ArtifactClassifier(ABC):
     def __init__(
         self, path: Path, metadata: Metadata, *, noise_policy: NoisePolicy, noise_key: bytes | None
     ) -> None:
-        self._noise_key = checked_noise_key(noise_policy, noise_key)
+        self._source = NoiseSource(noise_policy, noise_key)
         self.path = path
         self.metadata = metadata
-        self.noise_policy: NoisePolicy = noise_policy
         self._inputs, self._outputs = metadata.ports
         self._stats = StatsRecorder()
         if noise_policy == "content" and not self._takes("noise"):
@@ -79,6 +79,11 @@ class ArtifactClassifier(ABC):
         if not self.calibrated:
             # Up to who called the subclass.
             warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=3)
+
+    @property
+    def noise_policy(self) -> NoisePolicy:
+        """How noise is drawn that a call does not give: "fresh" or "content"."""
+        return self._source.policy
 
     @property
     def classnames(self) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ class ArtifactClassifier(ABC):
         self,
         pixels: arrays.Pixels,
         *,
-        noise: arrays.Noise | None = None,
+        noise: NDArray[np.float32] | None = None,
         seed: int | None = None,
         first_image: int = 0,
         tau_threshold: ArrayLike | None = None,
@@ -186,18 +191,17 @@ class ArtifactClassifier(ABC):
         return f"{option} needs a file exported with --profile lab, {self.path} is of the profile serving"
 
     def _noise(
-        self, x: NDArray[Any], noise: arrays.Noise | None, seed: int | None, first_image: int
-    ) -> arrays.Noise:
+        self, x: NDArray[Any], noise: NDArray[np.float32] | None, seed: int | None, first_image: int
+    ) -> NDArray[np.float32]:
+        check_one_source(noise, seed)
         if noise is not None:
-            if seed is not None:
-                raise InputError("expected noise or seed, got both")
             return arrays.check_noise(noise, x, self.config)
-        if seed is not None:
-            first = checked_integer("first_image", first_image, 2**32 - len(x) + 1)
-            return arrays.seeded_noise(checked_integer("seed", seed, 2**64), first, x.shape, self.config)
-        if self.noise_policy == "content":
-            return arrays.content_noise(x, self._noise_key, self.config)
-        return arrays.fresh_noise(x.shape, self.config)
+        keys = self._source.keys(
+            len(x), seed=seed, first_image=first_image, pictures=lambda: arrays.as_unit(x)
+        )
+        if keys is None:
+            return arrays.fresh_noise(x.shape, self.config)
+        return arrays.draw_noise(keys, x.shape, self.config)
 
     def _answer(self, inputs: list[NDArray[Any]], n: int) -> dict[str, NDArray[Any]]:
         """The outputs for n images by name, in pieces of the file's batch where it is fixed."""

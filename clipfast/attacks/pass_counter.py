@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..classifier import DefendedClassifier
 from ..defence.engine import Engine
 from ..defence.passes import Passes, engine_passes
-from ..defence.schedule import Defended
+from ..reference import Counterattacked
 
 __all__ = ["PassCounter"]
 
@@ -27,16 +27,18 @@ class PassCounter:
 
     def __init__(self, classifier: DefendedClassifier | None) -> None:
         self.forward = self.backward = 0
+        self._in_engine = False  # whose passes follow from its schedule, though its encoder may run the tower
         self._classifier = classifier
         self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> PassCounter:
         if (classifier := self._classifier) is not None:
+            engine = classifier.engine  # made before towers are watched: a tower that is traced runs
+            if isinstance(engine, Engine):
+                self._watch(engine)
             for tower in (classifier.image_tower, classifier.drift_tower):
                 if tower is not None:
                     self._undo.append(tower.register_forward_hook(self._on_tower).remove)
-            if not classifier._by_reference:
-                self._watch(classifier.engine)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,7 +50,8 @@ class PassCounter:
         return Passes(self.forward / max(n, 1), self.backward / max(n, 1))
 
     def _on_tower(self, _: nn.Module, __: Sequence[Tensor], embedding: Tensor) -> None:
-        self._on_embedding(embedding)
+        if not self._in_engine:
+            self._on_embedding(embedding)
 
     def _on_embedding(self, embedding: Tensor) -> Tensor:
         self.forward += len(embedding)
@@ -67,13 +70,14 @@ class PassCounter:
     def _watch(self, engine: Engine) -> None:
         run, embed, embed_with_gradient = engine.run, engine.embed, engine.embed_with_gradient
 
-        def watched(*args: Any, **kwargs: Any) -> Defended:
-            defended = run(*args, **kwargs)
+        def watched(*args: Any, **kwargs: Any) -> Counterattacked:
+            defended = self._inside(run, *args, **kwargs)
             forward, backward = engine_passes(
                 engine.config,
                 images=len(defended.drift),
                 countered=int(defended.countered.sum()),
                 drift_encoder=engine.drift_encoder is not None,
+                with_clean=kwargs.get("with_clean", False),
             )
             self.forward += forward
             self.backward += backward
@@ -83,6 +87,15 @@ class PassCounter:
             engine.run, engine.embed, engine.embed_with_gradient = run, embed, embed_with_gradient
 
         engine.run = watched
-        engine.embed = lambda pixels: self._on_embedding(embed(pixels))
-        engine.embed_with_gradient = lambda pixels: self._on_embedding(embed_with_gradient(pixels))
+        engine.embed = lambda pixels: self._on_embedding(self._inside(embed, pixels))
+        engine.embed_with_gradient = lambda pixels: self._on_embedding(
+            self._inside(embed_with_gradient, pixels)
+        )
         self._undo.append(undo)
+
+    def _inside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._in_engine = True
+        try:
+            return method(*args, **kwargs)
+        finally:
+            self._in_engine = False

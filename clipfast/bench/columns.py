@@ -15,6 +15,7 @@ from ..defence.precision import dtype_of
 from ..encoders import make_encoder
 from ..encoders.compiled import CompiledEncoder
 from ..inputs.draws import fresh
+from ..inputs.noise import Noise
 from ..models.tower import ImageTower
 from ..reference import counterattack, counterattack_early_return
 from .scenario import Images, published_noise
@@ -146,7 +147,7 @@ def check(towers: Towers, images: Images, precision: str) -> None:
     x, config = images.pixels, images.config
     noise = published_noise(x, config)
     expected = counterattack_early_return(towers.eager, x, noise, config)
-    result = towers.engine(precision, config).run(x, noise)
+    result = towers.engine(precision, config).run(x, Noise(noise))
     assert result.delta is not None
     with torch.no_grad():
         moved, wanted = (

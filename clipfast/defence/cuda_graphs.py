@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from .rows import leaves, mapped, refilled
 
 __all__ = ["CudaGraph", "Graph", "Graphs"]
 
@@ -53,24 +55,35 @@ class Graphs:
 
     def __init__(self, capture: Callable[[Callable[..., Tensors], Tensors], Graph] = CudaGraph) -> None:
         self._capture = capture
-        self._graphs: dict[Hashable, Graph] = {}
+        self._graphs: dict[Hashable, tuple[Graph, Any]] = {}  # a graph, and its outputs in their structure
         # One lock: graphs share a memory pool's stream order, and a capture tolerates no work beside it.
         self._lock = threading.Lock()
         self._idle: torch.Event | None = None
 
-    def run(self, key: Hashable, function: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
-        """function(*inputs), by the graph of that key; captured now where there is none."""
+    def run(self, key: Hashable, function: Callable[..., Any], *inputs: Any) -> Any:
+        """function(*inputs), by the graph of that key; captured now where there is none.
+
+        Inputs and outputs: structures of tensors, see `clipfast.defence.rows`, alike for all calls of a key.
+        """
         with self._lock:
-            on_gpu = inputs[0].is_cuda
+            tensors = leaves(inputs)
+            on_gpu = tensors[0].is_cuda
             if on_gpu and self._idle is not None:  # a caller on another stream may still copy its outputs
                 self._idle.wait()
-            graph = self._graphs.get(key)
-            if graph is None:
-                graph = self._graphs[key] = self._capture(function, inputs)
-            for static, tensor in zip(graph.inputs, inputs, strict=True):
+            if key not in self._graphs:
+                shape: list[Any] = []
+
+                def flat(*tensors: Tensor) -> Tensors:
+                    shape[:] = [function(*refilled(inputs, iter(tensors)))]
+                    return leaves(shape[0])
+
+                graph = self._capture(flat, tensors)
+                self._graphs[key] = graph, refilled(shape[0], iter(graph.outputs))
+            graph, structure = self._graphs[key]
+            for static, tensor in zip(graph.inputs, tensors, strict=True):
                 static.copy_(tensor)
             graph.replay()
-            outputs = tuple(tensor.clone() for tensor in graph.outputs)
+            outputs = mapped(torch.clone, structure)
             if on_gpu:
                 self._idle = torch.Event("cuda")
                 self._idle.record()

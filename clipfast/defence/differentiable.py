@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from ..config import CounterattackConfig
 from ..errors import InputError
+from ..inputs.draws import draw_noise, seeded, torch_seed
+from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit, check_noise, check_pixels
 from ..models.tower import ImageTower
 from ..reference import Counterattacked, counterattack, gate_measure, into_bounds
+from .reference_engine import DefenceEngine
 
 __all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
 
@@ -41,9 +44,7 @@ class DifferentiableDefence(nn.Module):
         image_tower: ImageTower,
         drift_tower: ImageTower | None,
         head: Callable[[Tensor], Tensor],
-        draw_noise: Callable[[Tensor], Tensor],
-        embed: Callable[[Tensor], Tensor],
-        counter: Callable[[Tensor, Tensor], Tensor],
+        engine: Callable[[], DefenceEngine],
         smoothing: float = 0.1,
     ) -> None:
         super().__init__()
@@ -55,9 +56,7 @@ class DifferentiableDefence(nn.Module):
         self.drift_tower = drift_tower
         self.smoothing = smoothing
         self._head = head
-        self._draw_noise = draw_noise
-        self._embed = embed  # f(x) with its gradient
-        self._counter = counter  # x and d0 -> delta, without one
+        self._engine = engine  # asked at each call, as it follows the weights
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1]; noise as in `predict`."""
@@ -74,8 +73,24 @@ class DifferentiableDefence(nn.Module):
         tower = self._embed if self.drift_tower is None else self.drift_tower
         return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
 
+    def _embed(self, x: Tensor) -> Tensor:
+        """f(x) with its gradient, in float32. The last resort of encoders would spend a forward pass more."""
+        engine = self._engine()
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return engine.embed(x)
+        return engine.embed_with_gradient(x) if engine.has_exact_gradient else self.image_tower(x)
+
+    def _counter(self, x: Tensor, start: Tensor) -> Tensor:
+        """What the defence adds to x, constant."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._engine().run(x.contiguous(), Noise(start.contiguous())).delta
+
+    def _draw_noise(self, x: Tensor) -> Tensor:
+        return draw_noise(seeded(torch_seed(), 0, len(x), x.device), x.shape, self.config)
+
     def _pixels(self, pixels: Tensor) -> Tensor:
-        return as_unit(check_pixels(pixels, self.image_tower.image_size)).to(self.image_tower.mean.device)
+        tower = self.image_tower
+        return as_unit(check_pixels(pixels, tower.image_size, on_gpu=True)).to(tower.mean.device)
 
     def _inputs(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self._pixels(pixels)

@@ -1,18 +1,19 @@
 """The counterattack (TTC, arXiv 2503.03613, section 3) as pure functions of tensors, each pass made once.
 
 `start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them, `counterattack` ascends from the
-activations that the probe saved, for countered rows alone, and `finish` embeds the result; `defend` is their
-composition. The answers are `clipfast.reference`'s, for 2 forward passes where an image passes the gate and
-4 forward and 2 backward where it is countered. `gate_by` goes before the probe where another tower measures
-drift, and with the low-pass gate. x and perturbations are in the encoder's layout. implementation: of the
-operators between the passes, see `clipfast.ops`.
+activations that the probe saved, for countered rows alone, and `finish` embeds the result. `Schedule` puts
+them in order, for engine and exporters alike. The answers are `clipfast.reference`'s, for 2 forward passes
+where an image passes the gate and 4 forward and 2 backward where it is countered. The gate goes before the
+probe where another tower measures drift, and where it is the low-pass gate. x and perturbations are in the
+encoder's layout. implementation: of the operators between the passes, see `clipfast.ops`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,29 +21,34 @@ from torch import Tensor
 from .. import ops
 from ..config import CounterattackConfig
 from ..encoders.base import Encoder, Saved
-from ..inputs.draws import Draw
+from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit
 from ..ops import Implementation
+from ..reference import Counterattacked
 from .low_pass import low_pass
+from .rows import Rows, selected
 
 __all__ = [
-    "Defended",
     "Gated",
+    "Halfway",
     "Probe",
+    "Run",
+    "Schedule",
     "counterattack",
     "defend",
     "finish",
-    "flat",
     "gate",
-    "gate_by",
-    "gates_first",
-    "pass_on",
-    "passed",
     "probe",
     "start",
-    "take",
-    "unflat",
 ]
+
+
+# A stage's name, the stage and its inputs -> what the stage gives.
+Run = Callable[..., Any]
+
+
+def _directly(_: str, stage: Callable[..., Any], *inputs: Any) -> Any:
+    return stage(*inputs)
 
 
 class Probe(NamedTuple):
@@ -57,43 +63,41 @@ class Probe(NamedTuple):
 
 
 class Gated(NamedTuple):
-    """What a gate says of N images before they are probed."""
+    """What a gate says of N images."""
 
     drift: Tensor  # [N] tau, or the low-pass gate's cosine
     countered: Tensor  # [N] bool: drift < threshold
     clean: Tensor  # [N, D] f(x) of the tower that measured
 
 
-class Defended(NamedTuple):
-    """What a defence yields for N images."""
+class Halfway(NamedTuple):
+    """N images after the gate: those that pass are answered, those that it holds back wait for the loop."""
 
-    embedding: Tensor  # [N, D] f(x + delta)
+    drift: Tensor  # [N]
+    countered: Tensor  # [N] bool
     clean_embedding: Tensor  # [N, D] f(x); NaN where it was not needed
-    drift: Tensor  # [N] tau, or the low-pass gate's cosine
-    countered: Tensor  # [N] bool: drift < tau_threshold
-    delta: Tensor | None  # [N, 3, H, W]
+    embedding: Tensor  # [N, D] the answer of those that pass
+    delta: Tensor  # [N, ...] their perturbation, in layout
+    rows: Tensor  # int64 [M] which are held back
+    held: Probe | None  # of those; None where there are none
 
 
 def start(
     encoder: Encoder,
     pixels: Tensor,
-    noise: Tensor | Draw,
+    noise: Noise[Tensor],
     config: CounterattackConfig,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """x, and d0: noise within eps, moved where x + d0 would leave [0, 1].
 
-    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: float, shaped alike, or named by a draw.
+    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: shaped alike where it is given.
     """
-    if isinstance(noise, Draw):
-        given, (seeds, images) = None, noise
-    else:
-        given, seeds, images = noise, None, None
     return ops.perturb(
         pixels,
-        given,
-        seeds=seeds,
-        images=images,
+        noise.given,
+        seeds=noise.seeds,
+        images=noise.images,
         eps=config.eps,
         patch=encoder.patch_size,
         norm=config.norm,
@@ -123,27 +127,11 @@ def gate(
     return ops.drift_gate(clean.contiguous(), noisy.contiguous(), threshold, implementation=implementation)
 
 
-def flat(probed: Probe) -> tuple[Tensor, ...]:
-    """A probe as one tuple of tensors, each with the batch first; `unflat` undoes it."""
-    return (*probed[:-1], *probed.saved)
-
-
-def unflat(tensors: Sequence[Tensor]) -> Probe:
-    """The probe of `flat`'s tensors."""
-    n = len(Probe._fields) - 1
-    return Probe(*tensors[:n], saved=tuple(tensors[n:]))
-
-
 def passed(probed: Probe, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
     """The embedding and the perturbation of images that pass the gate."""
     if config.pass_through == "clean":
         return probed.clean, torch.zeros_like(probed.d)
     return probed.noisy, probed.d
-
-
-def take(probed: Probe, rows: Tensor) -> Probe:
-    """The probe of some rows: int64 [M]."""
-    return unflat([t.index_select(0, rows) for t in flat(probed)])
 
 
 def counterattack(
@@ -179,6 +167,7 @@ def counterattack(
             if config.momentum:
                 velocity = _velocity(velocity, gradient, scale, config, implementation)
                 d = d + config.momentum * velocity
+            saved = ()  # let go of before as much is made anew
             embedding, saved = encoder.forward(base, d)
     assert total is not None
     return total
@@ -216,120 +205,193 @@ def finish(encoder: Encoder, base: Tensor, delta: Tensor) -> Tensor:
     return encoder.embed(base, delta)
 
 
-def defend(
-    encoder: Encoder,
-    pixels: Tensor,
-    noise: Tensor | Draw,
-    threshold: Tensor,
-    config: CounterattackConfig,
-    *,
-    drift_encoder: Encoder | None = None,
-    masked: bool = False,
-    with_clean: bool = False,
-    implementation: Implementation = "auto",
-) -> Defended:
-    """The whole defence of N images, any of them countered, as one graph.
+@dataclass(frozen=True)
+class Schedule:
+    """A defence in two halves, between which rows are chosen: the order of passes for engine and exporters.
 
-    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: float, shaped alike, within eps, or named by a
-    draw. threshold: float32, a scalar or one an image, [N], in the place of the config's. drift_encoder: the
-    tower that measures drift, where it is another one. masked: counter every image and let the gate choose
-    between results, so that no shape depends on a value. with_clean: f(x) of every image, needed or not.
+    Each half is made of stages, functions of tensors whose shapes depend on no value. run: how a stage is
+    run, by its name. threshold: float32, a scalar or one an image, [N]. drift_encoder: the tower that
+    measures drift, where it is another one. implementation: of the operators between passes.
     """
-    x, d = start(encoder, pixels, noise, config, implementation)
-    gated, known = None, None
-    if gates_first(config, drift_encoder):
-        measuring = encoder if drift_encoder is None else drift_encoder
-        gated = gate_by(measuring, pixels, noise, threshold, config, implementation)
-        known = gated.clean if drift_encoder is None else None
-    if masked:
-        probed = probe(encoder, x, d, clean=known)
-        if gated is None:
-            tau, countered = gate(probed.clean, probed.noisy, threshold, implementation)
+
+    encoder: Encoder
+    config: CounterattackConfig
+    threshold: Tensor
+    drift_encoder: Encoder | None = None
+    implementation: Implementation = "auto"
+    run: Run = _directly
+
+    @property
+    def gates_first(self) -> bool:
+        """Whether the gate reads other passes than the probe's, and so goes before it."""
+        return self.drift_encoder is not None or self.config.gate == "low_pass"
+
+    def first_half(self, pixels: Tensor, noise: Noise[Tensor], *, with_clean: bool = False) -> Halfway:
+        """Up to the gate, for N images: 2 forward passes of each, and what those that pass need besides.
+
+        pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: within eps. with_clean: f(x) of every image,
+        needed or not.
+        """
+        x, d = start(self.encoder, pixels, noise, self.config, self.implementation)
+        if self.gates_first:
+            return self._gated_first(pixels, noise, x, d, with_clean=with_clean)
+        gated, probed = self.run("probe", self._probe, x, d)
+        rows = gated.countered.nonzero().flatten()  # the one host read
+        held = _chosen(probed, rows, len(x))
+        return Halfway(gated.drift, gated.countered, gated.clean, *passed(probed, self.config), rows, held)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """f(x) [N, D] of x in layout."""
+        return self.run("embed", self._embed, x)
+
+    def second_half(self, held: Probe) -> tuple[Tensor, Tensor]:
+        """f(x + delta) [M, D] and delta in layout, of images that the gate held back."""
+        return self.run("counterattack", self._counterattack, held)
+
+    def every_stage(self, pixels: Tensor, noise: Noise[Tensor]) -> None:
+        """Runs each stage once on N images, whatever the gate says: what a warm-up is."""
+        x, d = start(self.encoder, pixels, noise, self.config, self.implementation)
+        if not self.gates_first:
+            held = self.run("probe", self._probe, x, d)[1]
         else:
-            tau, countered = gated.drift, gated.countered
-        embedding, delta = passed(probed, config)
-        ascended = counterattack(encoder, probed, config, implementation)
-        chosen = countered.reshape(-1, *(1 for _ in d.shape[1:]))
-        return Defended(
-            torch.where(countered[:, None], finish(encoder, probed.base, ascended), embedding),
-            probed.clean,
-            tau,
-            countered,
-            encoder.from_layout(torch.where(chosen, ascended, delta)),
-        )
-    if gated is None:
-        probed = probe(encoder, x, d)
-        clean = probed.clean
-        tau, countered = gate(clean, probed.noisy, threshold, implementation)
-        rows = countered.nonzero().flatten()
-        embedding, delta = passed(probed, config)
-        held = take(probed, rows)
-    else:
-        tau, countered = gated.drift, gated.countered
-        rows, others = countered.nonzero().flatten(), (~countered).nonzero().flatten()
+            clean = self._known(self.gate_by(pixels, noise))
+            self.run("pass_on", self._pass_on, x, d, clean)
+            self.embed(x)
+            held = self.run("probe_gated", self._probe_gated, x, d, clean)
+        self.second_half(held)
 
-        def of(images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            rest = None if known is None else known.index_select(0, images)
-            return x.index_select(0, images), d.index_select(0, images), rest
+    def gate_by(self, pixels: Tensor, noise: Noise[Tensor]) -> Gated:
+        """The gate by itself, 2 forward passes of the tower that measures it."""
+        if self.config.gate == "low_pass":
+            picture = as_unit(pixels)
+            # Seen as a perturbation, the filtered picture is kept in [0, 1] and put into layout alike.
+            noise = Noise(low_pass(picture, self.config.radius) - picture)
+        x, d = start(self._measuring, pixels, noise, self.config, self.implementation)
+        return self.run("gate_by", self._gate_by, x, d)
 
-        passing, _ = pass_on(encoder, *of(others), config)
-        x_rows, d_rows, known_rows = of(rows)
-        held = probe(encoder, x_rows, d_rows, clean=known_rows)
-        unknown = passing.new_full((pixels.shape[0], passing.shape[1]), torch.nan)
-        embedding = unknown.index_copy(0, others, passing)
-        clean = embedding if config.pass_through == "clean" else unknown
+    @property
+    def _measuring(self) -> Encoder:
+        return self.encoder if self.drift_encoder is None else self.drift_encoder
+
+    def _known(self, gated: Gated) -> Tensor | None:
+        """f(x), if the gate's tower is the one that answers."""
+        return gated.clean if self.drift_encoder is None else None
+
+    def _gated_first(
+        self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor, *, with_clean: bool
+    ) -> Halfway:
+        n, clean_passes = len(pixels), self.config.pass_through == "clean"
+        gated = self.gate_by(pixels, noise)
+        known = self._known(gated)
+        rows, others = gated.countered.nonzero().flatten(), (~gated.countered).nonzero().flatten()
+        some = _chosen((x, d, known), others, n)
+        passing = None if some is None else self.run("pass_on", self._pass_on, *some)
+        some = _chosen((x, d, known), rows, n)
+        held = None if some is None else self.run("probe_gated", self._probe_gated, *some)
+        like = held.clean if passing is None else passing  # pyright: ignore[reportOptionalMemberAccess]
+        unknown = like.new_full((n, like.shape[1]), torch.nan)
+        embedding = unknown if passing is None else unknown.index_copy(0, others, passing)
         if known is not None:
             clean = known
-        elif with_clean and config.pass_through == "noise":
-            needed = encoder.embed(encoder.project(x.index_select(0, others)))
-            clean = unknown.index_copy(0, others, needed)
-        clean = clean.index_copy(0, rows, held.clean)
-        delta = torch.zeros_like(d) if config.pass_through == "clean" else d
-    ascended = counterattack(encoder, held, config, implementation)
-    return Defended(
-        embedding.index_copy(0, rows, finish(encoder, held.base, ascended)),
-        clean,
-        tau,
-        countered,
-        encoder.from_layout(delta.index_copy(0, rows, ascended)),
-    )
+        elif clean_passes:
+            clean = embedding
+        elif with_clean:
+            some = _chosen(x, others, n)
+            clean = unknown if some is None else unknown.index_copy(0, others, self.embed(some))
+        else:
+            clean = unknown
+        if known is None and held is not None:
+            clean = clean.index_copy(0, rows, held.clean)
+        delta = torch.zeros_like(d) if clean_passes else d
+        return Halfway(gated.drift, gated.countered, clean, embedding, delta, rows, held)
 
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.encoder.embed(self.encoder.project(x))
 
-def gates_first(config: CounterattackConfig, drift_encoder: Encoder | None) -> bool:
-    """Whether the gate reads other passes than the probe's, and so goes before it."""
-    return drift_encoder is not None or config.gate == "low_pass"
+    def _probe(self, x: Tensor, d: Tensor) -> tuple[Gated, Probe]:
+        probed = probe(self.encoder, x, d, double=self._double(x))
+        tau, countered = gate(probed.clean, probed.noisy, self.threshold, self.implementation)
+        return Gated(tau, countered, probed.clean), probed
 
-
-def gate_by(
-    encoder: Encoder,
-    pixels: Tensor,
-    noise: Tensor | Draw,
-    threshold: Tensor,
-    config: CounterattackConfig,
-    implementation: Implementation = "auto",
-) -> Gated:
-    """The gate by itself, 2 forward passes of a tower: the classifier's or the one that measures drift."""
-    if config.gate == "drift":
-        x, d = start(encoder, pixels, noise, config, implementation)
+    def _gate_by(self, x: Tensor, d: Tensor) -> Gated:
+        encoder = self._measuring
         base = encoder.project(x)
         clean = encoder.embed(base)
-        return Gated(*gate(clean, encoder.embed(base, d), threshold, implementation), clean)
-    picture = as_unit(pixels)
-    # Seen as a perturbation, the filtered picture is kept within [0, 1] and put into layout like any other.
-    x, d = start(encoder, pixels, low_pass(picture, config.radius) - picture, config, implementation)
-    base = encoder.project(x)
-    clean = encoder.embed(base)
-    cosine = torch.cosine_similarity(encoder.embed(base, d), clean, dim=1)
-    return Gated(cosine, cosine < threshold, clean)
+        other = encoder.embed(base, d)
+        if self.config.gate == "drift":
+            return Gated(*gate(clean, other, self.threshold, self.implementation), clean)
+        cosine = torch.cosine_similarity(other, clean, dim=1)
+        return Gated(cosine, cosine < self.threshold, clean)
+
+    def _pass_on(self, x: Tensor, d: Tensor, clean: Tensor | None) -> Tensor:
+        """What images are answered from that a gate before the probe let pass."""
+        if self.config.pass_through == "noise":
+            return self.encoder.embed(self.encoder.project(x), d)
+        return self._embed(x) if clean is None else clean
+
+    def _probe_gated(self, x: Tensor, d: Tensor, clean: Tensor | None) -> Probe:
+        return probe(self.encoder, x, d, double=self._double(x), clean=clean)
+
+    def _counterattack(self, held: Probe) -> tuple[Tensor, Tensor]:
+        delta = counterattack(self.encoder, held, self.config, self.implementation)
+        return finish(self.encoder, held.base, delta), delta
+
+    def _double(self, x: Tensor) -> bool:
+        return torch.compiler.is_exporting() or self.encoder.prefers_double(len(x))
 
 
-def pass_on(
-    encoder: Encoder, x: Tensor, d: Tensor, clean: Tensor | None, config: CounterattackConfig
-) -> tuple[Tensor, Tensor]:
-    """The embeddings and perturbations of images that a gate before the probe let pass.
+def _chosen(structure: Rows, rows: Tensor, n: int) -> Rows | None:
+    """Some of n rows: the structure itself where they are all of them, None where there are none.
 
-    clean: f(x) [N, D], where it is known.
+    An exported graph knows no number of rows, and takes what there is.
     """
-    if config.pass_through == "noise":
-        return encoder.embed(encoder.project(x), d), d
-    return encoder.embed(encoder.project(x)) if clean is None else clean, torch.zeros_like(d)
+    if not torch.compiler.is_exporting():
+        if not len(rows):
+            return None
+        if len(rows) == n:
+            return structure
+    return selected(structure, rows)
+
+
+def defend(
+    schedule: Schedule,
+    pixels: Tensor,
+    noise: Noise[Tensor],
+    *,
+    masked: bool = False,
+    with_clean: bool = False,
+) -> Counterattacked:
+    """The whole defence of N images, any of them countered, as one graph.
+
+    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: within eps. masked: counter every image and let
+    the gate choose between results, so that no shape depends on a value. with_clean: f(x) of every image,
+    needed or not.
+    """
+    if masked:
+        return _masked(schedule, pixels, noise)
+    halfway = schedule.first_half(pixels, noise, with_clean=with_clean)
+    drift, countered, clean, embedding, delta, rows, held = halfway
+    if held is not None:
+        ascended, moved = schedule.second_half(held)
+        embedding, delta = embedding.index_copy(0, rows, ascended), delta.index_copy(0, rows, moved)
+    return Counterattacked(embedding, clean, drift, countered, schedule.encoder.from_layout(delta))
+
+
+def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counterattacked:
+    encoder, config = schedule.encoder, schedule.config
+    x, d = start(encoder, pixels, noise, config, schedule.implementation)
+    if schedule.gates_first:
+        gated = schedule.gate_by(pixels, noise)
+        held = schedule._probe_gated(x, d, schedule._known(gated))
+    else:
+        gated, held = schedule._probe(x, d)
+    embedding, delta = passed(held, config)
+    ascended, moved = schedule.second_half(held)
+    chosen = gated.countered.reshape(-1, *(1 for _ in d.shape[1:]))
+    return Counterattacked(
+        torch.where(gated.countered[:, None], ascended, embedding),
+        held.clean,
+        gated.drift,
+        gated.countered,
+        encoder.from_layout(torch.where(chosen, moved, delta)),
+    )

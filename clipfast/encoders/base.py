@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 __all__ = ["Encoder", "PixelEncoder", "Saved"]
@@ -21,6 +22,7 @@ class Encoder(Protocol):
     """
 
     form: str  # "explicit", "traced" or "autograd"
+    dtype: torch.dtype  # of the large products' operands
     patch_size: tuple[int, int] | None  # of the layout [N, patches, 3 * P * Q]; None: [N, 3, H, W] itself
 
     def to_layout(self, pixels: Tensor) -> Tensor:
@@ -60,6 +62,7 @@ class PixelEncoder(ABC):
     """What encoders share whose layout is [N, 3, H, W] itself and whose double batch is two passes."""
 
     patch_size: tuple[int, int] | None = None
+    dtype = torch.float32
 
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W], as it is."""

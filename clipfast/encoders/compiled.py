@@ -26,6 +26,7 @@ class CompiledEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self.form = encoder.form
         self.patch_size = encoder.patch_size
+        self.dtype = encoder.dtype
         self.eager = encoder
         self._compiled: dict[tuple[str, int, int], Callable[..., Any]] = {}
         self._lock = threading.Lock()
@@ -60,6 +61,8 @@ class CompiledEncoder:
         if compiled is not None:
             return compiled(*args)
         with self._lock:
+            if key in self._compiled:  # by a call that was here first
+                return self._compiled[key](*args)
             function = _own_code(getattr(self.eager, method), f"{method}_{key[-1]}")
             compiled = torch.compile(function, fullgraph=True, dynamic=False)
             result = compiled(*args)

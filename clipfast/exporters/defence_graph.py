@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from .. import ops
 from ..artifacts.ports import Profile
 from ..config import CounterattackConfig
-from ..defence import schedule
+from ..defence.schedule import Schedule, defend
 from ..encoders import Encoder
+from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit
 
 __all__ = ["DefenceGraph"]
@@ -45,18 +46,15 @@ class DefenceGraph(nn.Module):
         self, pixels: Tensor, noise: Tensor | None = None, tau_threshold: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """logits, undefended_logits [N, C], drift [N], countered [N]; with profile "lab" delta too."""
-        result = schedule.defend(
+        schedule = Schedule(
             self.encoder,
-            pixels,
-            _drawn(pixels, self.config) if noise is None else noise,
-            self.threshold if tau_threshold is None else tau_threshold,
             self.config,
+            self.threshold if tau_threshold is None else tau_threshold,
             drift_encoder=self.drift_encoder,
-            masked=self.static,
-            with_clean=True,
             implementation="naive",
         )
-        assert result.delta is not None
+        start = _drawn(pixels, self.config) if noise is None else noise
+        result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=True)
         outputs = (
             self._head(result.embedding),
             self._head(result.clean_embedding),

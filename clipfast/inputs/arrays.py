@@ -6,27 +6,27 @@ The counterpart of `clipfast.inputs.tensors` and `clipfast.inputs.draws`, withou
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..config import CounterattackConfig
 from ..errors import InputError, out_of_range
-from .philox import content_seeds, l2_noise, linf_noise
+from .noise import Noise
+from .philox import l2_noise, linf_noise
 from .rules import check_noise_shape, check_noise_size, check_shape
 
 __all__ = [
     "as_unit",
     "check_noise",
     "check_pixels",
-    "content_noise",
+    "draw_noise",
     "fresh_noise",
-    "seeded_noise",
     "thresholds",
 ]
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
-Noise = NDArray[np.float32]
 
 
 def check_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
@@ -59,7 +59,9 @@ def as_unit(pixels: Pixels) -> NDArray[np.float32]:
     return pixels.astype(np.float32, copy=False)
 
 
-def check_noise(noise: Noise, pixels: Pixels, config: CounterattackConfig) -> Noise:
+def check_noise(
+    noise: NDArray[np.float32], pixels: Pixels, config: CounterattackConfig
+) -> NDArray[np.float32]:
     """Checks a caller's noise, float, shaped as the pixels, within eps; returns it float32, contiguous.
 
     Raises InputError otherwise.
@@ -76,7 +78,7 @@ def check_noise(noise: Noise, pixels: Pixels, config: CounterattackConfig) -> No
     return noise
 
 
-def fresh_noise(shape: tuple[int, ...], config: CounterattackConfig) -> Noise:
+def fresh_noise(shape: tuple[int, ...], config: CounterattackConfig) -> NDArray[np.float32]:
     """Noise that was never drawn, float32 [N, 3, H, W], under a key from the operating system.
 
     Distributed as `clipfast.inputs.philox`'s (U(-eps, eps) per pixel, or in l2 a normal direction of a
@@ -94,17 +96,15 @@ def fresh_noise(shape: tuple[int, ...], config: CounterattackConfig) -> Noise:
     return noise
 
 
-def seeded_noise(seed: int, first_image: int, shape: tuple[int, ...], config: CounterattackConfig) -> Noise:
-    """The noise of the images first_image.. under one key: what the library draws for the same seed."""
-    seeds = np.full(shape[0], seed, np.uint64)
-    images = np.arange(first_image, first_image + shape[0]).astype(np.uint32)
-    return _drawn(seeds, images, shape, config)
-
-
-def content_noise(pixels: Pixels, key: bytes, config: CounterattackConfig) -> Noise:
-    """The noise that an image's pixels and a secret key decide: what the library draws for them."""
-    seeds = content_seeds(as_unit(pixels), key)
-    return _drawn(seeds, np.zeros(len(pixels), np.uint32), pixels.shape, config)
+def draw_noise(
+    keys: Noise[NDArray[Any]], shape: tuple[int, ...], config: CounterattackConfig
+) -> NDArray[np.float32]:
+    """The draws that keys name, float32 [N, 3, H, W]: what the library draws for the same keys."""
+    assert keys.seeds is not None
+    assert keys.images is not None
+    draw = l2_noise if config.norm == "l2" else linf_noise
+    _, channels, height, width = shape
+    return draw(keys.seeds, keys.images, (channels, height, width), config.eps)
 
 
 def thresholds(tau_threshold: ArrayLike, n: int) -> NDArray[np.float32]:
@@ -124,13 +124,5 @@ def thresholds(tau_threshold: ArrayLike, n: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.broadcast_to(values, (n,)))
 
 
-def _drawn(
-    seeds: NDArray[np.uint64], images: NDArray[np.uint32], shape: tuple[int, ...], config: CounterattackConfig
-) -> Noise:
-    draw = l2_noise if config.norm == "l2" else linf_noise
-    _, channels, height, width = shape
-    return draw(seeds, images, (channels, height, width), config.eps)
-
-
-def _lengths(noise: Noise) -> NDArray[np.float64]:
+def _lengths(noise: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.sqrt(np.square(noise, dtype=np.float64).sum(axis=(1, 2, 3)))

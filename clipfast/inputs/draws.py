@@ -1,32 +1,37 @@
-"""Noise that is named and not yet drawn: what an operator draws where it is used, and the same anywhere."""
+"""Noise of torch tensors: keys taken to a device, and the draws that they name."""
 
 from __future__ import annotations
 
-import secrets
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import CounterattackConfig
-from .philox import content_seeds
+from .noise import Noise, fresh_keys, seeded_keys
 from .philox_tensors import l2_noise, linf_noise
-from .tensors import as_unit
 
-__all__ = ["Draw", "by_content", "draw_noise", "fresh", "seeded", "torch_seed"]
-
-
-class Draw(NamedTuple):
-    """A draw of Philox noise for each of N images: see `clipfast.ops.perturb`."""
-
-    seeds: Tensor  # int64 [N]: the 64 bits of an image's key
-    images: Tensor  # int64 [N]: the image's index under it
+__all__ = ["draw_noise", "fresh", "seeded", "to_tensors", "torch_seed"]
 
 
-def fresh(n: int, device: torch.device) -> Draw:
+def to_tensors(keys: Noise[NDArray[Any]], device: torch.device) -> Noise[Tensor]:
+    """Keys as int64 tensors, bit for bit."""
+    assert keys.seeds is not None
+    assert keys.images is not None
+    arrays = keys.seeds.view(np.int64), keys.images.astype(np.int64)
+    return Noise(None, *(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def fresh(n: int, device: torch.device) -> Noise[Tensor]:
     """Draws that were never made: a key from the operating system."""
-    return seeded(secrets.randbits(64), 0, n, device)
+    return to_tensors(fresh_keys(n), device)
+
+
+def seeded(seed: int, first_image: int, n: int, device: torch.device) -> Noise[Tensor]:
+    """The draws of the images first_image.. under one key; seed: from 0 to 2^64 - 1."""
+    return to_tensors(seeded_keys(seed, first_image, n), device)
 
 
 def torch_seed() -> int:
@@ -34,21 +39,11 @@ def torch_seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
-def seeded(seed: int, first_image: int, n: int, device: torch.device) -> Draw:
-    """The draws of the images first_image.. under one key; seed: from 0 to 2^64 - 1."""
-    signed = seed - (seed >> 63 << 64)
-    images = torch.arange(first_image, first_image + n, device=device)
-    return Draw(torch.full((n,), signed, dtype=torch.int64, device=device), images)
-
-
-def by_content(pixels: Tensor, key: bytes) -> Draw:
-    """Draws that an image's pixels [N, 3, H, W], uint8 or float, and a secret key decide."""
-    pictures = as_unit(pixels).detach().cpu().numpy()
-    seeds = torch.from_numpy(content_seeds(pictures, key).view(np.int64)).to(pixels.device)
-    return Draw(seeds, torch.zeros_like(seeds))
-
-
-def draw_noise(draw: Draw, shape: torch.Size, config: CounterattackConfig) -> Tensor:
-    """The noise itself: float32 of a shape [N, 3, H, W], within eps and not moved into any bounds."""
-    draws = l2_noise if config.norm == "l2" else linf_noise
-    return draws(*draw, shape[1:].numel(), config.eps).reshape(shape)
+def draw_noise(noise: Noise[Tensor], shape: torch.Size, config: CounterattackConfig) -> Tensor:
+    """The numbers: float32 of a shape [N, 3, H, W], within eps and not moved into any bounds."""
+    if noise.given is not None:
+        return noise.given
+    assert noise.seeds is not None
+    assert noise.images is not None
+    draw = l2_noise if config.norm == "l2" else linf_noise
+    return draw(noise.seeds, noise.images, shape[1:].numel(), config.eps).reshape(shape)

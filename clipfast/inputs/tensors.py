@@ -12,12 +12,12 @@ from .rules import check_noise_shape, check_noise_size, check_shape
 __all__ = ["as_unit", "check_noise", "check_pixels", "check_range"]
 
 
-def check_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def check_pixels(pixels: Tensor, size: tuple[int, int], *, on_gpu: bool) -> Tensor:
     """Checks a batch [N, 3, *size], uint8 or float in [0, 1], and returns it as uint8 or float32, contiguous.
 
     Raises InputError for another type, rank, channel count, size or dtype, for values outside [0, 1], and
-    for NaN or infinity. Values on a GPU are not read, which would wait for them: `perturb` marks them, and
-    `check_range` says what is wrong.
+    for NaN or infinity. on_gpu: read values on a GPU too, which waits for them. Else `perturb` is to mark
+    them there, and `check_range` says what is wrong.
     """
     if not isinstance(pixels, Tensor):
         raise InputError(f"expected a torch tensor of pixels, got {type(pixels).__name__}")
@@ -26,7 +26,7 @@ def check_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
         return pixels.contiguous()
     if not pixels.is_floating_point():
         raise InputError(f"expected uint8 or float pixels, got {pixels.dtype}")
-    if not pixels.is_cuda:
+    if on_gpu or not pixels.is_cuda:
         check_range(pixels.detach())
     return pixels.float().contiguous()
 

@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 from conftest import make_classifier, make_tiny_clip, pixels
+from towers import TRACED
 
 from clipfast import CounterattackConfig
 from clipfast.attacks import make
 from clipfast.attacks.pass_counter import PassCounter
+from clipfast.attacks.system import undefended
 from clipfast.defence.passes import engine_passes
 from clipfast.evaluation import systems
 
@@ -107,7 +109,7 @@ def test_counting_ends_with_its_block(classifier, x):
 
 def test_attacks_say_what_an_image_cost(classifier, tiny_clip, tokenizer, x):
     labels = classifier.undefended(x).argmax(dim=1)
-    plain = systems.undefended(classifier)
+    plain = undefended(classifier)
     spent = make("pgd-10").run(plain, x, labels, eps=1 / 255, seed=0).passes
     assert (spent.forward, spent.backward) == (10, 10)
     held = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(tau_threshold=1e9))
@@ -121,3 +123,18 @@ def test_attacks_say_what_an_image_cost(classifier, tiny_clip, tokenizer, x):
     assert (
         make("retries", times=4).run(systems.countered(held), x, labels, eps=1, seed=0).passes.backward <= 8
     )
+
+
+@pytest.mark.parametrize("family", ["resnet", "timm siglip"])
+def test_a_traced_tower_costs_what_an_explicit_one_does(tokenizer, family):
+    """Neither its tracing counts, nor the passes that it leaves to the tower itself twice."""
+    config = CounterattackConfig(tau_threshold=1e9)
+    classifier = make_classifier(TRACED[family](), tokenizer, config=config)
+    x = torch.rand(N, 3, *classifier.image_size)
+    bpda = classifier.differentiable("bpda")
+    with torch.no_grad():
+        assert counted(classifier, lambda: bpda(x)) == (4 * N + N, 2 * N)
+    assert classifier.engine.encoder.form == "traced"
+    assert counted(classifier, lambda: backward(classifier.differentiable("undefended"), x)) == (N, N)
+    with torch.no_grad():
+        assert counted(classifier, lambda: classifier.undefended(x)) == (N, 0)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import ast
-import copy
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import split_threshold
 from lab import restless
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from towers import TRACED, make_tower, smooth
 
 import clipfast
@@ -18,12 +20,14 @@ from clipfast import CounterattackConfig
 from clipfast.defence.cuda_graphs import Graphs
 from clipfast.defence.engine import Engine
 from clipfast.defence.precision import available, dtype_of
-from clipfast.defence.schedule import Defended
+from clipfast.defence.rows import leaves
+from clipfast.defence.schedule import probe
 from clipfast.encoders import CompiledEncoder, make_encoder
-from clipfast.encoders.base import Saved
+from clipfast.encoders.base import PixelEncoder, Saved
 from clipfast.encoders.vit import VitEncoder
 from clipfast.errors import OutOfMemoryError
 from clipfast.inputs import draws
+from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
 from clipfast.reference import Counterattacked, counterattack, gate_measure, into_bounds
 
@@ -86,7 +90,7 @@ def make_engine(tower, config, *, precision: str = "fp32", encoder=None, **optio
 
 
 def assert_tiers(
-    result: Defended, expected: Counterattacked, config: CounterattackConfig, *, strayed: int = 0
+    result: Counterattacked, expected: Counterattacked, config: CounterattackConfig, *, strayed: int = 0
 ) -> None:
     """The design's two tiers: tight before a sign, bounded after it, but for `strayed` images."""
     assert torch.equal(result.countered, expected.countered)
@@ -124,7 +128,7 @@ def test_engine_is_the_reference(chunk, norm, separate, mix):
     drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
     engine = make_engine(tower, config, drift_encoder=drift_encoder)
     engine.chunk = chunk
-    result = engine.run(x, noise)
+    result = engine.run(x, Noise(noise))
     expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
     assert int(expected.countered.sum()) == {"none": 0, "some": 3, "all": 6}[mix]
     if separate:  # the engine computes f(x) only where it is needed
@@ -142,7 +146,7 @@ def test_engine_is_the_reference_on_traced_towers(mix, family):
     config = gated(config, tau, mix)
     engine = make_engine(tower, config)
     assert engine.encoder.form == "traced"
-    assert_tiers(engine.run(x, noise), counterattack(tower, x, noise, config), config)
+    assert_tiers(engine.run(x, Noise(noise)), counterattack(tower, x, noise, config), config)
 
 
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
@@ -157,7 +161,7 @@ def test_options_are_the_reference(options, pass_through, separate, mix):
     drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
     engine = make_engine(tower, config, drift_encoder=drift_encoder)
     engine.chunk = 3
-    result = engine.run(x, noise)
+    result = engine.run(x, Noise(noise))
     expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
     assert int(expected.countered.sum()) == {"none": 0, "some": 3, "all": 7}[mix]
     if separate and pass_through == "noise":
@@ -182,7 +186,7 @@ def test_steps_and_pass_through(steps, pass_through):
     tower = make_tower("QuickGELU", gain=8.0)
     x, noise, config, tau = batch(tower, steps=steps, pass_through=pass_through)
     config = gated(config, tau, "some")
-    result, expected = make_engine(tower, config).run(x, noise), counterattack(tower, x, noise, config)
+    result, expected = make_engine(tower, config).run(x, Noise(noise)), counterattack(tower, x, noise, config)
     # Later steps amplify a flipped sign: after ten, the float32 reference itself is off its own float64 form
     # on one image in sixty. The float64 tests hold every image to 1e-9.
     assert_tiers(result, expected, config, strayed=int(steps == 10))
@@ -192,9 +196,9 @@ def test_an_image_s_answer_does_not_depend_on_its_batch():
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 9)
     engine = make_engine(tower, gated(config, tau, "some"))
-    together = engine.run(x, noise)
+    together = engine.run(x, Noise(noise))
     for i in range(9):
-        alone = engine.run(x[i : i + 1], noise[i : i + 1])
+        alone = engine.run(x[i : i + 1], Noise(noise[i : i + 1]))
         assert alone.countered[0] == together.countered[i]
         assert torch.cosine_similarity(alone.embedding[0], together.embedding[i], dim=0) > 1 - 1e-6
 
@@ -207,7 +211,7 @@ def test_passes_are_made_once(mix):
     encoder = Counting(tower.model.visual)
     engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
     encoder.forwards = encoder.backwards = 0
-    engine.run(x, noise)
+    engine.run(x, Noise(noise))
     assert (encoder.forwards, encoder.backwards) == (2 * 6 + 2 * countered, 2 * countered)
 
 
@@ -220,7 +224,7 @@ def test_the_low_pass_gate_takes_two_passes_and_its_answer_is_one_of_them(pass_t
     encoder = Counting(tower.model.visual)
     engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
     encoder.forwards = encoder.backwards = 0
-    engine.run(x, noise)
+    engine.run(x, Noise(noise))
     assert (encoder.forwards, encoder.backwards) == (passing * (6 - countered) + 5 * countered, 2 * countered)
 
 
@@ -232,7 +236,7 @@ def test_a_drift_tower_takes_two_passes_and_saves_the_other_one(mix):
     encoder, drift_encoder = Counting(tower.model.visual), Counting(drift_tower.model.visual)
     engine = make_engine(tower, gated(config, tau, mix), encoder=encoder, drift_encoder=drift_encoder)
     encoder.forwards = encoder.backwards = 0
-    engine.run(x, noise)
+    engine.run(x, Noise(noise))
     assert (drift_encoder.forwards, drift_encoder.backwards) == (2 * 6, 0)
     assert (encoder.forwards, encoder.backwards) == (6 - countered + 4 * countered, 2 * countered)
 
@@ -244,7 +248,7 @@ def test_countered_rows_of_several_chunks_are_countered_together():
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
     engine.chunk = 2
     encoder.calls = 0
-    engine.run(x, noise)
+    engine.run(x, Noise(noise))
     probes = 4 * (1 if encoder.prefers_double(2) else 2)
     assert encoder.calls == probes + 2 * 2  # four rows in two chunks, each a second step and the last pass
 
@@ -256,7 +260,7 @@ def test_low_precision_reaches_what_float32_reaches(precision):
     assert 0.05 < tau.median() < 0.2
     config = gated(config, tau, "all")
     expected = counterattack(tower, x, noise, config)
-    result = make_engine(tower, config, precision=precision).run(x, noise)
+    result = make_engine(tower, config, precision=precision).run(x, Noise(noise))
     assert result.embedding.dtype == result.drift.dtype == torch.float32
     assert result.delta is not None
     reached, wanted = (
@@ -286,7 +290,7 @@ def test_compiled_is_the_reference_and_never_compiles_after_warmup(compiled):
     made = set(engine.encoder._compiled)
     with torch.compiler.set_stance("fail_on_recompile"):
         for n in (7, 2, 1, 3, 5, 6):
-            result = engine.run(x[:n], noise[:n])
+            result = engine.run(x[:n], Noise(noise[:n]))
             assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
     assert set(engine.encoder._compiled) == made
 
@@ -299,7 +303,7 @@ def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
     engine = make_engine(tower, config, encoder=encoders[0], drift_encoder=encoders[1])
     engine.warmup([2])
     made = [set(encoder._compiled) for encoder in encoders]
-    engine.run(x, noise)
+    engine.run(x, Noise(noise))
     engine.embed(x[:1])  # what the classifier asks for beside a drift tower
     assert [set(encoder._compiled) for encoder in encoders] == made
 
@@ -312,22 +316,21 @@ def test_options_compile_and_capture_and_warmup_leaves_nothing_to_compile():
     engine.chunk = 2
     engine.warmup([2])
     made = set(encoder._compiled)
-    captured = copy.copy(engine)
-    captured._graphs = Graphs(Recorded)
+    captured = recorded(engine, tower)
     captured.warmup([2])
     stages = Recorded.made
     with torch.compiler.set_stance("fail_on_recompile"):
         for run in (engine.run, captured.run):
             for rows in (slice(3), slice(2, 3), slice(1, None)):
                 expected = counterattack(tower, x[rows], noise[rows], engine.config)
-                assert_tiers(run(x[rows], noise[rows]), expected, engine.config)
+                assert_tiers(run(x[rows], Noise(noise[rows])), expected, engine.config)
     assert set(encoder._compiled) == made
     assert Recorded.made == stages
 
 
 def test_compiled_is_safe_across_threads(compiled):
     _, x, noise, engine = compiled
-    expected = engine.run(x, noise)
+    expected = engine.run(x, Noise(noise))
     assert_same_from_threads(engine, x, noise, expected)
 
 
@@ -335,16 +338,16 @@ def test_concurrent_calls_do_not_meet():
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 7)
     engine = make_engine(tower, gated(config, tau, "some"))
-    assert_same_from_threads(engine, x, noise, engine.run(x, noise))
+    assert_same_from_threads(engine, x, noise, engine.run(x, Noise(noise)))
 
 
-def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected: Defended) -> None:
+def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected: Counterattacked) -> None:
     wrong = []
 
     def call(first: int) -> None:
         for i in range(10):
             rows = torch.arange(first, first + 2 + i % 3) % len(x)
-            got = engine.run(x[rows], noise[rows])
+            got = engine.run(x[rows], Noise(noise[rows]))
             cosine = torch.cosine_similarity(got.embedding, expected.embedding[rows], dim=1)
             if not torch.equal(got.countered, expected.countered[rows]) or cosine.min() < 1 - 1e-6:
                 wrong.append(first)
@@ -352,6 +355,13 @@ def assert_same_from_threads(engine: Engine, x: Tensor, noise: Tensor, expected:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(call, range(4)))
     assert not wrong
+
+
+def recorded(engine: Engine, tower: ImageTower) -> Engine:
+    """An engine over the same encoder whose stages are captured."""
+    captured = make_engine(tower, engine.config, encoder=engine.encoder)
+    captured.chunk, captured._graphs = engine.chunk, Graphs(Recorded)
+    return captured
 
 
 class Recorded:
@@ -372,14 +382,13 @@ class Recorded:
 
 def test_captured_stages_are_the_reference_and_made_once(compiled):
     tower, x, noise, engine = compiled
-    captured = copy.copy(engine)
-    captured._graphs = Graphs(Recorded)
+    captured = recorded(engine, tower)
     captured.warmup([7])
     made = Recorded.made
-    first = captured.run(x, noise)
+    first = captured.run(x, Noise(noise))
     kept = first.embedding.clone()
     for n in (3, 7, 1, 5):
-        result = captured.run(x[:n].flip(0), noise[:n].flip(0))
+        result = captured.run(x[:n].flip(0), Noise(noise[:n].flip(0)))
         expected = counterattack(tower, x[:n].flip(0), noise[:n].flip(0), engine.config)
         assert_tiers(result, expected, engine.config)
     assert torch.equal(first.embedding, kept)  # no later call overwrites an answer
@@ -395,7 +404,7 @@ def test_memory_does_not_grow_with_varying_batches():
     def calls(count: int) -> int:
         for i in range(count):
             n = 1 + i % 11
-            engine.run(x[:n], noise[:n])
+            engine.run(x[:n], Noise(noise[:n]))
         status = Path("/proc/self/statm").read_text()
         return int(status.split()[1]) * 4096
 
@@ -417,22 +426,83 @@ class Exhausting(VitEncoder):
         return False
 
 
-def test_out_of_memory_halves_the_chunk_once_and_keeps_what_is_done():
+def test_out_of_memory_halves_the_chunk_for_good_and_keeps_what_is_done():
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 8)
     config = gated(config, tau, "some")
     encoder = Exhausting(tower.model.visual)
     engine = make_engine(tower, config, encoder=encoder)
-    encoder.limit = 4
-    with pytest.warns(UserWarning, match="out of memory at 8 images a chunk: trying 4"):
-        result = engine.run(x, noise)
-    assert_tiers(result, counterattack(tower, x, noise, config), config)
-    encoder.limit = 3
+    expected = counterattack(tower, x, noise, config)
+    encoder.limit = 2
+    with pytest.warns(UserWarning, match="images a chunk: trying") as warned:
+        assert_tiers(engine.run(x, Noise(noise)), expected, config)
+    assert [str(warning.message) for warning in warned] == [
+        "out of memory at 8 images a chunk: trying 4",
+        "out of memory at 4 images a chunk: trying 2",
+    ]
+    # What did not fit once is not tried again.
+    assert_tiers(engine.run(x, Noise(noise)), expected, config)
+    encoder.limit = 0
     with (
-        pytest.warns(UserWarning, match="trying 4"),
-        pytest.raises(OutOfMemoryError, match="at 4 images a chunk, with 0 of 8 images"),
+        pytest.warns(UserWarning, match="trying 1"),
+        pytest.raises(OutOfMemoryError, match="at one image a chunk, with 0 of 8 images"),
     ):
-        engine.run(x, noise)
+        engine.run(x, Noise(noise))
+
+
+def test_a_second_attempt_holds_nothing_of_the_first():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 8)
+    made: list[weakref.ref] = []
+    held: list[int] = []
+
+    class Watched(Exhausting):
+        """Makes something and then has no memory; says how much of it is still there."""
+
+        def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+            held.append(sum(kept() is not None for kept in made))
+            activation = torch.empty(len(base), 3)
+            made.append(weakref.ref(activation))
+            return super().embed(base, d)
+
+    encoder = Watched(tower.model.visual)
+    engine = make_engine(tower, gated(config, tau, "none"), encoder=encoder)
+    encoder.limit = 4
+    made.clear()
+    held.clear()
+    with pytest.warns(UserWarning, match="trying 4"):
+        engine.run(x, Noise(noise))
+    assert len(held) == 3
+    assert held == [0, 0, 0]
+
+
+def test_rows_that_wait_are_countered_before_more_is_probed():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 8)
+    order: list[tuple[str, int]] = []
+
+    class Ordered(Exhausting):
+        """Notes its passes, and has no memory for the second probe."""
+
+        def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+            order.append(("probe" if d is None else "finish", len(base)))
+            self.limit = 3 if len(order) == 2 else 8
+            return super().embed(base, d)
+
+    encoder = Ordered(tower.model.visual)
+    order_of_drift = tau.argsort()
+    rows = torch.cat(
+        [order_of_drift[:3], order_of_drift[5:], order_of_drift[3:5]]
+    )  # three wait after a probe
+    config = gated(config, tau, "some")
+    engine = make_engine(tower, config, encoder=encoder)
+    engine.chunk = 4
+    order.clear()
+    with pytest.warns(UserWarning, match="at 4 images a chunk: trying 2"):
+        result = engine.run(x[rows], Noise(noise[rows]))
+    assert order[:4] == [("probe", 4), ("probe", 4), ("finish", 2), ("probe", 2)]
+    expected = counterattack(tower, x[rows], noise[rows], config)
+    assert_tiers(result, expected, config)
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -442,25 +512,95 @@ def test_other_errors_are_not_taken_for_memory():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeError, match="must match the size"):
-            engine.run(x[..., :16].contiguous(), noise[..., :16].contiguous())
+            engine.run(x[..., :16].contiguous(), Noise(noise[..., :16].contiguous()))
 
 
 def test_memory_bounds_the_chunk():
     tower = make_tower()
     config = CounterattackConfig()
     assert make_engine(tower, config).chunk == 8
-    encoder = make_encoder(tower)
+    encoder = Exhausting(tower.model.visual)  # which makes no double batches
     x = encoder.to_layout(smooth(1, tower.image_size))
-    each = sum(t.nbytes for t in encoder.forward(encoder.project(x), torch.zeros_like(x))[1])
-    assert make_engine(tower, config, memory=2 * 3 * each).chunk == 3
-    assert make_engine(tower, config, memory=2 * 3 * each, encoder=CompiledEncoder(encoder)).chunk == 2
-    assert make_engine(tower, config, memory=1).chunk == 1
+    each = sum(t.nbytes for t in leaves(probe(encoder, x, torch.zeros_like(x), double=False)))
+    assert make_engine(tower, config, memory=3 * 3 * each, encoder=encoder).chunk == 3
+    assert make_engine(tower, config, memory=3 * 3 * each, encoder=CompiledEncoder(encoder)).chunk == 2
+    assert make_engine(tower, config, memory=1, encoder=encoder).chunk == 1
+    doubling = make_encoder(tower)
+    assert doubling.prefers_double(3)
+    assert make_engine(tower, config, memory=2 * 3 * 3 * each, encoder=doubling).chunk == 3
+
+
+class Heavy(PixelEncoder):
+    """Saves far more of an image than the image itself, and knows what of it is still held."""
+
+    form = "explicit"
+    saves = 1 << 20  # bytes an image
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.weight = torch.randn(3 * 8 * 8, 4)
+
+    def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
+        return (base if d is None else base + d).flatten(1) @ self.weight
+
+    def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
+        return self.embed(base, d), (torch.zeros(len(base), self.saves // 4),)
+
+    def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:  # noqa: ARG002
+        return (cotangent @ self.weight.t()).unflatten(1, (3, 8, 8))
+
+
+class Held(TorchDispatchMode):
+    """The most bytes in large tensors that were there at once: every operator's results are watched."""
+
+    def __init__(self, large: int) -> None:
+        super().__init__()
+        self.large, self.most = large, 0
+        self._alive: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in leaves(result if isinstance(result, (Tensor, tuple)) else ()):
+            if tensor.untyped_storage().nbytes() >= self.large:
+                self._alive[id(tensor)] = weakref.ref(tensor)
+        tensors = [tensor for kept in self._alive.values() if (tensor := kept()) is not None]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        self.most = max(self.most, sum(storages.values()))
+        return result
+
+
+@pytest.mark.parametrize("countered", [[3, 3, 3, 3], [4, 4, 4], [1, 0, 3, 2, 4, 3], [0, 0]])
+def test_memory_bounds_what_is_held(countered):
+    """Whatever share of each chunk waits for the loop."""
+    encoder, chunk = Heavy(), 4
+    n = chunk * len(countered)
+    x = torch.rand(n, 3, 8, 8)
+    config = CounterattackConfig(steps=3)
+    noise = torch.empty_like(x).uniform_(-config.eps, config.eps)
+    tau = (encoder.embed(x + into_bounds(noise, x)) - encoder.embed(x)).norm(dim=1)
+    tau = tau / encoder.embed(x).norm(dim=1)
+    order, total = tau.argsort(), sum(countered)
+    low, high = order[:total].split(countered), order[total:].split([chunk - k for k in countered])
+    rows = torch.cat([torch.cat(pair) for pair in zip(low, high, strict=True)])
+    between = (tau[order[total - 1]] + tau[order[total]]) / 2 if 0 < total < n else 0
+    threshold = 1e9 if total == n else between
+    config = replace(config, tau_threshold=float(threshold))
+    memory = 3 * chunk * (encoder.saves + 4096)
+    engine = Engine(encoder, config, image_size=(8, 8), device=CPU, memory=memory)
+    assert engine.chunk == chunk
+    with Held(encoder.saves // 2) as held:
+        result = engine.run(x[rows], Noise(noise[rows]))
+    assert result.countered.reshape(-1, chunk).sum(dim=1).tolist() == countered
+    assert chunk * encoder.saves <= held.most <= memory
 
 
 def test_the_algorithm_stands_in_the_schedule_alone():
     package = Path(clipfast.__file__).parent
     names = {"clamp", "clamp_", "sign", "sgn", "softmax", "layer_norm", "native_layer_norm"}
-    for path in [package / "engine.py", package / "schedule.py", *package.glob("exporters/*.py")]:
+    for path in [
+        *(package / "defence" / f"{name}.py" for name in ("engine", "batch", "schedule", "model_state")),
+        *package.glob("exporters/**/*.py"),
+    ]:
         tree = ast.parse(path.read_text())
         used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

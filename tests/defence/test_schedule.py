@@ -9,10 +9,11 @@ from torch import Tensor
 from towers import doubled, make_tower, smooth
 
 from clipfast import CounterattackConfig
-from clipfast.defence.schedule import Defended, defend
+from clipfast.defence.schedule import Schedule, defend
 from clipfast.encoders.vit import VitEncoder
+from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
-from clipfast.reference import counterattack, gate_measure, into_bounds
+from clipfast.reference import Counterattacked, counterattack, gate_measure, into_bounds
 
 NORMS = {
     "linf": {"norm": "linf"},
@@ -60,14 +61,13 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
     config = replace(config, tau_threshold=threshold(mix, tau))
     expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
     with torch.no_grad():
-        result = defend(
+        schedule = Schedule(
             encoder_of(tower),
-            x,
-            noise,
-            torch.tensor(config.tau_threshold),
             config,
+            torch.tensor(config.tau_threshold),
             drift_encoder=None if drift_tower is None else encoder_of(drift_tower),
         )
+        result = defend(schedule, x, Noise(noise))
     assert result.delta is not None
     # renorm, in the reference, divides by the norm plus 1e-7
     atol = 1e-10 if config.norm == "linf" else 1e-6
@@ -102,11 +102,14 @@ def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     with torch.no_grad():
         masked, rows = (
             defend(
-                encoder_of(tower), x, noise, limit, config,
-                drift_encoder=drift_encoder, masked=masked, with_clean=True,
+                Schedule(encoder_of(tower), config, limit, drift_encoder=drift_encoder),
+                x,
+                Noise(noise),
+                masked=masked,
+                with_clean=True,
             )
             for masked in (True, False)
-        )  # fmt: skip
+        )
     assert int(rows.countered.sum()) == 2
     for ours, theirs in zip(masked, rows, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
@@ -118,9 +121,9 @@ def test_the_gate_is_strict_and_nan_is_below_no_threshold(options):
     x = smooth(4, tower.image_size, dtype=torch.float64)
     noise = start(x, config)
 
-    def gated(x: Tensor, limit: Tensor) -> Defended:
+    def gated(x: Tensor, limit: Tensor) -> Counterattacked:
         with torch.no_grad():
-            return defend(encoder_of(tower), x, noise, limit, config)
+            return defend(Schedule(encoder_of(tower), config, limit), x, Noise(noise))
 
     drift = gated(x, torch.tensor(0.0)).drift
     assert gated(x, drift[2]).countered.tolist() == (drift < drift[2]).tolist()

@@ -1,0 +1,107 @@
+"""One call of the engine on its way: what is answered, and the countered rows that wait for a full chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..inputs.noise import Noise
+from ..reference import Counterattacked
+from .rows import joined, mapped, selected
+from .schedule import Probe, Schedule
+
+__all__ = ["Batch"]
+
+
+class Batch:
+    """Images that are defended in chunks: each is probed, and its countered rows wait with their activations.
+
+    They wait until they fill a chunk of their own. Never are more than three chunks' activations held: those
+    that wait, fewer than a chunk, those of a probe, and a chunk that is joined of both, or that a step makes.
+    A step that fails can be repeated, at another size of chunks.
+    """
+
+    def __init__(
+        self, schedule: Schedule, pixels: Tensor, noise: Noise[Tensor], *, with_delta: bool, with_clean: bool
+    ) -> None:
+        self._schedule, self._pixels, self._noise = schedule, pixels, noise
+        self._with_delta, self._with_clean = with_delta, with_clean
+        self.probed = 0
+        self._waiting: list[tuple[Tensor, Probe]] = []  # images int64 [M], and what is held of them
+        self._answer: Counterattacked | None = None
+
+    def run(self, chunks: Callable[[int, int], list[int]], chunk: int) -> None:
+        """Goes on to the end. chunks: the sizes that so many images are cut into, for a size of chunks."""
+        self._drain(chunk)
+        for size in chunks(len(self._pixels) - self.probed, chunk):
+            self._probe(size)
+            self._drain(chunk)
+        while self._waiting:
+            self._counter(chunk)
+
+    def result(self) -> Counterattacked:
+        """All answers. delta has no rows where it was not asked for."""
+        assert self._answer is not None
+        return self._answer
+
+    def _probe(self, n: int) -> None:
+        chunk = slice(self.probed, self.probed + n)
+        halfway = self._schedule.first_half(
+            self._pixels[chunk], selected(self._noise, chunk), with_clean=self._with_clean
+        )
+        delta = self._schedule.encoder.from_layout(halfway.delta) if self._with_delta else None
+        drift, countered, clean, embedding = halfway[:4]
+        answer = self._room(embedding, clean, drift, countered)
+        answer.embedding[chunk], answer.clean_embedding[chunk] = embedding, clean
+        answer.drift[chunk], answer.countered[chunk] = drift, countered
+        if delta is not None:
+            answer.delta[chunk] = delta
+        if halfway.held is not None:
+            self._waiting.append((halfway.rows + self.probed, halfway.held))
+        self.probed += n
+
+    def _room(self, embedding: Tensor, clean: Tensor, drift: Tensor, countered: Tensor) -> Counterattacked:
+        """Memory for all answers, each in the type of its first."""
+        if self._answer is None:
+            n = len(self._pixels)
+            self._answer = Counterattacked(
+                embedding.new_empty(n, *embedding.shape[1:]),
+                clean.new_empty(n, *clean.shape[1:]),
+                drift.new_empty(n),
+                countered.new_empty(n),
+                drift.new_empty(n if self._with_delta else 0, *self._pixels.shape[1:]),
+            )
+        return self._answer
+
+    def _drain(self, chunk: int) -> None:
+        """Counters what fills a chunk. Before more is probed: what waits is what there is least room for."""
+        while sum(len(images) for images, _ in self._waiting) >= chunk:
+            self._counter(chunk)
+
+    def _counter(self, chunk: int) -> None:
+        """Counters the first images that wait, at most a chunk of them."""
+        self._cut(chunk)
+        images, held = self._waiting[0]
+        embedding, delta = self._schedule.second_half(held)
+        answer = self.result()
+        answer.embedding[images] = embedding
+        if self._with_delta:
+            answer.delta[images] = self._schedule.encoder.from_layout(delta)
+        del self._waiting[0]
+
+    def _cut(self, chunk: int) -> None:
+        """Makes the first chunk of what waits one piece. Whatever fails here, nothing that waits is lost."""
+        pieces, n = [], 0
+        for images, held in self._waiting:
+            pieces.append(selected((images, held), slice(chunk - n)))
+            n += len(pieces[-1][0])
+            if n == chunk:
+                break
+        rest = selected(self._waiting[len(pieces) - 1], slice(len(pieces[-1][0]), None))
+        first = joined(pieces) if len(pieces) > 1 else pieces[0]
+        self._waiting[: len(pieces)] = [first, rest] if len(rest[0]) else [first]
+        del pieces, first
+        if len(rest[0]):  # a copy: a view of it would hold what went into the first
+            self._waiting[1] = mapped(torch.clone, rest)

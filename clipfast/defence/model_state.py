@@ -1,0 +1,147 @@
+"""What is made of a model's weights and kept while they stay: packed encoders, class weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..encoders import CompiledEncoder, Encoder, make_encoder
+from ..errors import InputError
+from ..models.class_weights import Template, Tokenizer, class_weights
+from ..models.tower import ImageTower
+from ..models.weights import Snapshot
+
+__all__ = ["Head", "ModelState", "Once", "check_float32"]
+
+T = TypeVar("T")
+
+
+class Once(Generic[T]):
+    """Holds what is made once, when it is needed; empty in copies, as packed weights cannot be copied."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: T | None = None
+
+    def get(self, make: Callable[[], T]) -> T:
+        """What was made, made now where it was not."""
+        with self._lock:
+            if self._made is None:
+                self._made = make()
+            return self._made
+
+    def __reduce__(self) -> tuple[type[Once[T]], tuple[()]]:
+        return Once, ()
+
+
+class Head(NamedTuple):
+    """The zero-shot head."""
+
+    class_weights: Tensor  # float32 [D, C]
+    logit_scale: Tensor  # float32, a scalar
+
+
+class ModelState:
+    """A model's encoders and head, made when they are first needed and anew when its weights change.
+
+    `refresh` is the one rule of staleness: it looks whether the weights are those that all of this was made
+    from. Shared by the classifiers of one model; copies make their own.
+    dtype: of the large products' operands. compile: see `DefendedClassifier`. head: made already.
+    Raises InputError for bad class names and templates.
+    """
+
+    def __init__(
+        self,
+        image_tower: ImageTower,
+        drift_tower: ImageTower | None,
+        tokenizer: Tokenizer,
+        classnames: Sequence[str],
+        templates: Sequence[Template],
+        dtype: torch.dtype,
+        compile: bool,
+        head: Head | None = None,
+    ) -> None:
+        self._made_of = image_tower, drift_tower, tokenizer, classnames, templates, dtype, compile
+        self._image_tower, self._drift_tower, self._tokenizer = image_tower, drift_tower, tokenizer
+        self._classnames, self._templates, self._dtype, self._compile = classnames, templates, dtype, compile
+        self._lock = threading.RLock()
+        self._version = self._changes = 0
+        self._encoders: Once[tuple[Encoder, Encoder | None]] = Once()
+        self._look()
+        self._head = self._make_head() if head is None else head
+
+    def __reduce__(self) -> tuple[type[ModelState], tuple[Any, ...]]:
+        self.refresh()
+        return ModelState, (*self._made_of, self._head)
+
+    @property
+    def head(self) -> Head:
+        """The head as of the last `refresh`."""
+        return self._head
+
+    @property
+    def changes(self) -> int:
+        """How often other weights were found; a move to another device is no change."""
+        return self._changes
+
+    def refresh(self) -> int:
+        """A number that is another one where weights were replaced, written to or moved since.
+
+        Raises InputError for weights that are not float32.
+        """
+        with self._lock:
+            text_holds = self._text.holds()
+            if text_holds and self._images.holds():
+                return self._version
+            self._look()
+            check_float32(*self._models())
+            self._encoders, self._version, self._changes = Once(), self._version + 1, self._changes + 1
+            if not text_holds:
+                self._head = self._make_head()
+            return self._version
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Follows a move of the towers. function: of a tensor, what `nn.Module._apply` was given."""
+        with self._lock:
+            self._head = Head(*map(function, self._head))
+            self._encoders, self._version = Once(), self._version + 1
+            self._look()
+
+    def encoders(self) -> tuple[Encoder, Encoder | None]:
+        """The image tower's encoder and the drift tower's."""
+        return self._encoders.get(self._make_encoders)
+
+    def _make_encoders(self) -> tuple[Encoder, Encoder | None]:
+        drift_tower = self._drift_tower
+        return self._encoder(self._image_tower), None if drift_tower is None else self._encoder(drift_tower)
+
+    def _models(self) -> list[nn.Module]:
+        return [tower.model for tower in (self._image_tower, self._drift_tower) if tower is not None]
+
+    def _encoder(self, tower: ImageTower) -> Encoder:
+        encoder = make_encoder(tower, dtype=self._dtype)
+        return CompiledEncoder(encoder) if self._compile else encoder
+
+    def _make_head(self) -> Head:
+        model = self._image_tower.model
+        weights = class_weights(model, self._tokenizer, self._classnames, self._templates)
+        scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
+        return Head(weights.clone(memory_format=torch.contiguous_format), scale)
+
+    def _look(self) -> None:
+        towers = [tower for tower in (self._image_tower, self._drift_tower) if tower is not None]
+        visuals = {module for tower in towers for module in tower.model.visual.modules()}
+        model = self._image_tower.model
+        self._images = Snapshot([*towers, *visuals])
+        self._text = Snapshot(module for module in model.modules() if module not in visuals)
+
+
+def check_float32(*models: nn.Module) -> None:
+    """Raises InputError for models of other parameters."""
+    dtypes = {p.dtype for model in models for p in model.parameters()}
+    if dtypes != {torch.float32}:
+        raise InputError(f"expected a float32 model, got parameters of {sorted(map(str, dtypes))}")

@@ -1,0 +1,90 @@
+"""The eager reference behind an engine's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from torch import Tensor
+
+from ..config import CounterattackConfig
+from ..inputs.draws import draw_noise
+from ..inputs.noise import Noise
+from ..inputs.tensors import as_unit
+from ..models.tower import ImageTower
+from ..reference import Counterattacked, counterattack_early_return
+
+__all__ = ["DefenceEngine", "ReferenceEngine"]
+
+
+class DefenceEngine(Protocol):
+    """What a defended classifier runs on: see `clipfast.defence.engine.Engine`."""
+
+    config: CounterattackConfig
+    marks_pixels: bool  # whether `run` gives an image with a pixel outside of [0, 1] the drift NaN
+
+    def run(
+        self, pixels: Tensor, noise: Noise[Tensor], *, with_delta: bool = True, with_clean: bool = False
+    ) -> Counterattacked:
+        """Defends pixels [N, 3, H, W], uint8 or float32. with_clean: f(x) of every image, needed or not."""
+        ...
+
+    def warmup(self, batch_sizes: Iterable[int]) -> None:
+        """Does now what the first call of each of these batch sizes would wait for."""
+        ...
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """f(x) [N, D] of float32 pixels [N, 3, H, W]."""
+        ...
+
+    @property
+    def has_exact_gradient(self) -> bool:
+        """Whether `embed_with_gradient` is of float32, and costs one pass in each direction."""
+        ...
+
+    def embed_with_gradient(self, pixels: Tensor) -> Tensor:
+        """f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient to them."""
+        ...
+
+
+class ReferenceEngine:
+    """`clipfast.reference` on a classifier's own towers: eager float32, nothing packed, nothing compiled."""
+
+    has_exact_gradient = True
+    marks_pixels = False
+
+    def __init__(
+        self, image_tower: ImageTower, config: CounterattackConfig, drift_tower: ImageTower | None
+    ) -> None:
+        self.config = config
+        self._tower, self._drift_tower = image_tower, drift_tower
+
+    def run(
+        self,
+        pixels: Tensor,
+        noise: Noise[Tensor],
+        *,
+        with_delta: bool = True,  # noqa: ARG002
+        with_clean: bool = False,
+    ) -> Counterattacked:
+        """See DefenceEngine; delta comes whether it is asked for or not."""
+        x, start = as_unit(pixels), draw_noise(noise, pixels.shape, self.config)
+        result = counterattack_early_return(
+            self._tower, x, start, self.config, drift_encode=self._drift_tower
+        )
+        if with_clean and self._drift_tower is not None and self.config.pass_through == "noise":
+            passed = ~result.countered
+            if passed.any():
+                result.clean_embedding[passed] = self._tower(x[passed])
+        return result
+
+    def warmup(self, batch_sizes: Iterable[int]) -> None:
+        """Nothing waits."""
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """See DefenceEngine."""
+        return self._tower(pixels)
+
+    def embed_with_gradient(self, pixels: Tensor) -> Tensor:
+        """See DefenceEngine."""
+        return self._tower(pixels)
