@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops import split_linear, to_blocks
 from ..ops.native import why_not
-from ..ops.split_linear import split_linear, to_blocks
+from ..ops.registry import declare
 
 __all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "products_of"]
 
@@ -101,14 +102,10 @@ class PackedProduct(Product):
 
 _handles = itertools.count()
 _products: weakref.WeakValueDictionary[int, PackedProduct] = weakref.WeakValueDictionary()
-_library = torch.library.Library("clipfast", "FRAGMENT")
-_library.define("packed_product(Tensor x, int handle, int out_features) -> Tensor")
-_library.impl("packed_product", lambda x, handle, _: _products[handle].run(x), "CPU")
-
-
-@torch.library.register_fake("clipfast::packed_product", lib=_library)
-def _packed_product_fake(x: Tensor, handle: int, out_features: int) -> Tensor:  # noqa: ARG001
-    return x.new_empty(*x.shape[:-1], out_features)
+declare(
+    "packed_product(Tensor x, int handle, int out_features) -> Tensor",
+    fake=lambda x, _handle, out_features: x.new_empty(*x.shape[:-1], out_features),
+).register(lambda x, handle, _: _products[handle].run(x), "CPU")
 
 
 class OneDnnProduct(PackedProduct):
