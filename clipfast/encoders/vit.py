@@ -23,8 +23,8 @@ from open_clip.transformer import (
     VisionTransformer,
 )
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ..torch_private import AttentionOutput, forward_hooks, forward_pre_hooks, softmax_backward
 from .attention import attend, attend_saving, attention_gradient
 from .base import Saved
 from .linear import FrozenLinear
@@ -147,7 +147,7 @@ class _LastBlock:
         g = self.mlp.input_gradient(mlp, g)  # [B, W]
         gv = self.out.input_gradient(g).unflatten(-1, (self.heads, -1)).transpose(0, 1) @ self.v_weight
         gv = gv.transpose(0, 1)  # [B, H, W]
-        ds = _aten._softmax_backward_data(gv @ y.mT, p, -1, p.dtype)
+        ds = softmax_backward(gv @ y.mT, p, -1, p.dtype)
         gq = ((ds @ y).transpose(0, 1) @ self.k_weight.mT).transpose(0, 1).flatten(1)
         gy = torch.cat([p, ds], dim=1).mT @ torch.cat([gv, k], dim=1)
         gy = torch.cat([gy[:, :1] + self.q.input_gradient(gq)[:, None], gy[:, 1:]], dim=1)
@@ -375,7 +375,7 @@ def _is_altered(visual: nn.Module) -> bool:
     """Whether the modules do something else than their weights say, or in a precision that is not carried."""
     return (
         visual.training
-        or any(module._forward_hooks or module._forward_pre_hooks for module in visual.modules())
+        or any(forward_hooks(module) or forward_pre_hooks(module) for module in visual.modules())
         or {p.dtype for p in visual.parameters()} not in ({torch.float32}, {torch.float64})
     )
 
@@ -389,7 +389,7 @@ def _covers_block(block: Any) -> bool:
         and attention.in_proj_bias is not None
         and attention.bias_k is None
         and not attention.add_zero_attn
-        and type(attention.out_proj) is NonDynamicallyQuantizableLinear
+        and type(attention.out_proj) is AttentionOutput
         and type(block.mlp.c_fc) is type(block.mlp.c_proj) is nn.Linear
         and [name for name, _ in block.mlp.named_children()] == ["c_fc", "gelu", "c_proj"]
         and type(block.mlp.gelu) in (nn.GELU, QuickGELU)
