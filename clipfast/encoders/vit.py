@@ -29,7 +29,7 @@ from .attention import attend, attend_saving, attention_gradient
 from .base import Saved
 from .linear import FrozenLinear
 
-__all__ = ["VitEncoder", "covers"]
+__all__ = ["VitEncoder"]
 
 _QUICK = 1.702
 _NORM_SAVES, _LAST_BLOCK_SAVES = 3, 10  # tensors
@@ -197,6 +197,29 @@ class VitEncoder:
         self._norm_post = _Norm(tower.ln_post)
         self._head = linear(tower.proj.detach().t(), None, exact)
 
+    @staticmethod
+    def covers(visual: nn.Module) -> bool:
+        """Whether the explicit form computes this tower: each part is one that it knows, and nothing else."""
+        if type(visual) is not VisionTransformer or _is_altered(visual):
+            return False
+        tower: Any = visual
+        (height, width), (rows, columns) = tower.image_size, tower.grid_size
+        norms = [tower.ln_post, *(n for b in tower.transformer.resblocks for n in (b.ln_1, b.ln_2))]
+        norms += [] if isinstance(tower.ln_pre, nn.Identity) else [tower.ln_pre]
+        return (
+            tower.attn_pool is None
+            and tower.pool_type in ("tok", "avg")
+            and (isinstance(tower.patch_dropout, nn.Identity) or type(tower.patch_dropout) is PatchDropout)
+            and isinstance(tower.proj, Tensor)
+            and type(tower.conv1) is nn.Conv2d
+            and tower.conv1.bias is None
+            and (height, width) == (rows * tower.patch_size[0], columns * tower.patch_size[1])
+            and all(type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) for norm in norms)
+            and all(norm.weight is not None and norm.bias is not None for norm in norms)
+            and len(tower.transformer.resblocks) > 0
+            and all(_covers_block(block) for block in tower.transformer.resblocks)
+        )
+
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, patches, 3 * P * P]."""
         (rows, columns), (height, width) = self.grid_size, self._patch_size
@@ -346,29 +369,6 @@ def _scaled(layer: nn.Linear, layer_scale: nn.Module) -> tuple[Tensor, Tensor]:
     gamma = layer_scale.gamma.detach() if isinstance(layer_scale, LayerScale) else None
     weight, bias = layer.weight.detach(), layer.bias.detach()
     return (weight, bias) if gamma is None else (weight * gamma[:, None], bias * gamma)
-
-
-def covers(visual: nn.Module) -> bool:
-    """Whether the explicit form computes this tower: each part is one that it knows, and nothing else."""
-    if type(visual) is not VisionTransformer or _is_altered(visual):
-        return False
-    tower: Any = visual
-    (height, width), (rows, columns) = tower.image_size, tower.grid_size
-    norms = [tower.ln_post, *(n for b in tower.transformer.resblocks for n in (b.ln_1, b.ln_2))]
-    norms += [] if isinstance(tower.ln_pre, nn.Identity) else [tower.ln_pre]
-    return (
-        tower.attn_pool is None
-        and tower.pool_type in ("tok", "avg")
-        and (isinstance(tower.patch_dropout, nn.Identity) or type(tower.patch_dropout) is PatchDropout)
-        and isinstance(tower.proj, Tensor)
-        and type(tower.conv1) is nn.Conv2d
-        and tower.conv1.bias is None
-        and (height, width) == (rows * tower.patch_size[0], columns * tower.patch_size[1])
-        and all(type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) for norm in norms)
-        and all(norm.weight is not None and norm.bias is not None for norm in norms)
-        and len(tower.transformer.resblocks) > 0
-        and all(_covers_block(block) for block in tower.transformer.resblocks)
-    )
 
 
 def _is_altered(visual: nn.Module) -> bool:
