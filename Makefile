@@ -48,7 +48,9 @@ $(BIN)/python:
 
 # The C++ operators are built against the torch that is installed, so it comes first.
 $(VENV)/.torch: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" "torch>=2.11"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77"
+	torch=$$(PYTHONPATH=tools $(BIN)/python -c "import build_backend; print(build_backend.torch_requirement())") && \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$torch"
 	@touch $@
 
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)

@@ -96,7 +96,7 @@ def test_operators(benchmark, name, batch):
     named = {key: tensors[value] for key, value in keywords.items()}
     form = ops.implementations().active[DEVICE.type]
     naive = partial(operator, **options, implementation="naive")
-    torch._dynamo.reset()
+    torch.compiler.reset()
     runs = {
         form: partial(operator, *given, **named, **options, implementation=form),
         "naive": partial(naive, *given, **named),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from build_backend import torch_requirement
+from packaging.requirements import Requirement
 from sources import ROOT, copy_sources
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++")
@@ -43,7 +46,7 @@ def test_with_a_compiler_it_brings_the_operators_for_any_python(tmp_path):
     assert "-py3-none-linux" in wheel.name
     zipfile.ZipFile(wheel).extract("clipfast/ops/_native.so", tmp_path)
     library = tmp_path / "clipfast/ops/_native.so"
-    check = f"import clipfast.ops.schemas, torch; torch.ops.load_library({str(library)!r})"
+    check = f"import clipfast.ops, torch; torch.ops.load_library({str(library)!r})"
     subprocess.run([sys.executable, "-c", check], check=True)
     assert b"PyInit" not in library.read_bytes()
 
@@ -66,3 +69,16 @@ def test_torch_is_asked_for_only_where_a_compiler_could_use_it(tmp_path):
             cwd=tmp_path, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert ("torch" in done.stdout) == asked
+
+
+def test_torch_is_bounded_in_one_place_by_what_is_tested_here():
+    bounds = Requirement(torch_requirement()).specifier
+    assert torch.__version__ in bounds
+    assert "99" not in bounds
+    target = re.search(r'TORCH_TARGET_VERSION = "0x(..)(..)', (ROOT / "setup.py").read_text())
+    assert target
+    oldest = f"{int(target[1], 16)}.{int(target[2], 16)}"
+    assert oldest in bounds
+    assert f"{int(target[1], 16)}.{int(target[2], 16) - 1}" not in bounds
+    for path in (ROOT / "Makefile", ROOT / "setup.py", *ROOT.glob("tools/*.py"), *ROOT.glob(".ci/*")):
+        assert not re.search(r"\btorch(vision)?\s*[<>=~]=?\s*\d", path.read_text()), path

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sysconfig
+import tomllib
+from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
@@ -27,6 +30,7 @@ __all__ = [
     "get_requires_for_build_wheel",
     "prepare_metadata_for_build_editable",
     "prepare_metadata_for_build_wheel",
+    "torch_requirement",
 ]
 
 
@@ -40,6 +44,13 @@ def get_requires_for_build_editable(config_settings: dict[str, Any] | None = Non
     return [*build_meta.get_requires_for_build_editable(config_settings), *_torch()]
 
 
+def torch_requirement() -> str:
+    """Which torch the extra `torch` asks for, and so what the C++ operators are built against."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    (requirement,) = (r for r in project["optional-dependencies"]["torch"] if re.match(r"torch\b", r))
+    return requirement
+
+
 def _torch() -> list[str]:
     command = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
-    return ["torch>=2.11"] if shutil.which(shlex.split(command)[0]) else []
+    return [torch_requirement()] if shutil.which(shlex.split(command)[0]) else []

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch._inductor import aoti_load_package
-
 from ..errors import InputError
+from ..torch_private import aoti_load_package
 from .metadata import KEY
 from .torch_runtime import Program, TorchClassifier
 

@@ -12,6 +12,7 @@ import torch
 from .. import __version__
 from ..encoders.linear import product_forms
 from ..ops import implementations
+from ..torch_private import has_amx
 
 __all__ = ["ALLOCATORS", "environment"]
 
@@ -35,7 +36,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "amx": torch.cpu._is_amx_tile_supported(),
+        "amx": has_amx(),
         "threads": torch.get_num_threads(),
         "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "products": {

@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from .. import torch_private
 from ..errors import InputError
 
 __all__ = ["available", "dtype_of", "resolve"]
@@ -25,11 +26,11 @@ def available(device: torch.device) -> tuple[str, ...]:
         return ("fp32", *bf16, "fp16")
     try:
         supported = (
-            ("bf16", torch.ops.mkldnn._is_mkldnn_bf16_supported),
-            ("fp16", torch.ops.mkldnn._is_mkldnn_fp16_supported),
+            ("bf16", torch_private.has_bf16),
+            ("fp16", torch_private.has_fp16),
         )
         return ("fp32", *(name for name, is_supported in supported if is_supported()))
-    except (AttributeError, RuntimeError):  # a build of PyTorch without oneDNN
+    except (ImportError, RuntimeError):  # a build of PyTorch without oneDNN
         return ("fp32",)
 
 

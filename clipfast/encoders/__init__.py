@@ -10,10 +10,10 @@ from open_clip import CLIP, CoCa, CustomTextCLIP
 from ..errors import InputError
 from ..models.tower import ImageTower
 from .autograd import AutogradEncoder
-from .base import Encoder, Saved
+from .base import Encoder, ExplicitEncoder, Saved
 from .compiled import CompiledEncoder
 from .traced import TracedEncoder, TracingError
-from .vit import VitEncoder, covers
+from .vit import VitEncoder
 
 __all__ = [
     "AutogradEncoder",
@@ -25,6 +25,9 @@ __all__ = [
     "make_encoder",
 ]
 
+# Each for the towers that it covers; the others are traced.
+_EXPLICIT: tuple[type[ExplicitEncoder], ...] = (VitEncoder,)
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,8 +38,8 @@ def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack:
     explicit form alone. Raises InputError as `check_dtype` does.
     """
     check_dtype(tower, dtype)
-    if _is_explicit(tower):
-        return VitEncoder(tower.model.visual, dtype=dtype, pack=pack)
+    if explicit := _explicit(tower):
+        return explicit(tower.model.visual, dtype=dtype, pack=pack)
     try:
         return TracedEncoder(tower)
     except TracingError as error:
@@ -46,7 +49,7 @@ def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack:
 
 def check_dtype(tower: ImageTower, dtype: torch.dtype) -> None:
     """Raises InputError for a dtype other than float32 where the explicit form does not apply."""
-    if dtype != torch.float32 and not _is_explicit(tower):
+    if dtype != torch.float32 and _explicit(tower) is None:
         raise InputError(
             f"expected precision fp32 for a {_name(tower)} image tower: bf16 and fp16 need the explicit ViT"
         )
@@ -57,8 +60,10 @@ def _name(tower: ImageTower) -> str:
     return type(getattr(visual, "trunk", visual)).__name__
 
 
-def _is_explicit(tower: ImageTower) -> bool:
-    return covers(tower.model.visual) and _gives_what_visual_gives(tower)
+def _explicit(tower: ImageTower) -> type[ExplicitEncoder] | None:
+    if not _gives_what_visual_gives(tower):
+        return None
+    return next((encoder for encoder in _EXPLICIT if encoder.covers(tower.model.visual)), None)
 
 
 def _gives_what_visual_gives(tower: ImageTower) -> bool:
@@ -67,4 +72,5 @@ def _gives_what_visual_gives(tower: ImageTower) -> bool:
     if "encode_image" in vars(model):
         return False
     # CoCa takes the first of (pooled, tokens); the others take the output as it comes.
-    return type(model) is CoCa if visual.output_tokens else type(model) in (CLIP, CustomTextCLIP)
+    gives_tokens = getattr(visual, "output_tokens", False)
+    return type(model) is CoCa if gives_tokens else type(model) in (CLIP, CustomTextCLIP)

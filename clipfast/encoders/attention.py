@@ -9,20 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..torch_private import flash_attention, flash_attention_backward, softmax_backward
 from .base import Saved
 
 __all__ = ["PROBABILITIES_UP_TO", "attend", "attend_saving", "attention_gradient"]
 
 PROBABILITIES_UP_TO = 128
 
-_aten = torch.ops.aten
-
 
 def attend(qkv: Tensor, heads: int, *, flash: bool) -> Tensor:
     """qkv [B, T, 3W] -> [B, T, W]. flash: by PyTorch's CPU flash kernel."""
     q, k, v = _heads(qkv, heads)
     if flash:
-        return _joined(_aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=1.0)[0])
+        return _joined(flash_attention(q, k, v, scale=1.0)[0])
     return _joined(torch.softmax(q @ k.mT, -1) @ v)
 
 
@@ -34,7 +33,7 @@ def attend_saving(qkv: Tensor, heads: int, *, flash: bool) -> tuple[Tensor, Save
         return _joined(p @ v), (q, k, v, p)
     q, k, v = _heads(qkv, heads)
     if flash:
-        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=1.0)
+        out, lse = flash_attention(q, k, v, scale=1.0)
         out = _joined(out)
         return out, (qkv, lse, out) if qkv.dtype == torch.float32 else (qkv, lse)
     scores = _scores(q, k)
@@ -51,11 +50,7 @@ def attention_gradient(saved: Saved, g: Tensor, heads: int) -> Tensor:
         qkv, lse, out = saved
         q, k, v = _heads(qkv, heads)
         out = out.unflatten(-1, (heads, -1)).transpose(1, 2)
-        return _joined_parts(
-            _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                g, q, k, v, out, lse, 0.0, False, scale=1.0
-            )
-        )
+        return _joined_parts(flash_attention_backward(g, q, k, v, out, lse, 0.0, False, scale=1.0))
     if len(saved) == 2:
         qkv, lse = saved
         q, k, v = (part.contiguous() for part in _heads(qkv, heads))
@@ -63,7 +58,7 @@ def attention_gradient(saved: Saved, g: Tensor, heads: int) -> Tensor:
     else:
         q, k, v, p = saved
     g = g.contiguous()
-    ds = _aten._softmax_backward_data(g @ v.mT, p, -1, p.dtype)
+    ds = softmax_backward(g @ v.mT, p, -1, p.dtype)
     return _joined_parts((ds @ k, ds.mT @ q, p.mT @ g))
 
 

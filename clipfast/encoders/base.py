@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Encoder", "PixelEncoder", "Saved"]
+__all__ = ["Encoder", "ExplicitEncoder", "PixelEncoder", "Saved"]
 
 Saved = tuple[Tensor, ...]  # batch first, so that rows can be gathered
 
@@ -55,6 +55,17 @@ class Encoder(Protocol):
 
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
         """The cotangent [N, D] of f(x + d) -> that of d, in layout."""
+        ...
+
+
+class ExplicitEncoder(Encoder, Protocol):
+    """An encoder whose passes are written out, for the kind of visual tower that it knows."""
+
+    def __init__(self, visual: nn.Module, *, dtype: torch.dtype = ..., pack: bool = ...) -> None: ...
+
+    @staticmethod
+    def covers(visual: nn.Module) -> bool:
+        """Whether it computes this tower, unchanged: each part is one that it knows, and nothing else."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Frozen linear layers in both directions, by the fastest products of the machine.
 
-The packed forms call operators that PyTorch keeps private (Inductor's own): everything about them, and what
-stands in where they are missing, is in this file.
+The packed forms call operators that PyTorch keeps private (Inductor's own); a plain form stands in where
+they are missing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import torch_private
+from ..ops import split_linear, to_blocks
 from ..ops.native import why_not
-from ..ops.split_linear import split_linear, to_blocks
+from ..ops.registry import declare
 
 __all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "products_of"]
 
@@ -101,14 +103,10 @@ class PackedProduct(Product):
 
 _handles = itertools.count()
 _products: weakref.WeakValueDictionary[int, PackedProduct] = weakref.WeakValueDictionary()
-_library = torch.library.Library("clipfast", "FRAGMENT")
-_library.define("packed_product(Tensor x, int handle, int out_features) -> Tensor")
-_library.impl("packed_product", lambda x, handle, _: _products[handle].run(x), "CPU")
-
-
-@torch.library.register_fake("clipfast::packed_product", lib=_library)
-def _packed_product_fake(x: Tensor, handle: int, out_features: int) -> Tensor:  # noqa: ARG001
-    return x.new_empty(*x.shape[:-1], out_features)
+declare(
+    "packed_product(Tensor x, int handle, int out_features) -> Tensor",
+    fake=lambda x, _handle, out_features: x.new_empty(*x.shape[:-1], out_features),
+).register(lambda x, handle, _: _products[handle].run(x), "CPU")
 
 
 class OneDnnProduct(PackedProduct):
@@ -116,11 +114,11 @@ class OneDnnProduct(PackedProduct):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self._packed = torch_private.onednn_pack(weight.contiguous())
 
     def run(self, x: Tensor) -> Tensor:
         """The product."""
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        return torch_private.onednn_linear(x, self._packed, self.bias, "none", [], "")
 
 
 class MklProduct(PackedProduct):
@@ -132,14 +130,14 @@ class MklProduct(PackedProduct):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
-        self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), _MKL_ROWS)
+        self._packed = torch_private.mkl_pack(weight.contiguous(), _MKL_ROWS)
         # Only its shape is read while the packed weight is used.
         self._shape_only = weight.new_empty(1).expand(weight.shape)
 
     def run(self, x: Tensor) -> Tensor:
         """The product."""
         rows = x.numel() // x.shape[-1]
-        return torch.ops.mkl._mkl_linear(x, self._packed, self._shape_only, self.bias, rows)
+        return torch_private.mkl_linear(x, self._packed, self._shape_only, self.bias, rows)
 
 
 _MKL_ROWS = 100
@@ -171,7 +169,7 @@ def _works(form: type[Product], dtype: torch.dtype) -> bool:
             ):
                 if not (result - expected).abs().max() < _TOLERANCE[dtype] * expected.abs().max():
                     return False
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (ImportError, RuntimeError, NotImplementedError):
         return False
     return True
 

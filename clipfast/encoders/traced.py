@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from ..models.tower import ImageTower
+from ..torch_private import OpOverload, reshape_alias, trace, unsafe_view
 from .autograd import embedding_and_gradient
 from .base import PixelEncoder, Saved
 
@@ -30,7 +30,7 @@ _aten = torch.ops.aten
 _BATCHES = (5, 7)  # those traced
 _CHECKED = 3  # that of the check: another one, which a wrong dependence on the batch size does not survive
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
-_VIEWS = (_aten.view.default, _aten._unsafe_view.default, _aten._reshape_alias.default)
+_VIEWS = (_aten.view.default, unsafe_view.default, reshape_alias.default)
 
 
 class TracingError(RuntimeError):
@@ -118,23 +118,18 @@ class _Check:
 
     def trace(self, batch: int) -> fx.GraphModule:
         """(pixels, cotangent) -> (embedding, gradient), for one batch size."""
-        inputs = [t.new_empty(batch, *t.shape[1:]) for t in (self.x, self.cotangent)]
+        inputs = tuple(t.new_empty(batch, *t.shape[1:]) for t in (self.x, self.cotangent))
 
         def both(pixels: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
             with _WithoutAliases():
                 embedding, pull = torch.func.vjp(self.tower, pixels)[:2]
                 return embedding, pull(cotangent)[0]
 
-        traced = make_fx(
-            torch.func.functionalize(both),
-            tracing_mode="fake",
-            _allow_non_fake_inputs=True,
-            decomposition_table={
-                _aten.native_batch_norm_backward.default: _batch_norm_gradient,
-                _aten.roll.default: _rolled,
-            },
-        )
-        return traced(*inputs)
+        decompositions = {
+            _aten.native_batch_norm_backward.default: _batch_norm_gradient,
+            _aten.roll.default: _rolled,
+        }
+        return trace(torch.func.functionalize(both), inputs, decompositions)
 
     def fault(self, encoder: TracedEncoder) -> str | None:
         """What is wrong with a trace, if anything."""
@@ -261,7 +256,7 @@ class _Trace:
 
         Not where the view's batch axis holds images alone and the other's does not, whose order is unknown.
         """
-        if not (isinstance(node.target, torch._ops.OpOverload) and node.target.is_view):
+        if not (isinstance(node.target, OpOverload) and node.target.is_view):
             return False
         (source,) = node.all_input_nodes
         if not isinstance(node.meta["val"], Tensor) or source.meta["val"].numel() > node.meta["val"].numel():

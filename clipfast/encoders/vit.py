@@ -23,13 +23,13 @@ from open_clip.transformer import (
     VisionTransformer,
 )
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ..torch_private import AttentionOutput, forward_hooks, forward_pre_hooks, softmax_backward
 from .attention import attend, attend_saving, attention_gradient
 from .base import Saved
 from .linear import FrozenLinear
 
-__all__ = ["VitEncoder", "covers"]
+__all__ = ["VitEncoder"]
 
 _QUICK = 1.702
 _NORM_SAVES, _LAST_BLOCK_SAVES = 3, 10  # tensors
@@ -147,7 +147,7 @@ class _LastBlock:
         g = self.mlp.input_gradient(mlp, g)  # [B, W]
         gv = self.out.input_gradient(g).unflatten(-1, (self.heads, -1)).transpose(0, 1) @ self.v_weight
         gv = gv.transpose(0, 1)  # [B, H, W]
-        ds = _aten._softmax_backward_data(gv @ y.mT, p, -1, p.dtype)
+        ds = softmax_backward(gv @ y.mT, p, -1, p.dtype)
         gq = ((ds @ y).transpose(0, 1) @ self.k_weight.mT).transpose(0, 1).flatten(1)
         gy = torch.cat([p, ds], dim=1).mT @ torch.cat([gv, k], dim=1)
         gy = torch.cat([gy[:, :1] + self.q.input_gradient(gq)[:, None], gy[:, 1:]], dim=1)
@@ -196,6 +196,29 @@ class VitEncoder:
         self._last = None if self._averages else _last_block(blocks[-1], linear, dtype)
         self._norm_post = _Norm(tower.ln_post)
         self._head = linear(tower.proj.detach().t(), None, exact)
+
+    @staticmethod
+    def covers(visual: nn.Module) -> bool:
+        """Whether the explicit form computes this tower: each part is one that it knows, and nothing else."""
+        if type(visual) is not VisionTransformer or _is_altered(visual):
+            return False
+        tower: Any = visual
+        (height, width), (rows, columns) = tower.image_size, tower.grid_size
+        norms = [tower.ln_post, *(n for b in tower.transformer.resblocks for n in (b.ln_1, b.ln_2))]
+        norms += [] if isinstance(tower.ln_pre, nn.Identity) else [tower.ln_pre]
+        return (
+            tower.attn_pool is None
+            and tower.pool_type in ("tok", "avg")
+            and (isinstance(tower.patch_dropout, nn.Identity) or type(tower.patch_dropout) is PatchDropout)
+            and isinstance(tower.proj, Tensor)
+            and type(tower.conv1) is nn.Conv2d
+            and tower.conv1.bias is None
+            and (height, width) == (rows * tower.patch_size[0], columns * tower.patch_size[1])
+            and all(type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) for norm in norms)
+            and all(norm.weight is not None and norm.bias is not None for norm in norms)
+            and len(tower.transformer.resblocks) > 0
+            and all(_covers_block(block) for block in tower.transformer.resblocks)
+        )
 
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, patches, 3 * P * P]."""
@@ -348,34 +371,11 @@ def _scaled(layer: nn.Linear, layer_scale: nn.Module) -> tuple[Tensor, Tensor]:
     return (weight, bias) if gamma is None else (weight * gamma[:, None], bias * gamma)
 
 
-def covers(visual: nn.Module) -> bool:
-    """Whether the explicit form computes this tower: each part is one that it knows, and nothing else."""
-    if type(visual) is not VisionTransformer or _is_altered(visual):
-        return False
-    tower: Any = visual
-    (height, width), (rows, columns) = tower.image_size, tower.grid_size
-    norms = [tower.ln_post, *(n for b in tower.transformer.resblocks for n in (b.ln_1, b.ln_2))]
-    norms += [] if isinstance(tower.ln_pre, nn.Identity) else [tower.ln_pre]
-    return (
-        tower.attn_pool is None
-        and tower.pool_type in ("tok", "avg")
-        and (isinstance(tower.patch_dropout, nn.Identity) or type(tower.patch_dropout) is PatchDropout)
-        and isinstance(tower.proj, Tensor)
-        and type(tower.conv1) is nn.Conv2d
-        and tower.conv1.bias is None
-        and (height, width) == (rows * tower.patch_size[0], columns * tower.patch_size[1])
-        and all(type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) for norm in norms)
-        and all(norm.weight is not None and norm.bias is not None for norm in norms)
-        and len(tower.transformer.resblocks) > 0
-        and all(_covers_block(block) for block in tower.transformer.resblocks)
-    )
-
-
 def _is_altered(visual: nn.Module) -> bool:
     """Whether the modules do something else than their weights say, or in a precision that is not carried."""
     return (
         visual.training
-        or any(module._forward_hooks or module._forward_pre_hooks for module in visual.modules())
+        or any(forward_hooks(module) or forward_pre_hooks(module) for module in visual.modules())
         or {p.dtype for p in visual.parameters()} not in ({torch.float32}, {torch.float64})
     )
 
@@ -389,7 +389,7 @@ def _covers_block(block: Any) -> bool:
         and attention.in_proj_bias is not None
         and attention.bias_k is None
         and not attention.add_zero_attn
-        and type(attention.out_proj) is NonDynamicallyQuantizableLinear
+        and type(attention.out_proj) is AttentionOutput
         and type(block.mlp.c_fc) is type(block.mlp.c_proj) is nn.Linear
         and [name for name, _ in block.mlp.named_children()] == ["c_fc", "gelu", "c_proj"]
         and type(block.mlp.gelu) in (nn.GELU, QuickGELU)

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor import aot_compile
-from torch._inductor.package.package import package_aoti
 from torch.fx import GraphModule
 
 from ..artifacts.metadata import KEY
 from ..artifacts.ports import Port
+from ..torch_private import aot_compile, package_aoti
 from .defence_graph import DefenceGraph
 from .exported_program import export_program
 

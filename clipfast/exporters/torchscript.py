@@ -14,6 +14,7 @@ from torch.fx.graph import CodeGen
 
 from ..artifacts.metadata import KEY
 from ..artifacts.ports import Port
+from ..torch_private import OpOverload
 from .defence_graph import DefenceGraph
 from .exported_program import export_program
 
@@ -50,7 +51,7 @@ def _as_script(program: ExportedProgram) -> GraphModule:
     module = program.module(check_guards=False)
     graph = module.graph
     for node in list(graph.nodes):
-        if isinstance(node.target, torch._ops.OpOverload):
+        if isinstance(node.target, OpOverload):
             node.target = node.target.overloadpacket
         with graph.inserting_before(node):
             node.args = tuple(

@@ -12,6 +12,7 @@ import open_clip
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..torch_private import version_of
 
 __all__ = ["Template", "Tokenizer", "class_weights"]
 
@@ -37,7 +38,7 @@ def class_weights(
     _check(classnames, templates)
     device = next(model.parameters()).device
     # A weight that is loaded or stepped in place raises its version (one changed through .data does not).
-    version = sum(parameter._version for parameter in model.parameters())
+    version = sum(version_of(parameter) for parameter in model.parameters())
     key = (tokenizer, classnames, templates, device, version)
     kept = _cache.setdefault(model, {})
     if key not in kept:

@@ -1,7 +1,21 @@
-"""The fused operators, registered with torch under the namespace `clipfast`."""
+"""The fused operators: what happens to a batch between two passes of its encoder.
 
+Each has a naive form in plain PyTorch, a Triton form and a C++ form, which agree. `implementation` names
+one, or is "auto": the one that CLIPFAST_IMPL names, else the fastest for the device. Tensors are contiguous
+and on one device. The Triton and C++ forms take float32 (embeddings and gradients float16 and bfloat16 too)
+and have no gradient: for float64 (then all through, where float32 is said below), and where autograd is
+recording, "auto" is the naive form, unless CLIPFAST_IMPL names another. Each raises InputError for tensors
+that do not fit, and where a form that is named is not available. `split_linear` alone is C++ and nothing
+else, for the encoders' products.
+"""
+
+from .ascend import ascend
+from .cotangent import cotangent
 from .dispatch import Implementation, Implementations, implementations
-from .operators import ascend, cotangent, drift_gate, perturb, zero_shot_head
+from .drift_gate import drift_gate
+from .perturb import perturb
+from .split_linear import split_linear, to_blocks
+from .zero_shot_head import zero_shot_head
 
 __all__ = [
     "Implementation",
@@ -11,5 +25,7 @@ __all__ = [
     "drift_gate",
     "implementations",
     "perturb",
+    "split_linear",
+    "to_blocks",
     "zero_shot_head",
 ]

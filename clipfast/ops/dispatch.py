@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from . import naive, native, triton_form
-from .schemas import LIBRARY
+from . import native, triton_form
+from .registry import Kernel, Operator
 
 __all__ = ["Implementation", "Implementations", "form", "implementations"]
 
@@ -23,17 +23,13 @@ _FASTEST = {"cpu": "cpp", "cuda": "triton"}
 _log = logging.getLogger(__name__)
 _told: set[tuple[str, str]] = set()
 
-# What the dispatcher of torch falls back to, as in an exported program on a machine without the fast form.
-for _name in ("perturb", "drift_gate", "cotangent", "ascend", "zero_shot_head"):
-    LIBRARY.impl(_name, getattr(naive, _name), "CompositeExplicitAutograd")
 
-
-def form(operator: str, implementation: Implementation, *tensors: Tensor | None) -> Any:
+def form(operator: Operator, implementation: Implementation, *tensors: Tensor | None) -> Any:
     """An operator's form for these tensors, taking what its schema says.
 
     implementation: by name, or "auto": what CLIPFAST_IMPL names, else the fastest that is there; the naive
     form for float64, and where a gradient is asked for. Raises InputError for an unknown name, and for a
-    named form that is not available for these tensors.
+    named form that is not available for these tensors or this operator.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     name = _choose(
@@ -41,16 +37,23 @@ def form(operator: str, implementation: Implementation, *tensors: Tensor | None)
         given[0].device.type,
         any(tensor.dtype == torch.float64 for tensor in given),
         torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
+        operator.kernels,
     )
     if name == "naive":
-        return getattr(naive, operator)
+        return operator.naive
     if name == "triton" and given[0].device.type == "cpu":  # Triton's interpreter
-        return getattr(triton_form, operator)
-    return getattr(torch.ops.clipfast, operator)
+        return triton_form.launcher(operator)
+    return getattr(torch.ops.clipfast, operator.name)
 
 
 @torch.compiler.assume_constant_result
-def _choose(implementation: str, device: str, float64: bool, gradient: bool) -> str:
+def _choose(
+    implementation: str,
+    device: str,
+    float64: bool,
+    gradient: bool,
+    kernels: tuple[Kernel, ...] = get_args(Kernel),
+) -> str:
     asked = (os.environ.get(_VARIABLE) or "auto") if implementation == "auto" else implementation
     if asked not in get_args(Implementation):
         source = _VARIABLE if implementation == "auto" else "implementation"
@@ -63,13 +66,15 @@ def _choose(implementation: str, device: str, float64: bool, gradient: bool) -> 
         reason = "it computes in float32, and was given float64"
     if gradient:
         reason = "it has no gradient, and one is asked for"
+    if name not in kernels:
+        reason = "this operator has no such form"
     if reason is None:
         _tell_once(logging.INFO, device, name, f"the {name} operators run on {device}")
         return name
     if asked != "auto":
         by = f" (by {_VARIABLE})" if implementation == "auto" else ""
         raise InputError(f"implementation {name!r}{by} is not available on {device}: {reason}")
-    if not (float64 or gradient):
+    if name in kernels and not (float64 or gradient):
         _tell_once(
             logging.WARNING, device, "naive", f"the naive operators run on {device}; not {name}: {reason}"
         )

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .registry import declare
+
 __all__ = ["split_linear", "to_blocks"]
 
 _BLOCK = 32
@@ -29,3 +31,10 @@ def split_linear(x: Tensor, blocks: Tensor, bias: Tensor | None, out: int, *, tr
     Raises RuntimeError for tensors that do not fit each other, and where the CPU or the build has no tiles.
     """
     return torch.ops.clipfast.split_linear(x, blocks, bias, out, transposed)
+
+
+declare(
+    "split_linear(Tensor x, Tensor blocks, Tensor? bias, int out, bool transposed) -> Tensor",
+    fake=lambda x, _blocks, _bias, out, _transposed: x.new_empty(*x.shape[:-1], out),
+    kernels=("cpp",),
+)

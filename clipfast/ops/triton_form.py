@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .schemas import LIBRARY
+from .registry import OPERATORS, Operator
 
-__all__ = ["why_not"]
-
-_OPERATORS = ("ascend", "cotangent", "drift_gate", "perturb", "zero_shot_head")
+__all__ = ["launcher", "why_not"]
 
 
 @functools.cache
@@ -28,12 +27,12 @@ def why_not(device: str) -> str | None:
         return "no GPU; TRITON_INTERPRET=1 runs it on a CPU"
     if device != "cuda" or not torch.cuda.is_available():
         return "it runs on a GPU of CUDA, and there is none"
-    for name in _OPERATORS:
-        LIBRARY.impl(name, __getattr__(name), "CUDA")
+    for operator in OPERATORS.values():
+        if "triton" in operator.kernels:
+            operator.register(launcher(operator), "CUDA")
     return None
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _OPERATORS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".triton_kernels", __package__), name)
+def launcher(operator: Operator) -> Callable[..., Any]:
+    """What runs an operator's kernels."""
+    return getattr(importlib.import_module(".triton_kernels", __package__), operator.name)

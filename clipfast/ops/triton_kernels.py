@@ -1,4 +1,4 @@
-"""The kernels of the Triton form and what launches them. Arguments as in `clipfast.ops.naive`.
+"""The kernels of the Triton form and what launches them. Arguments as in the operators' schemas.
 
 Nothing waits for the GPU, so that a CUDA graph can hold the launches. Offsets into a batch are int64.
 """
@@ -28,16 +28,10 @@ _INFINITY = tl.constexpr(math.inf)
 
 
 def perturb(
-    pixels: Tensor,
-    noise: Tensor | None,
-    seeds: Tensor | None,
-    images: Tensor | None,
-    eps: float,
-    patch_height: int,
-    patch_width: int,
-    l2: bool,
+    pixels: Tensor, noise: Tensor | None, seeds: Tensor | None, images: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     """See `clipfast.ops.perturb`; patches of height 0: image layout."""
+    eps, patch_height, patch_width, l2 = options
     shape = pixels.shape
     batch, channels, height, width = shape
     if patch_height:
@@ -81,19 +75,10 @@ def cotangent(embedding: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ascend(
-    x: Tensor,
-    d: Tensor,
-    gradient: Tensor,
-    total: Tensor | None,
-    scale: Tensor | None,
-    weight_before: float,
-    weight: float,
-    eps: float,
-    step_size: float,
-    l2: bool,
-    last: bool,
+    x: Tensor, d: Tensor, gradient: Tensor, total: Tensor | None, scale: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     """See `clipfast.ops.ascend`."""
+    weight_before, weight, eps, step_size, l2, last = options
     new_d, new_total = None if last else torch.empty_like(d), torch.empty_like(d)
     if d.numel():
         # In l-inf no image matters to another: one image of all elements.

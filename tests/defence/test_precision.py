@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from clipfast import InputError
+from clipfast import InputError, torch_private
 from clipfast.defence import precision
 from clipfast.defence.precision import resolve
 
@@ -37,8 +37,7 @@ def test_what_is_not_there_is_an_error_that_names_what_is(monkeypatch):
 
 
 def test_a_build_without_onednn_has_float32(monkeypatch):
-    def missing() -> bool:
-        raise AttributeError("no such operator")
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", missing)
+    monkeypatch.delitem(vars(torch_private), "has_bf16", raising=False)  # if it was looked up
+    there = torch_private.NAMES["has_bf16"]
+    monkeypatch.setitem(torch_private.NAMES, "has_bf16", there._replace(path="torch.ops.mkldnn._no_such"))
     assert precision.available(CPU) == ("fp32",)

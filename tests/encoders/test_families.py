@@ -12,9 +12,10 @@ import torch
 from agreement import assert_agrees, assert_close, by_autograd, draw
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from towers import EXPLICIT, TRACED, VIT, build
+from towers import EXPLICIT, RESNET, TRACED, VIT, build
 
-from clipfast.encoders import AutogradEncoder, TracedEncoder, make_encoder, traced
+from clipfast import encoders
+from clipfast.encoders import AutogradEncoder, TracedEncoder, VitEncoder, make_encoder, traced
 from clipfast.errors import InputError
 from clipfast.models.tower import ImageTower
 
@@ -35,6 +36,28 @@ def test_family(form: str, name: str) -> None:
     assert encoder.form == form
     for n in (1, 2, 3, 8):
         assert_agrees(encoder, tower, n, tolerance=1e-5)
+
+
+class _Listed:
+    """An explicit encoder of ResNets."""
+
+    def __init__(self, visual: nn.Module, *, dtype: torch.dtype, pack: bool) -> None:
+        self.made_of = (visual, dtype, pack)
+
+    @staticmethod
+    def covers(visual: nn.Module) -> bool:
+        return isinstance(visual, open_clip.modified_resnet.ModifiedResNet)
+
+
+def test_an_explicit_encoder_is_taken_for_the_towers_that_it_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "_EXPLICIT", (*encoders._EXPLICIT, _Listed))
+    covered, other, altered = (ImageTower(build(**options)) for options in (RESNET, VIT, RESNET))
+    taken = make_encoder(covered, dtype=torch.bfloat16, pack=False)
+    assert isinstance(taken, _Listed)
+    assert taken.made_of == (covered.model.visual, torch.bfloat16, False)
+    assert isinstance(make_encoder(other), VitEncoder)
+    altered.model.encode_image = covered.model.encode_image
+    assert make_encoder(altered).form == "traced"
 
 
 @pytest.mark.parametrize("name", ["resnet", "coca attentional pool", "timm siglip", "timm convnext"])

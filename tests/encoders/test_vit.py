@@ -7,7 +7,7 @@ from towers import VITS, doubled, make_tower, smooth
 
 from clipfast.defence.precision import available, dtype_of
 from clipfast.encoders.attention import PROBABILITIES_UP_TO
-from clipfast.encoders.vit import VitEncoder, covers
+from clipfast.encoders.vit import VitEncoder
 from clipfast.reference import drift_of
 
 LOW = [name for name in ("bf16", "fp16") if name in available(torch.device("cpu"))]
@@ -16,7 +16,7 @@ LOW = [name for name in ("bf16", "fp16") if name in available(torch.device("cpu"
 @pytest.mark.parametrize("variant", VITS)
 def test_float64_is_autograd_s(variant):
     tower = doubled(make_tower(variant))
-    assert covers(tower.model.visual)
+    assert VitEncoder.covers(tower.model.visual)
     encoder = VitEncoder(tower.model.visual, dtype=torch.float64, pack=False)
     assert_agrees(encoder, tower, 4, tolerance=1e-12)
 
@@ -84,6 +84,6 @@ def test_covers_no_tower_that_it_does_not_know():
         lambda v: v.half(),
     ):
         visual = make_tower().model.visual
-        assert covers(visual)
+        assert VitEncoder.covers(visual)
         change(visual)
-        assert not covers(visual)
+        assert not VitEncoder.covers(visual)

@@ -19,12 +19,12 @@ from clipfast.ops import (
     dispatch,
     drift_gate,
     implementations,
-    naive,
     perturb,
     triton_form,
     zero_shot_head,
 )
 from clipfast.ops.native import why_not
+from clipfast.ops.registry import OPERATORS
 
 ROOT = Path(__file__).parents[2]
 FASTEST = "naive" if why_not() else "cpp"
@@ -68,7 +68,7 @@ def arguments(n: int = 4, dtype: torch.dtype = torch.float32) -> dict[str, tuple
     }
 
 
-OPERATORS = list(arguments())
+CALLED = list(arguments())  # split_linear and packed_product have tests of their own
 
 
 @pytest.fixture
@@ -83,14 +83,15 @@ def ran(monkeypatch):
 
         return run
 
-    for operator in OPERATORS:
-        monkeypatch.setattr(naive, operator, watch("naive", getattr(naive, operator)))
+    for operator in CALLED:
+        declared = OPERATORS[operator]
+        monkeypatch.setitem(vars(declared), "naive", watch("naive", declared.naive))
         packet = getattr(torch.ops.clipfast, operator)
         monkeypatch.setattr(torch.ops.clipfast, operator, watch("torch", packet))
     return names
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 @pytest.mark.parametrize(
     ("implementation", "variable", "expected"),
     [
@@ -114,14 +115,14 @@ def test_which_form_runs(operator, implementation, variable, expected, ran, monk
 
 
 @CPP_ONLY
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 def test_the_library_has_a_kernel_of_every_operator(operator):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"clipfast::{operator}", "CPU")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA or not TRITON, reason="needs a GPU")
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 def test_triton_has_a_kernel_of_every_operator(operator):
     assert implementations().active["cuda"] == "triton"
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"clipfast::{operator}", "CUDA")
@@ -129,7 +130,7 @@ def test_triton_has_a_kernel_of_every_operator(operator):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA or not TRITON, reason="needs a GPU")
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 def test_on_a_gpu_the_form_is_triton(operator, ran):
     run, tensors, options = arguments()[operator]
     tensors = {name: tensor.cuda() for name, tensor in tensors.items()}
@@ -139,7 +140,7 @@ def test_on_a_gpu_the_form_is_triton(operator, ran):
         run(**tensors, **options, implementation="cpp")
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 def test_a_form_that_is_not_there_is_an_error(operator, monkeypatch):
     run, tensors, options = arguments()[operator]
     with pytest.raises(InputError, match=r"implementation must be one of .*'cpp'.*, got 'cuda'"):
@@ -152,7 +153,7 @@ def test_a_form_that_is_not_there_is_an_error(operator, monkeypatch):
 
 
 @NO_TRITON
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 def test_triton_without_a_gpu_says_why(operator, monkeypatch):
     run, tensors, options = arguments()[operator]
     reason = re.escape(triton_form.why_not("cpu"))
@@ -226,7 +227,7 @@ def test_what_runs_on_a_machine_with_a_gpu(compiler, triton, monkeypatch):
                 implementations()
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", CALLED)
 def test_float64_is_naive(operator, ran):
     run, tensors, options = arguments(dtype=torch.float64)[operator]
     run(**tensors, **options)
@@ -358,7 +359,7 @@ def test_exported_for_any_batch(implementation, namespaces, strict):
     targets = [node.target for node in exported.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     assert {target.namespace for target in targets} - {"aten"} == namespaces
     ours = {target._opname for target in targets if target.namespace == "clipfast"}
-    assert ours == (set(OPERATORS) if namespaces else set())
+    assert ours == (set(CALLED) if namespaces else set())
     for n in (2, 7):
         assert_pipelines_agree(exported.module()(*pipeline_input(n)), module(*pipeline_input(n)))
 
@@ -366,7 +367,7 @@ def test_exported_for_any_batch(implementation, namespaces, strict):
 def test_an_exported_operator_is_naive_where_no_library_is():
     code = """
 import torch
-from clipfast.ops import naive
+from clipfast.ops.registry import OPERATORS
 x, f = torch.rand(2, 3, 4, 6), torch.randn(2, 5)
 keys = torch.tensor([5, -5]), torch.tensor([0, 1])
 step = (0.1, 0.9, 0.1, 0.05, False, False)
@@ -376,7 +377,7 @@ for name, given in (
     ("zero_shot_head", (f, f.T.contiguous(), torch.tensor(9.0))),
 ):
     assert not torch._C._dispatch_has_kernel_for_dispatch_key(f"clipfast::{name}", "CPU")
-    ours, expected = getattr(torch.ops.clipfast, name)(*given), getattr(naive, name)(*given)
+    ours, expected = getattr(torch.ops.clipfast, name)(*given), OPERATORS[name].naive(*given)
     assert all(map(torch.equal, ours, expected)), name
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from onnxscript import ir, opset20
 
+from ...torch_private import softmax_backward
+
 __all__ = ["TRANSLATIONS"]
 
 _aten = torch.ops.aten
@@ -196,7 +198,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     _aten.matmul.default: _matmul,
     _aten.gelu_backward.default: _gelu_gradient,
     _aten.silu_backward.default: _silu_gradient,
-    _aten._softmax_backward_data.default: _softmax_gradient,
+    softmax_backward.default: _softmax_gradient,
     _aten.avg_pool2d_backward.default: _average_pool_gradient,
     _aten.convolution_backward.default: _convolution_gradient,
     _aten.index_copy.default: _index_copy,
