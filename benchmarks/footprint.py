@@ -40,6 +40,7 @@ def main(out: Path) -> None:
     from clipfast import DefendedClassifier
     from clipfast.bench.environment import environment
     from clipfast.exporters import export
+    from clipfast.files import write_text
 
     torch.set_num_threads(2)
     device = torch.device("cpu")
@@ -64,7 +65,7 @@ def main(out: Path) -> None:
         }
     print(json.dumps(figures, indent=1))
     result = {"environment": environment(device), "cores": os.cpu_count(), "figures": figures}
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

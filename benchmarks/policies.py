@@ -19,6 +19,7 @@ from clipfast.bench.columns import Towers
 from clipfast.bench.environment import environment
 from clipfast.bench.scenario import Images, make_images, make_tower, published_noise
 from clipfast.encoders import Encoder, Saved
+from clipfast.files import write_text
 from clipfast.measurement.interleave import rounds
 
 ROUNDS = 5
@@ -83,7 +84,7 @@ def main(out: Path) -> None:
             tables[f"{n} images, {precision}"] = medians(probes(encoder, images, n))
     for name, figures in tables.items():
         print(name, {column: round(value, 1) for column, value in figures.items()})
-    out.write_text(json.dumps({"environment": environment(CPU), "milliseconds": tables}, indent=1) + "\n")
+    write_text(out, json.dumps({"environment": environment(CPU), "milliseconds": tables}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

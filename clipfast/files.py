@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import InputError
 
-__all__ = ["read_lines", "read_text", "write_text", "written_aside"]
+__all__ = ["UNFINISHED", "move_into_place", "read_lines", "read_text", "write_text", "written_aside"]
+
+UNFINISHED = ".part"
+"""The suffix of a file that was not finished: what a killed process leaves behind."""
+
+# Characters of a name that are kept in that of the file beside it: the whole stays below 255 bytes.
+_KEPT = 40
 
 
 def read_text(path: Path) -> str:
@@ -25,16 +34,33 @@ def read_lines(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to: renamed into its place at the end, removed where that failed."""
-    aside = path.with_name(f".{path.name}.part")
+def written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path` to write to: moved into its place at the end, removed where that failed.
+
+    No other process writes to it, and a link is never followed. Its mode is that of any new file.
+    """
+    aside = path.with_name(f".{path.name[:_KEPT]}.{secrets.token_hex(8)}{UNFINISHED}")
+    file = aside.open("xb")
     try:
-        yield aside
-        aside.replace(path)
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+
+
+def move_into_place(file: Path, path: Path) -> None:
+    """Renames a finished file to `path`, on the same file system, in place of what stood there.
+
+    The file reaches the disk before its name does, so that a power failure leaves the old one or the new.
+    """
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    _rename(file, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,7 +69,18 @@ def write_text(path: Path, text: str) -> None:
     Raises InputError where that cannot be done; the folder is then as it was.
     """
     try:
-        with written_aside(path) as aside:
-            aside.write_text(text, encoding="utf-8", newline="")
+        with written_aside(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _rename(file: Path, path: Path) -> None:
+    file.replace(path)
+    # The new name is on the disk with the folder. Not every system lets a folder be opened or synchronised.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

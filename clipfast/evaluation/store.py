@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import write_text, written_aside
+from ..files import UNFINISHED, write_text, written_aside
 
 __all__ = ["Store", "check_same", "digest"]
 
@@ -66,9 +66,9 @@ class Store:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another run of this folder may be as far
         arrays = make()
-        with written_aside(path) as aside, aside.open("wb") as file:
+        with written_aside(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         return arrays
 
@@ -78,8 +78,8 @@ class Store:
         for folder in folders:
             for part in sorted((folder / _PARTS).glob("*.npz")):
                 if not self.has(part.stem):
-                    with written_aside(self._parts / part.name) as aside:
-                        shutil.copyfile(part, aside)
+                    with written_aside(self._parts / part.name) as file, part.open("rb") as source:
+                        shutil.copyfileobj(source, file)
                     taken += 1
         return taken
 
@@ -93,10 +93,14 @@ def check_same(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def _check(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raises InputError unless a folder is new, empty, or of this identity."""
+    # Listed before it is read: another run may start in it meanwhile.
+    foreign = folder.exists() and (
+        not folder.is_dir() or any(f.suffix != UNFINISHED for f in folder.iterdir())
+    )
     try:
         known = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if folder.exists() and (not folder.is_dir() or any(f.suffix != ".part" for f in folder.iterdir())):
+        if foreign:
             raise InputError(f"expected a new or empty folder, or an evaluation's, got {folder}") from None
         return
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..encoders import Encoder, make_encoder
 from ..errors import InputError, VerificationError
+from ..files import move_into_place
 from ..models.bundled import BUNDLED
 from ..models.fingerprint import fingerprint
 from ..models.tower import ImageTower
@@ -131,7 +132,7 @@ def export(
         # The file itself last: whoever finds it finds all that it needs.
         parts = sorted(Path(folder).iterdir(), key=lambda file: file == written)
         for file in parts:
-            file.replace(path.parent / file.name)
+            move_into_place(file, path.parent / file.name)
         data = path.with_name(f"{path.name}.data")
         if data.name not in {file.name for file in parts}:
             data.unlink(missing_ok=True)  # an older export's

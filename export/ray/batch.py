@@ -120,8 +120,8 @@ def write(tables: Iterable[pa.Table], path: Path, *, rows: int, key_type: pa.Dat
     many results as there were pictures.
     """
     counts: Counter[str] = Counter()
-    with written_aside(path) as aside:
-        with Progress(console=_err) as progress, pq.ParquetWriter(aside, schema(key_type)) as writer:
+    with written_aside(path) as file:
+        with Progress(console=_err) as progress, pq.ParquetWriter(file, schema(key_type)) as writer:
             task = progress.add_task("classifying", total=rows)
             for table in tables:
                 writer.write_table(table)

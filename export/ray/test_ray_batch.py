@@ -10,6 +10,7 @@ from pictures import find
 from processes import session, started, wait_for
 
 from clipfast.errors import InputError
+from clipfast.files import UNFINISHED
 
 WORKER = "ray::MapWorker(MapBatches(Classify))"
 
@@ -92,9 +93,12 @@ def test_a_worker_killed_in_the_middle_loses_no_picture(batch, log, results, fil
             name = f"{copy:02d}-{index:02d}.png"
             os.link(file, folder / name)
             source[name] = file
-    written = tmp_path / "out" / ".results.parquet.part"
+
+    def written() -> bool:
+        return any(file.stat().st_size > 1000 for file in (tmp_path / "out").glob(f"*{UNFINISHED}"))
+
     with batch(folder) as process:
-        wait_for(lambda: written.exists() and written.stat().st_size > 1000, "the first results")
+        wait_for(written, "the first results")
         before = session(process.pid, WORKER)
         assert len(before) == 2, log()
         os.kill(before[0], signal.SIGKILL)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
 import numpy as np
 import pytest
 
@@ -73,6 +77,64 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected a new or empty folder, or an evaluation's"):
         Store(tmp_path, IDENTITY)
     assert [file.name for file in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_what_a_killed_run_left_unfinished_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".run.json.part", ".run.json.0123456789abcdef.part"):
+        (folder / name).write_text("{")
+    store = Store(folder, IDENTITY)
+    (folder / "parts" / ".key.npz.0123456789abcdef.part").write_bytes(b"PK")
+    assert not store.has("key")
+    np.testing.assert_array_equal(store.get("key", make)["a"], np.arange(3.0))
+    assert Store(tmp_path / "other", IDENTITY).take_from([folder]) == 1
+
+
+def test_a_run_that_another_overtakes_while_it_starts(tmp_path, monkeypatch):
+    read = Path.read_text
+
+    def overtaken(self: Path, **options) -> str:
+        try:
+            return read(self, **options)
+        except FileNotFoundError:
+            monkeypatch.undo()
+            Store(tmp_path / "run", IDENTITY).get("key", make)
+            raise
+
+    monkeypatch.setattr(Path, "read_text", overtaken)
+    assert Store(tmp_path / "run", IDENTITY).has("key")
+
+
+def test_runs_at_once_share_a_folder(tmp_path):
+    runs = 8
+    start = Barrier(runs)
+
+    def run(_: int) -> list[dict[str, np.ndarray]]:
+        start.wait()
+        store = Store(tmp_path / "run", IDENTITY)
+        return [store.get(f"key {i}", make) for i in range(10)]
+
+    with ThreadPoolExecutor(runs) as pool:
+        found = list(pool.map(run, range(runs)))
+    for part in [part for parts in found for part in parts]:
+        np.testing.assert_array_equal(part["a"], np.arange(3.0))
+    names = [file.name for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert sorted(names) == sorted(["run.json", *(f"key {i}.npz" for i in range(10))])
+
+
+def test_runs_at_once_all_make_a_broken_part_anew(store, monkeypatch):
+    path = store.folder / "parts" / "key.npz"
+    path.write_bytes(b"PK")
+    unlink = Path.unlink
+
+    def overtaken(self: Path, **options) -> None:
+        if self == path:
+            unlink(self)
+        unlink(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", overtaken)
+    assert list(store.get("key", make)) == ["a", "b"]
 
 
 def test_parts_of_other_folders_are_taken_over(store, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning
 from clipfast.calibration.gauge import Gauge
 from clipfast.calibration.threshold import Measured
+from clipfast.files import write_text
 from clipfast.models.bundled import load_bundled
 from clipfast.models.shapes import draw
 
@@ -43,4 +44,4 @@ def calibrate(_run: Path, out: Path, device: torch.device) -> None:
         if measured.accuracy(threshold) >= least:
             chosen = threshold
     config = CounterattackConfig(tau_threshold=float(f"{chosen:.3g}")).calibrated(classifier.drift_weights)
-    (out / "counterattack.json").write_text(config.to_json() + "\n")
+    write_text(out / "counterattack.json", config.to_json() + "\n")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 
 from clipfast.attacks import pgd
+from clipfast.files import written_aside
 from clipfast.models.bundled import load_bundled
 from clipfast.models.class_weights import class_weights
 from clipfast.models.shapes import CLASSNAMES, draw
@@ -81,5 +82,6 @@ def finetune(run: Path, out: Path, device: torch.device) -> None:
                 save_state(state_file, state)
     tower_state = {name: value.detach().cpu().half() for name, value in model.visual.state_dict().items()}
     checkpoint = {"epoch": 1, "vision_encoder_state_dict": tower_state}
-    torch.save(checkpoint, out / "tecoa.pt")
+    with written_aside(out / "tecoa.pt") as file:
+        torch.save(checkpoint, file)
     state_file.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from clipfast.attacks.in_chunks import PGD_STEPS, attack_in_chunks, correct
 from clipfast.attacks.system import System, undefended
 from clipfast.calibration.separation import separation
 from clipfast.evaluation.systems import blurred, countered, noisy
+from clipfast.files import write_text
 from clipfast.measurement.interleave import interleaved
 from clipfast.measurement.statistics import share, worst_case
 from clipfast.models.bundled import load_bundled
@@ -31,7 +32,7 @@ CHUNK = 100
 
 
 def report(_run: Path, out: Path, device: torch.device) -> None:
-    """Writes out/report.json and out/MODEL_CARD.md; shows progress."""
+    """Writes out/MODEL_CARD.md and out/report.json; shows progress."""
     torch.manual_seed(recipe.SEED_REPORT)
     original = load_bundled(device, folder=out)
     names, config = original.classnames, original.config
@@ -94,8 +95,8 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
             if name != "clean"
         },
     }
-    (out / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    (out / "MODEL_CARD.md").write_text(model_card(result, original.model))
+    write_text(out / "MODEL_CARD.md", model_card(result, original.model))
+    write_text(out / "report.json", json.dumps(result, indent=2) + "\n")  # last: whoever finds it finds both
 
 
 def level(eps: float) -> str:

@@ -12,8 +12,8 @@ from clipfast.files import written_aside
 
 def save_state(file: Path, state: dict[str, Any]) -> None:
     """Replaces the file whole, so that an interruption leaves the old one."""
-    with written_aside(file) as aside:
-        torch.save(state, aside)
+    with written_aside(file) as whole:
+        torch.save(state, whole)
 
 
 def load_state(file: Path, device: torch.device) -> dict[str, Any] | None:

@@ -11,10 +11,11 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from rich.progress import Progress
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from clipfast.files import write_text, written_aside
 from clipfast.models.shapes import CLASSNAMES, COLOURS, SHAPES, UNSEEN_PAIRS, draw
 from clipfast.models.tokenizer import WordTokenizer
 from clipfast.models.tower import ImageTower
@@ -157,6 +158,7 @@ def pack(model: nn.Module, out: Path) -> None:
         "context_length": recipe.MODEL_CFG["text_cfg"]["context_length"],
     }
     for name, content in (("open_clip_config.json", config), ("labels.json", labels)):
-        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+        write_text(out / name, json.dumps(content, indent=2) + "\n")
     weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, out / "open_clip_model.safetensors")
+    with written_aside(out / "open_clip_model.safetensors") as file:
+        file.write(save(weights))
