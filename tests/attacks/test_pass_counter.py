@@ -9,8 +9,9 @@ from conftest import make_classifier, make_tiny_clip, pixels
 from clipfast import CounterattackConfig
 from clipfast.attacks import make
 from clipfast.attacks.pass_counter import PassCounter
+from clipfast.attacks.system import undefended
 from clipfast.defence.passes import engine_passes
-from clipfast.evaluation import systems
+from clipfast.evaluation.defences import systems
 
 N = 6
 
@@ -107,7 +108,7 @@ def test_counting_ends_with_its_block(classifier, x):
 
 def test_attacks_say_what_an_image_cost(classifier, tiny_clip, tokenizer, x):
     labels = classifier.undefended(x).argmax(dim=1)
-    plain = systems.undefended(classifier)
+    plain = undefended(classifier)
     spent = make("pgd-10").run(plain, x, labels, eps=1 / 255, seed=0).passes
     assert (spent.forward, spent.backward) == (10, 10)
     held = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(tau_threshold=1e9))
