@@ -12,7 +12,7 @@ import torch
 
 from clipfast import DefendedClassifier
 from clipfast.evaluation.datasets import find_dataset
-from clipfast.evaluation.systems import countered
+from clipfast.evaluation.defences.systems import countered
 from clipfast.inputs.draws import draw_noise, seeded
 from clipfast.measurement import statistics as shares
 from clipfast.measurement.interleave import ratio, rounds

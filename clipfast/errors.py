@@ -18,7 +18,7 @@ _EXTRAS = {
     "open_clip": "torch",
     "safetensors": "torch",
     "onnxruntime": "runtime",
-    "art": "eval",
+    "art": "art",
     "scipy": "eval",
     "h5py": "eval",
     "foolbox": "foolbox",

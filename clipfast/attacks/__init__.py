@@ -3,18 +3,20 @@
 `make` names them. Each is an `Attack`: its `run` gives adversarial pixels and what they cost, from a seed.
 """
 
+from .apgd import AutoPGD
 from .ascent import pgd
 from .attack import Attack, Attacked, Target
-from .catalogue import ADAPTIVE, TRANSFER, make
+from .catalogue import ADAPTIVE, ATTACKS, TRANSFER, make
 from .eps_ball import rounded, to_bytes
 from .gate import GateEvasion
-from .library import AutoPGD, Square
 from .losses import Loss
 from .projected import ProjectedAttack, Targeted
 from .retries import Retries
+from .square import Square
 
 __all__ = [
     "ADAPTIVE",
+    "ATTACKS",
     "TRANSFER",
     "Attack",
     "Attacked",

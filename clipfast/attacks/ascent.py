@@ -1,4 +1,4 @@
-"""Projected gradient ascent, once: every gradient attack here is this loop with another gradient or start."""
+"""Projected gradient ascent, once: every gradient attack here is this loop with another gradient or step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ __all__ = [
     "Ascended",
     "Look",
     "Looked",
+    "Step",
     "ascend",
+    "averaged",
     "look_through",
-    "mean_look",
     "pgd",
+    "signed_steps",
     "step_sizes",
     "streak_of",
 ]
@@ -37,6 +39,8 @@ class Looked(NamedTuple):
 
 # Pixels [n, 3, H, W] of the images rows [n] among all; a row may come several times, each with its own noise.
 Look = Callable[[Tensor, Tensor], Looked]
+# Where pixels [n, 3, H, W] go next, of the images rows [n] that were just looked at.
+Step = Callable[[Tensor, Looked, Tensor], Tensor]
 
 
 class Ascended(NamedTuple):
@@ -61,60 +65,70 @@ def look_through(logits: Callable[[Tensor], Tensor], labels: Tensor, loss: RowLo
     return look
 
 
+def averaged(look: Look, samples: int, batch_size: int) -> Look:
+    """The mean of several samples' looks (EOT; Athalye et al., ICML 2018); broken is who is in every sample.
+
+    batch_size: images in one call of `look`. Where few are left, one sample of each does not fill an encoder.
+    """
+
+    def mean(pixels: Tensor, rows: Tensor) -> Looked:
+        n, looks = len(rows), []
+        at_once = max(1, batch_size // n)
+        for first in range(0, samples, at_once):
+            times = min(at_once, samples - first)
+            looked = look(pixels.repeat(times, 1, 1, 1), rows.repeat(times))
+            looks += [Looked(*one) for one in zip(*(part.split(n) for part in looked), strict=True)]
+        if samples == 1:
+            return looks[0]
+        gradients, losses, broken = (torch.stack(parts) for parts in zip(*looks, strict=True))
+        return Looked(gradients.mean(dim=0), losses.mean(dim=0), broken.all(dim=0))
+
+    return mean
+
+
 def ascend(
     look: Look,
-    pixels: Tensor,
     start: Tensor,
+    step: Step,
     *,
-    eps: float,
-    sizes: Sequence[float],
-    samples: int = 1,
+    steps: int,
     streak: int = 0,
-    judges: bool = False,
-    most: int | None = None,
+    final_look: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> Ascended:
-    """Signed steps of these sizes up the gradient from `start`, within eps of `pixels` and [0, 1].
+    """So many steps from `start`, float32 [N, 3, H, W], each after a look at the images.
 
-    samples: looks a step, whose gradients are averaged (EOT; Athalye et al., ICML 2018). streak: an image
-    that is misclassified in every sample of so many steps in a row is broken, keeps its pixels and leaves the
-    batch; 0: none leaves. judges: looks once more after the last step. most: images in one call of
-    `look`, those that it began with where None. tick: called after each step.
+    streak: an image that is broken in so many looks in a row keeps its pixels and leaves the batch; 0: none
+    leaves. final_look: looks, and tells `step`, once more after the last step. tick: called after each step.
     """
-    attacked, rows = start.clone(), torch.arange(len(pixels), device=pixels.device)
-    run = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
-    loss = pixels.new_full((len(pixels),), -torch.inf)
-    for size in (*sizes, None) if judges else sizes:
+    attacked, rows = start.clone(), torch.arange(len(start), device=start.device)
+    run = torch.zeros(len(start), dtype=torch.int64, device=start.device)
+    loss = start.new_full((len(start),), -torch.inf)
+    for taken in range(steps + final_look):
         if not len(rows):
             break
-        looked = mean_look(look, attacked[rows], rows, samples=samples, most=most or len(pixels))
+        looked = look(attacked[rows], rows)
         run[rows], loss[rows] = (run[rows] + 1) * looked.broken, looked.loss
-        if size is None:
+        moved = step(attacked[rows], looked, rows)
+        if taken == steps:
             break
         stays = run[rows] < streak if streak else torch.ones_like(looked.broken)
         rows = rows[stays]
-        moved = attacked[rows] + size * looked.gradient[stays].sign()
-        attacked[rows] = project(moved, pixels[rows], eps)
+        attacked[rows] = moved[stays]
         if tick is not None:
             tick()
     return Ascended(attacked, run >= streak if streak else torch.zeros_like(run, dtype=torch.bool), loss)
 
 
-def mean_look(look: Look, pixels: Tensor, rows: Tensor, *, samples: int, most: int) -> Looked:
-    """The mean of several samples' looks at n images; an image is broken where every sample is.
+def signed_steps(pixels: Tensor, eps: float, sizes: Sequence[float]) -> Step:
+    """Steps of these sizes along the gradient's sign, within eps of all images' pixels and [0, 1]."""
+    left = iter(sizes)
 
-    most: images in one call of `look`. Where few are left, one sample of each does not fill an encoder.
-    """
-    n, looks = len(rows), []
-    at_once = max(1, most // n)
-    for first in range(0, samples, at_once):
-        times = min(at_once, samples - first)
-        looked = look(pixels.repeat(times, 1, 1, 1), rows.repeat(times))
-        looks += [Looked(*one) for one in zip(*(part.split(n) for part in looked), strict=True)]
-    if samples == 1:
-        return looks[0]
-    gradients, losses, broken = (torch.stack(parts) for parts in zip(*looks, strict=True))
-    return Looked(gradients.mean(dim=0), losses.mean(dim=0), broken.all(dim=0))
+    def step(attacked: Tensor, looked: Looked, rows: Tensor) -> Tensor:
+        size = next(left, 0.0)  # a final look goes nowhere
+        return project(attacked + size * looked.gradient.sign(), pixels[rows], eps)
+
+    return step
 
 
 def streak_of(samples: int, steps: int, *, randomised: bool) -> int:
@@ -159,6 +173,5 @@ def pgd(
     """
     look = look_through(logits, labels, by_label(loss_function(loss), labels))
     start = random_start(pixels, eps, generator)
-    return ascend(
-        look, pixels, start, eps=eps, sizes=[step_size] * steps, samples=samples, tick=progress
-    ).pixels
+    step = signed_steps(pixels, eps, [step_size] * steps)
+    return ascend(averaged(look, samples, len(pixels)), start, step, steps=steps, tick=progress).pixels

@@ -16,7 +16,6 @@ from ..errors import InputError
 from ..inputs.rules import checked_integer
 from .eps_ball import check_batch, check_eps, project
 from .pass_counter import PassCounter
-from .seeding import seeded
 from .system import System, plain
 
 __all__ = ["Attack", "Attacked", "Target", "Tick", "check_counts"]
@@ -57,7 +56,7 @@ class Attack(ABC):
         *,
         eps: float,
         seed: int,
-        most: int | None = None,
+        batch_size: int | None = None,
         progress: Tick | None = None,
     ) -> Attacked:
         """Attacks images whose budget is eps, l-inf, in [0, 1] pixel units.
@@ -65,15 +64,15 @@ class Attack(ABC):
         target: a system, or just logits: pixels float32 [N, 3, H, W] -> [N, C], differentiable. pixels:
         [N, 3, H, W], uint8 or float in [0, 1]; N may be 0. labels: int64 [N], which the attack moves away
         from, true or predicted. seed: all that the result depends on beside these; the random numbers of
-        torch, numpy and Python are as before afterwards. most: how many images there is room for in one call
-        of the target, N where None: with few images, several samples of noise share a call, which
+        torch, numpy and Python are as before afterwards. batch_size: how many images there is room for in one
+        call of the target, N where None: with few images, several samples of noise share a call, which
         changes the draws. progress: called `ticks` times. Raises InputError for bad pixels, labels, eps, seed
-        and most, and for a system to which the attack does not apply.
+        and batch_size, and for a system to which the attack does not apply.
         """
         eps = check_eps(eps)
         checked_integer("seed", seed, 2**63)
-        if most is not None:
-            check_counts(most=most)
+        if batch_size is not None:
+            check_counts(batch_size=batch_size)
         x, y = check_batch(pixels, labels)
         system = target if isinstance(target, System) else plain("logits", target)
         if not self.applies(system):
@@ -81,20 +80,22 @@ class Attack(ABC):
         ticks = _Ticks(self.ticks, progress)
         full = torch.autocast(x.device.type, enabled=False)
         with ExitStack() as stack:
-            for context in (torch.inference_mode(False), torch.enable_grad(), full, seeded(seed, x.device)):
+            forked = torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
+            for context in (torch.inference_mode(False), torch.enable_grad(), full, forked):
                 stack.enter_context(context)
+            torch.manual_seed(seed)
             spent = stack.enter_context(PassCounter(system.classifier))
             attacked, broken = (
-                self._run(system, x, y, eps, ticks, most or len(x)) if len(x) else (x, y.bool())
+                self._run(system, x, y, eps, ticks, batch_size or len(x)) if len(x) else (x, y.bool())
             )
         ticks.finish()
         return Attacked(project(attacked.detach(), x, eps), broken, spent.an_image(len(x)))
 
     @abstractmethod
     def _run(
-        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, most: int
+        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """The adversarial pixels and the broken of at least one image. most: images in a call."""
+        """The adversarial pixels and the broken of at least one image. batch_size: images in a call."""
 
 
 def check_counts(**counts: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .ascent import Ascended, Look, ascend, look_through, step_sizes, streak_of
+from .ascent import Ascended, Look, ascend, averaged, look_through, signed_steps, step_sizes, streak_of
 from .attack import Attack, Tick, check_counts
 from .eps_ball import check_labels, random_start
 from .losses import Loss, by_label, loss_function, targeted_margin
@@ -74,22 +74,20 @@ class ProjectedAttack(Attack):
         return streak_of(self._samples(system), self.steps, randomised=system.randomised)
 
     def _run(
-        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, most: int
+        self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         looks = self._looks(system, pixels, labels)
+        sizes = step_sizes(self.steps, eps, self.step_size)
 
         def ascent(look: Look, rows: Tensor) -> Ascended:
             x = pixels[rows]
             return ascend(
-                lambda moved, some: look(moved, rows[some]),
-                x,
+                averaged(lambda moved, some: look(moved, rows[some]), self._samples(system), batch_size),
                 random_start(x, eps),
-                eps=eps,
-                sizes=step_sizes(self.steps, eps, self.step_size),
-                samples=self._samples(system),
+                signed_steps(x, eps, sizes),
+                steps=self.steps,
                 streak=self._streak(system) if self.stops else 0,
-                judges=len(looks) > 1,
-                most=most,
+                final_look=len(looks) > 1,
                 tick=tick,
             )
 

@@ -46,7 +46,7 @@ class Retries(Attack):
         labels: Tensor,
         eps: float,  # noqa: ARG002
         tick: Tick,
-        most: int,  # noqa: ARG002
+        batch_size: int,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         broken = torch.zeros_like(labels, dtype=torch.bool)
         for _ in range(self.times):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..attacks.in_chunks import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
+from ..attacks.pgd10 import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
 from ..attacks.system import undefended
 from ..classifier import DefendedClassifier
 from ..errors import InputError

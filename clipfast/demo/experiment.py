@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from ..attacks.in_chunks import PGD_STEPS, attack_in_chunks, correct
+from ..attacks.pgd10 import PGD_STEPS, attack_in_chunks, correct
 from ..attacks.system import undefended
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
-from ..evaluation.systems import blurred, countered
+from ..evaluation.defences.systems import blurred, countered
 from ..measurement.interleave import interleaved
 from ..measurement.statistics import worst_case
 from ..models.shapes import CLASSNAMES, KINDS, draw

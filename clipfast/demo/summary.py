@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ..attacks.in_chunks import EOT_SAMPLES, PGD_STEPS
+from ..attacks.pgd10 import EOT_SAMPLES, PGD_STEPS
 from .experiment import ATTACK_EPS, DemoResult
 
 __all__ = ["COLUMNS", "results_table", "table_rows", "verdict"]

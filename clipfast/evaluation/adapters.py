@@ -1,6 +1,6 @@
 """The defended classifier in the words of other attack libraries: ART, foolbox, AutoAttack.
 
-ART comes with the extra `eval`, foolbox with the extra `foolbox`, which nothing else needs, and AutoAttack
+ART comes with the extra `art`, foolbox with the extra `foolbox`, which nothing else needs, and AutoAttack
 from its repository: pip install git+https://github.com/fra31/auto-attack.
 """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..attacks import ADAPTIVE, TRANSFER
+from ..attacks.catalogue import settings_of
 from ..errors import InputError
 
 __all__ = ["BUDGETS", "Budget", "budget_of"]
@@ -52,11 +53,10 @@ BUDGETS = {
             transfer={**{name: {} for name in TRANSFER}, "cw": {"steps": 10}},
             predicted=("pgd-10",),
             adaptive={
-                **dict.fromkeys(ADAPTIVE, _QUICK),
+                **{name: settings_of(name, _QUICK) for name in ADAPTIVE},
                 "unrolled": {"steps": 6},
                 "gate": {"steps": 10},
                 "black-box": {"queries": 30},
-                "retries": {},
             },
             on_request=("targeted", "apgd-eot", "black-box"),
             curve=_QUICK,
@@ -75,9 +75,8 @@ BUDGETS = {
             },
             predicted=TRANSFER,
             adaptive={
-                **dict.fromkeys(ADAPTIVE, _FULL),
+                **{name: settings_of(name, _FULL) for name in ADAPTIVE},
                 "black-box": {"queries": 1000},
-                "retries": {},
             },
             curve=_FULL | {"restarts": 1},
             curve_images=200,

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,24 +17,24 @@ from .. import __version__
 from ..attacks.levels import level
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
-from ..errors import InputError, UncalibratedWarning, names_extra
+from ..errors import InputError, UncalibratedWarning
 from ..measurement.interleave import interleaved
 from ..models.loading import brings_weights
+from .attacking import attack_defences, work
 from .budgets import budget_of
-from .controls import checked, curve_work, curves, make_curve_parts
+from .controls import controls
+from .curves import curve_work, curves, make_curve_parts
 from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
-from .defences import DEFENCES, Defence, defences
-from .gathering import evaluate, work
-from .parts import Runner
-from .planned_attacks import planned
+from .defences import DEFENCES, Defence, make_defences
+from .plan import planned
 from .report import write_csv, write_json, write_page, write_summary
 from .results import Results
+from .runner import Runner
 from .store import Store, check_same, digest
 
 __all__ = ["Progress", "Request", "run"]
 
 _TIMED = 32  # images
-_ART = "adversarial-robustness-toolbox"
 
 
 class Progress(Protocol):
@@ -131,10 +130,6 @@ def _check(request: Request) -> None:
         raise InputError(
             f"--model {request.model} needs --pretrained: a tag of open_clip or a file of weights"
         )
-    try:
-        distributions.version(_ART)
-    except distributions.PackageNotFoundError as error:
-        raise names_extra("clipfast eval", ModuleNotFoundError(name="art")) from error
 
 
 def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below: str) -> Results | None:
@@ -142,7 +137,7 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
     out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
     classifier, twin = _classifiers(request, dataset)
     usual = [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
-    suite = defences(usual if request.defences is None else request.defences, classifier, twin)
+    suite = make_defences(usual if request.defences is None else request.defences, classifier, twin)
     budget, classes = budget_of(request.budget), len(classifier.classnames)
     plans = {eps: planned(budget, request.attacks, eps, classes=classes) for eps in request.eps}
     wanted = request.images or budget.images
@@ -165,7 +160,7 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
         tick=progress.advance,
     )
     progress.start(f"{dataset.name}: attacking", work(runner, suite, plans, request.shard))
-    results = evaluate(runner, suite, plans, shard=request.shard)
+    results = attack_defences(runner, suite, plans, shard=request.shard)
     progress.start(
         f"{dataset.name}: curves and controls",
         curve_work(runner, suite, budget, request.eps[0], request.shard),
@@ -174,7 +169,7 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
         make_curve_parts(runner, suite, budget, request.eps[0], request.shard)
         return None
     results.by_eps, results.by_samples = curves(runner, suite, budget, request.eps[0])
-    results.controls = checked(runner, suite, budget, results)
+    results.controls = controls(runner, suite, budget, results)
     _time(runner, suite, results)
     results.run = {
         **identity,
@@ -223,7 +218,7 @@ def _identity(
         "pixels_sha256": digest({}, images.pixels.numpy(), images.labels.numpy()),
         "calibrated": classifier.calibrated,
         "templates": list(dataset.templates),
-        "versions": {"clipfast": __version__, "torch": torch.__version__, "ART": distributions.version(_ART)},
+        "versions": {"clipfast": __version__, "torch": torch.__version__},
         "device": classifier.device.type,
         "seed": request.seed,
         "seeds": request.seeds,
@@ -234,7 +229,7 @@ def _identity(
 def _time(runner: Runner, suite: Sequence[Defence], results: Results) -> None:
     """Images a second on clean pictures, and time over undefended; the systems take turns."""
     x = runner.clean(slice(0, min(_TIMED, len(runner.images))))
-    about = {
+    description = {
         "part": "seconds",
         "defences": [defence.identity for defence in suite],
         "n": len(x),
@@ -248,6 +243,6 @@ def _time(runner: Runner, suite: Sequence[Defence], results: Results) -> None:
         with torch.no_grad():
             return {"seconds": np.array(interleaved(runs))}
 
-    seconds = runner.store.get(digest(about), measure)["seconds"].tolist()
+    seconds = runner.store.get(digest(description), measure)["seconds"].tolist()
     for result, taken in zip(results.systems, seconds, strict=True):
         result.images_per_second, result.cost = len(x) / taken, taken / seconds[0]

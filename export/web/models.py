@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipfast import DefendedClassifier
 from clipfast.attacks import to_bytes
-from clipfast.attacks.in_chunks import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
+from clipfast.attacks.pgd10 import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
 from clipfast.attacks.system import undefended
 from clipfast.demo.experiment import ATTACK_EPS
 from clipfast.exporters import export

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipfast.attacks import make
 from clipfast.attacks.system import System, undefended
-from clipfast.evaluation.systems import countered
+from clipfast.evaluation.defences.systems import countered
 from clipfast.models.shapes import draw
 
 EPS, ROUNDS = 2 / 255, 3

@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from clipfast.attacks import pgd
-from clipfast.attacks.ascent import Ascended, Looked, ascend, mean_look, step_sizes, streak_of
+from clipfast.attacks.ascent import (
+    Ascended,
+    Looked,
+    ascend,
+    averaged,
+    signed_steps,
+    step_sizes,
+    streak_of,
+)
 from clipfast.attacks.restarts import best_of
 
 
@@ -23,6 +31,11 @@ def system():
 def batch(system):
     x = torch.rand(16, 3, 8, 8)
     return x, system(x).argmax(1)
+
+
+def climb(look, x, sizes, *, samples=1, **options):
+    step = signed_steps(x, 0.4, sizes)
+    return ascend(averaged(look, samples, len(x)), x, step, steps=len(sizes), **options)
 
 
 def test_breaks_the_system_within_its_budget(system, batch):
@@ -79,21 +92,21 @@ def test_samples_average_a_randomised_system(batch, system):
 
 
 def test_the_first_step_s_samples_are_averaged():
-    x, start = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.5)
+    x = torch.full((1, 3, 8, 8), 0.5)
     pushes = iter([3.0, -1.0, -1.0])
 
     def look(pixels, rows):
         gradient = torch.full_like(pixels, next(pushes))
         return Looked(gradient, torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.bool))
 
-    ended = ascend(look, x, start, eps=0.1, sizes=[0.05], samples=3)
+    ended = climb(look, x, [0.05], samples=3)
     torch.testing.assert_close(ended.pixels, x + 0.05)
 
 
 @pytest.mark.parametrize(
-    ("most", "calls"), [(1, [2] * 5), (2, [2] * 5), (5, [4, 4, 2]), (6, [6, 4]), (100, [10])]
+    ("batch_size", "calls"), [(1, [2] * 5), (2, [2] * 5), (5, [4, 4, 2]), (6, [6, 4]), (100, [10])]
 )
-def test_samples_are_looked_at_together_as_far_as_there_is_room(most, calls):
+def test_samples_are_looked_at_together_as_far_as_there_is_room(batch_size, calls):
     pixels, rows = torch.arange(2.0)[:, None, None, None].expand(2, 3, 1, 1), torch.tensor([7, 3])
     asked, losses = [], iter([[1.0, 2.0], [4.0, 2.0], [1.0, 5.0], [0.0, 0.0], [9.0, 1.0]])
 
@@ -105,13 +118,13 @@ def test_samples_are_looked_at_together_as_far_as_there_is_room(most, calls):
         loss = torch.tensor([next(losses) for _ in range(times)]).flatten()
         return Looked(x * loss[:, None, None, None], loss, loss > 0.5 * (some == 3))
 
-    looked = mean_look(look, pixels, rows, samples=5, most=most)
+    looked = averaged(look, 5, batch_size)(pixels, rows)
     assert asked == calls
     assert looked.loss.tolist() == [3, 2]
     assert looked.gradient[:, 0, 0, 0].tolist() == [0, 2]
     assert looked.broken.tolist() == [False, False]
     losses = iter([[1.0, 2.0], [4.0, 0.0]])
-    assert mean_look(look, pixels, rows, samples=2, most=most).broken.tolist() == [True, False]
+    assert averaged(look, 2, batch_size)(pixels, rows).broken.tolist() == [True, False]
 
 
 def test_of_several_ascents_the_one_that_breaks_wins_and_else_the_highest_loss():
@@ -154,7 +167,7 @@ def scripted(broken_at):
 def test_broken_images_keep_their_pixels_and_leave():
     x = torch.full((3, 3, 2, 2), 0.5)
     look, asked = scripted([{0}, {2, 3}, set()])
-    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 4, streak=1)
+    ended = climb(look, x, [0.1] * 4, streak=1)
     assert asked == [[0, 1, 2], [1, 2], [1, 2], [2]]
     torch.testing.assert_close(ended.pixels[:, 0, 0, 0], torch.tensor([0.5, 0.7, 0.9]))
     assert ended.broken.tolist() == [True, True, False]
@@ -164,7 +177,7 @@ def test_broken_images_keep_their_pixels_and_leave():
 def test_a_streak_must_be_whole():
     x = torch.full((2, 3, 2, 2), 0.5)
     look, asked = scripted([{0, 2, 3}, {1, 2, 3}])
-    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 5, streak=3)
+    ended = climb(look, x, [0.1] * 5, streak=3)
     assert asked == [[0, 1], [0, 1], [0, 1], [0, 1], [0]]
     assert ended.broken.tolist() == [False, True]
 
@@ -172,7 +185,7 @@ def test_a_streak_must_be_whole():
 def test_every_sample_of_a_step_must_err():
     x = torch.full((2, 3, 2, 2), 0.5)
     look, asked = scripted([{0, 2, 3}, {1, 4}])  # two draws a step
-    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, samples=2, streak=1)
+    ended = climb(look, x, [0.1] * 3, samples=2, streak=1)
     assert asked == [[0, 1], [0, 1], [0, 1], [0, 1], [1, 1]]  # few are looked at twice in one call
     assert ended.broken.tolist() == [True, False]
 
@@ -180,13 +193,13 @@ def test_every_sample_of_a_step_must_err():
 def test_without_a_streak_nobody_leaves_and_a_last_look_is_no_step():
     x = torch.full((1, 3, 2, 2), 0.5)
     look, asked = scripted([{0, 1, 2, 3}])
-    ended = ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, judges=True)
+    ended = climb(look, x, [0.1] * 3, final_look=True)
     assert len(asked) == 4
     torch.testing.assert_close(ended.pixels, x + 0.3)
     assert ended.loss.tolist() == [3]
     assert not ended.broken.any()
     look, asked = scripted([{3}])
-    assert ascend(look, x, x, eps=0.4, sizes=[0.1] * 3, judges=True, streak=1).broken.all()
+    assert climb(look, x, [0.1] * 3, final_look=True, streak=1).broken.all()
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,21 @@ from conftest import pixels
 from toys import noisy, plain, toy_logits, toy_pixels
 
 from clipfast import InputError
-from clipfast.attacks import ADAPTIVE, TRANSFER, Attack, make
-from clipfast.attacks.system import Answer, System
-from clipfast.evaluation import systems
+from clipfast.attacks import ATTACKS, TRANSFER, Attack, make
+from clipfast.attacks.catalogue import settings_of
+from clipfast.attacks.system import Answer, System, undefended
+from clipfast.evaluation.defences import systems
 
-SHORT = {"square": {"queries": 6}, "black-box": {"queries": 6}, "retries": {"times": 3}}
+SHORT = {"steps": 3, "queries": 6, "times": 3}
 
 
 def short(name: str) -> Attack:
-    return make(name, **SHORT.get(name, {"steps": 3}))
+    return make(name, **settings_of(name, SHORT))
 
 
-@pytest.mark.parametrize("name", [*TRANSFER, *ADAPTIVE])
+@pytest.mark.parametrize("name", ATTACKS)
 def test_a_seed_fixes_everything_and_disturbs_nothing(classifier, name):
-    system = systems.undefended(classifier) if name in TRANSFER else systems.countered(classifier)
+    system = undefended(classifier) if name in TRANSFER else systems.countered(classifier)
     x = pixels(5).float() / 255
     labels = classifier.undefended(x).argmax(dim=1)
     attack = short(name)
@@ -40,7 +41,7 @@ def test_a_seed_fixes_everything_and_disturbs_nothing(classifier, name):
     assert first.passes.forward > 0
 
 
-@pytest.mark.parametrize("name", [*TRANSFER, *ADAPTIVE])
+@pytest.mark.parametrize("name", ATTACKS)
 def test_progress_is_made_exactly_as_often_as_announced(name):
     logits = toy_logits()
     system = noisy(logits, 0.1) if name in ("retries", "apgd-eot") else plain(logits)
@@ -53,6 +54,13 @@ def test_progress_is_made_exactly_as_often_as_announced(name):
         ticks = []
         attack.run(system, x, labels, eps=eps, seed=0, progress=lambda ticks=ticks: ticks.append(1))
         assert len(ticks) == attack.ticks
+
+
+def test_an_attack_takes_of_the_settings_offered_those_that_it_has():
+    offered = {"steps": 100, "samples": 10, "restarts": 5, "times": 3}
+    assert settings_of("bpda", offered) == {"steps": 100, "samples": 10, "restarts": 5}
+    assert settings_of("retries", offered) == {"times": 3}
+    assert settings_of("black-box", offered) == {}
 
 
 def test_a_system_and_its_logits_are_attacked_alike():
@@ -83,8 +91,8 @@ def test_labels_decide_what_is_moved_away_from():
 
 
 @pytest.mark.parametrize("name", ["bpda", "targeted", "apgd-eot"])
-@pytest.mark.parametrize(("most", "largest"), [(None, 2), (1, 2), (6, 6), (100, 8)])
-def test_samples_share_a_call_of_the_target_where_there_is_room(name, most, largest):
+@pytest.mark.parametrize(("batch_size", "largest"), [(None, 2), (1, 2), (6, 6), (100, 8)])
+def test_samples_share_a_call_of_the_target_where_there_is_room(name, batch_size, largest):
     logits, x = toy_logits(), toy_pixels(2)
     calls = []
 
@@ -96,14 +104,14 @@ def test_samples_share_a_call_of_the_target_where_there_is_room(name, most, larg
         name="counted", answer=lambda p, **_: Answer(logits(p)), attackable=counted, randomised=True
     )
     attack = make(name, steps=2, samples=4, restarts=2, stops=False)
-    attack.run(system, x, logits(x).argmax(dim=1), eps=1e-6, seed=0, most=most)
+    attack.run(system, x, logits(x).argmax(dim=1), eps=1e-6, seed=0, batch_size=batch_size)
     assert max(calls) == largest
 
 
 def test_there_is_no_room_for_less_than_one_image():
-    with pytest.raises(InputError, match="most must be an integer from 1 to 999999, got 0"):
+    with pytest.raises(InputError, match="batch_size must be an integer from 1 to 999999, got 0"):
         make("bpda").run(
-            toy_logits(), toy_pixels(1), torch.zeros(1, dtype=torch.int64), eps=0.1, seed=0, most=0
+            toy_logits(), toy_pixels(1), torch.zeros(1, dtype=torch.int64), eps=0.1, seed=0, batch_size=0
         )
 
 

@@ -55,7 +55,7 @@ class Careless(Attack):
 
     ticks = 0
 
-    def _run(self, system, pixels, labels, eps, tick, most):  # noqa: ARG002
+    def _run(self, system, pixels, labels, eps, tick, batch_size):  # noqa: ARG002
         return pixels + 1.5, labels > 9
 
 

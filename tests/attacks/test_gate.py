@@ -8,7 +8,7 @@ from conftest import make_classifier, pixels
 
 from clipfast import CounterattackConfig
 from clipfast.attacks import make
-from clipfast.evaluation import systems
+from clipfast.evaluation.defences import systems
 
 EPS = 4 / 255
 

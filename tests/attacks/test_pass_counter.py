@@ -12,7 +12,7 @@ from clipfast.attacks import make
 from clipfast.attacks.pass_counter import PassCounter
 from clipfast.attacks.system import undefended
 from clipfast.defence.passes import engine_passes
-from clipfast.evaluation import systems
+from clipfast.evaluation.defences import systems
 
 N = 6
 

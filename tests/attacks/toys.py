@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from clipfast.attacks.system import Answer, System
+
+if TYPE_CHECKING:
+    from art.estimators.classification import PyTorchClassifier
 
 SIZE = 8
 
@@ -23,6 +28,12 @@ def toy_logits(classes: int = 10, seed: int = 0) -> nn.Module:
 
 def toy_pixels(n: int, seed: int = 1) -> Tensor:
     return torch.rand(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def toy_batch(n: int = 64) -> tuple[nn.Module, Tensor, Tensor]:
+    """Logits, pixels, and the labels that the first give the second."""
+    logits, x = toy_logits(), toy_pixels(n)
+    return logits, x, logits(x).argmax(dim=1)
 
 
 def plain(logits: nn.Module) -> System:
@@ -47,3 +58,17 @@ def accuracy(system: System, x: Tensor, labels: Tensor, seeds: int = 8) -> float
         rounds = range(seeds if system.randomised else 1)
         right = [system.answer(x, seed=1000 + s).logits.argmax(dim=1) == labels for s in rounds]
     return torch.stack(right).double().mean().item()
+
+
+def toolbox(logits: nn.Module) -> PyTorchClassifier:
+    """The logits as the Adversarial Robustness Toolbox takes them."""
+    from art.estimators.classification import PyTorchClassifier
+
+    return PyTorchClassifier(
+        model=logits,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=(3, SIZE, SIZE),
+        nb_classes=logits[-1].out_features,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )

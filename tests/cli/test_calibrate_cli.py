@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError, UncalibratedWarning, cli
 from clipfast.artifacts.metadata import Metadata
-from clipfast.attacks.in_chunks import attack_in_chunks
+from clipfast.attacks.pgd10 import attack_in_chunks
 from clipfast.attacks.system import undefended
 from clipfast.calibration.calibrating import folder_labels, measure
 from clipfast.calibration.separation import separation

@@ -134,7 +134,7 @@ def test_autoattack_calls_it(classifier, x):
 @pytest.mark.parametrize(
     ("make", "package", "named"),
     [
-        (as_art, "art", r"an ART estimator needs art.*clipfast\[eval\]"),
+        (as_art, "art", r"an ART estimator needs art.*clipfast\[art\]"),
         (as_foolbox, "foolbox", r"a foolbox model needs foolbox.*clipfast\[foolbox\]"),
     ],
 )

@@ -13,8 +13,8 @@ from clipfast.attacks.pass_counter import PassCounter
 from clipfast.attacks.system import System
 from clipfast.defence.differentiable import smooth_sign, twice_differentiable
 from clipfast.defence.passes import Passes
-from clipfast.evaluation import baselines, systems
-from clipfast.evaluation.baselines import HEDGE, views
+from clipfast.evaluation.defences import baselines, systems
+from clipfast.evaluation.defences.baselines import HEDGE, views
 from clipfast.inputs import draws
 
 CONFIG = CounterattackConfig(steps=3, step_size=2 / 255, radius=6)

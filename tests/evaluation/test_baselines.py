@@ -7,8 +7,8 @@ from torch import Tensor
 
 from clipfast import CounterattackConfig, InputError
 from clipfast.defence import low_pass
-from clipfast.evaluation import baselines
-from clipfast.evaluation.baselines import anti_adversary, blur, ensemble, hedge, random_noise, views
+from clipfast.evaluation.defences import baselines
+from clipfast.evaluation.defences.baselines import anti_adversary, blur, ensemble, hedge, random_noise, views
 
 
 def test_blur_is_a_three_by_three_mean_with_replicated_edges():

@@ -14,10 +14,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from clipfast import DefendedClassifier, __version__
-from clipfast.attacks.in_chunks import PGD_STEPS, attack_in_chunks, correct
+from clipfast.attacks.pgd10 import PGD_STEPS, attack_in_chunks, correct
 from clipfast.attacks.system import System, undefended
 from clipfast.calibration.separation import separation
-from clipfast.evaluation.systems import blurred, countered, noisy
+from clipfast.evaluation.defences.systems import blurred, countered, noisy
 from clipfast.files import write_text
 from clipfast.measurement.interleave import interleaved
 from clipfast.measurement.statistics import share, worst_case

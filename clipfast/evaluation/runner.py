@@ -80,9 +80,9 @@ class Runner:
 
     def answers(self, defence: Defence, pixels: Tensor, first_image: int) -> Answered:
         """A defence's answers to pixels float32 [n, 3, H, W], the first of which has this index."""
-        about = {**self._about(defence), "part": "answers", "first_image": first_image}
+        description = {**self._description(defence), "part": "answers", "first_image": first_image}
         parts = self.store.get(
-            digest(about, pixels.cpu().numpy()), lambda: self._answered(defence, pixels, first_image)
+            digest(description, pixels.cpu().numpy()), lambda: self._answered(defence, pixels, first_image)
         )
         self.tick(len(pixels))
         return Answered(parts["labels"], parts["drift"], parts["countered"], _passes(parts))
@@ -98,7 +98,7 @@ class Runner:
         def keep(attacked: Attacked) -> dict[str, NDArray[Any]]:
             return {"delta": (attacked.pixels - pixels).half().cpu().numpy()}
 
-        parts = self._made_by(attack, undefended, pixels, labels, eps, keep, of=len(pixels))
+        parts = self._made_by(attack, undefended, pixels, labels, eps, keep, chunk_size=len(pixels))
         delta = torch.from_numpy(parts["delta"]).to(self.device)
         return project(pixels + delta.float(), pixels, eps)
 
@@ -127,7 +127,7 @@ class Runner:
             self.labels(rows)[alive],
             eps,
             keep,
-            of=len(pixels),
+            chunk_size=len(pixels),
             first_image=rows.start,
             alive=alive,
         )
@@ -149,7 +149,7 @@ class Runner:
             "passes": np.array([spent.forward, spent.backward]) / max(1, n * rounds),
         }
 
-    def _about(self, defence: Defence) -> dict[str, Any]:
+    def _description(self, defence: Defence) -> dict[str, Any]:
         return {**defence.identity, "seed": self.seed, "seeds": self.seeds}
 
     def _made_by(
@@ -161,18 +161,23 @@ class Runner:
         eps: float,
         keep: Callable[[Attacked], dict[str, NDArray[Any]]],
         *,
-        of: int,
+        chunk_size: int,
         first_image: int | None = None,
         alive: Tensor | None = None,
     ) -> dict[str, NDArray[Any]]:
         """A part that an attack makes, whose seed follows from the part's key. keep: what of its outcome.
 
-        of: images in this chunk, whose work is done when the attacked ones' is. first_image, alive: the
-        places of the images, where the noise that they are answered with counts.
+        chunk_size: images of this chunk, whose work is done when the attacked ones' is. first_image, alive:
+        the places of the images, where the noise that they are answered with counts.
         """
-        about = {**self._about(defence), "part": repr(attack), "eps": eps, "first_image": first_image}
+        description = {
+            **self._description(defence),
+            "part": repr(attack),
+            "eps": eps,
+            "first_image": first_image,
+        }
         arrays = (pixels, labels) if alive is None else (pixels, labels, alive)
-        key = digest(about, *(array.cpu().numpy() for array in arrays))
+        key = digest(description, *(array.cpu().numpy() for array in arrays))
 
         def make() -> dict[str, NDArray[Any]]:
             attacked = attack.run(
@@ -181,13 +186,13 @@ class Runner:
                 labels,
                 eps=eps,
                 seed=int(key[:15], 16),
-                most=self.chunk,
-                progress=lambda: self.tick(of),
+                batch_size=self.chunk,
+                progress=lambda: self.tick(chunk_size),
             )
             return keep(attacked)
 
         if self.store.has(key):
-            self.tick(attack.ticks * of)
+            self.tick(attack.ticks * chunk_size)
         return self.store.get(key, make)
 
 

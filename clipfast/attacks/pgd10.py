@@ -1,4 +1,4 @@
-"""Clean, transfer and adaptive accuracy of several systems on the same pictures."""
+"""PGD-10 on a system and what it leaves right, a chunk of pictures at a time."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from clipfast import InputError
+from clipfast.attacks import ATTACKS
 from clipfast.attacks.levels import level, parse_level
 from clipfast.evaluation.budgets import BUDGETS, budget_of
-from clipfast.evaluation.planned_attacks import planned
+from clipfast.evaluation.plan import planned
 
 EPS = 1 / 255
 
@@ -16,22 +17,18 @@ def names(budget: str, attacks: list[str] | None = None, classes: int = 10) -> l
     return [p.attack.name for p in planned(budget_of(budget), attacks, EPS, classes=classes)]
 
 
-def test_quick_runs_the_checklist_and_full_runs_all():
-    checklist = {
-        "pgd-10",
-        "pgd-100",
-        "cw",
-        "apgd-ce",
-        "apgd-dlr",
-        "square",
-        "bpda",
-        "unrolled",
-        "gate",
-        "retries",
-    }
-    assert set(names("quick")) == checklist
-    assert set(names("full")) == checklist | {"targeted", "apgd-eot", "black-box"}
+def test_full_runs_all_and_quick_what_is_not_on_request():
+    assert set(names("full")) == set(ATTACKS)
+    assert set(ATTACKS) - set(names("quick")) == {"targeted", "apgd-eot", "black-box"}
     assert "targeted" in names("quick", ["pgd-10", "targeted"])
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_transfer_attacks_come_first_in_the_catalogues_order(budget):
+    plan = [p for p in planned(budget_of(budget), None, EPS, classes=10) if p.column.labels == "true"]
+    assert [p.attack.name for p in plan] == [name for name in ATTACKS if name in names(budget)]
+    assert [p.column.kind for p in plan] == [ATTACKS[p.attack.name].kind for p in plan]
+    assert [p.column.title for p in plan] == [ATTACKS[p.attack.name].title for p in plan]
 
 
 def test_full_is_as_strong_as_it_says():

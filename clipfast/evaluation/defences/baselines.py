@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import CounterattackConfig
-from ..defence.low_pass import low_pass
-from ..errors import InputError
-from ..reference import into_bounds, within
+from ...config import CounterattackConfig
+from ...defence.low_pass import low_pass
+from ...errors import InputError
+from ...reference import into_bounds, within
 
 __all__ = [
     "ANTI_ADVERSARY",

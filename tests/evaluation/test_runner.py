@@ -12,12 +12,12 @@ from torch import Tensor
 
 from clipfast.attacks import Attack, make
 from clipfast.attacks.system import Answer, System
+from clipfast.evaluation.attacking import attack_defences
 from clipfast.evaluation.datasets import Images
 from clipfast.evaluation.defences import Defence
-from clipfast.evaluation.gathering import evaluate
-from clipfast.evaluation.parts import Runner
-from clipfast.evaluation.planned_attacks import Planned
+from clipfast.evaluation.plan import Planned
 from clipfast.evaluation.results import Column
+from clipfast.evaluation.runner import Runner
 from clipfast.evaluation.store import Store
 
 EPS = 0.1
@@ -37,9 +37,9 @@ class Darker(Attack):
     def ticks(self) -> int:
         return 1
 
-    def _run(self, system, pixels, labels, eps, tick, most):  # noqa: ARG002
+    def _run(self, system, pixels, labels, eps, tick, batch_size):  # noqa: ARG002
         self.seen.append(pixels)
-        self.room.append(most)
+        self.room.append(batch_size)
         return pixels - self.share * eps, torch.full((len(pixels),), self.breaks)
 
 
@@ -138,7 +138,7 @@ def test_answers_are_of_the_attacked_pixels_at_their_own_places(tmp_path):
 def test_rounds_of_noise_differ_by_seed_and_place(tmp_path):
     run = runner(tmp_path, seeds=4, chunk=2)
     suite = [defence(), defence("fickle", fickle, randomised=True)]
-    results = evaluate(run, suite, plan(("adaptive", Darker(name="darker"))))
+    results = attack_defences(run, suite, plan(("adaptive", Darker(name="darker"))))
     assert results is not None
     expected = np.ones((4, 4), bool)
     expected[1, 1] = expected[3, 3] = False
@@ -151,7 +151,7 @@ def test_rounds_of_noise_differ_by_seed_and_place(tmp_path):
 
 def test_what_an_attack_saw_broken_is_broken_and_is_attacked_no_more(tmp_path):
     first, second = Darker(name="first", share=0.0, breaks=True), Darker(name="second")
-    results = evaluate(runner(tmp_path), [defence()], plan(("adaptive", first), ("adaptive", second)))
+    results = attack_defences(runner(tmp_path), [defence()], plan(("adaptive", first), ("adaptive", second)))
     assert results is not None
     assert not results.systems[0].right["first"].any()
     assert not results.systems[0].right["second"].any()
@@ -160,7 +160,9 @@ def test_what_an_attack_saw_broken_is_broken_and_is_attacked_no_more(tmp_path):
 
 def test_few_images_have_the_room_of_a_chunk(tmp_path):
     transfer, adaptive = Darker(name="transfer", share=0.0), Darker(name="adaptive")
-    evaluate(runner(tmp_path, chunk=3), [defence()], plan(("transfer", transfer), ("adaptive", adaptive)))
+    attack_defences(
+        runner(tmp_path, chunk=3), [defence()], plan(("transfer", transfer), ("adaptive", adaptive))
+    )
     assert [len(pixels) for pixels in adaptive.seen] == [3, 1]
     assert transfer.room == adaptive.room == [3, 3]
 
@@ -174,7 +176,7 @@ def test_retries_ask_about_the_transferred_pictures(tmp_path):
     assert make("retries").keeps_pixels
     own = Darker(name="own")
     run = runner(tmp_path)
-    evaluate(run, [defence()], plan(("transfer", transfer), ("adaptive", own), ("adaptive", retries)))
+    attack_defences(run, [defence()], plan(("transfer", transfer), ("adaptive", own), ("adaptive", retries)))
     clean = run.clean(slice(0, 4))
     torch.testing.assert_close(own.seen[0], clean)
     torch.testing.assert_close(retries.seen[0], clean[[0, 2, 3]] - 0.5 * EPS, rtol=0, atol=3e-5)
@@ -201,7 +203,7 @@ def test_passes_are_averaged_over_images_and_not_over_chunks(tmp_path, chunk, mo
         return plain(pixels, seed=seed)
 
     counters: list[Counter] = []
-    monkeypatch.setattr("clipfast.evaluation.parts.PassCounter", Counter)
-    results = evaluate(runner(tmp_path, chunk=chunk), [defence("counting", counting)], {EPS: []})
+    monkeypatch.setattr("clipfast.evaluation.runner.PassCounter", Counter)
+    results = attack_defences(runner(tmp_path, chunk=chunk), [defence("counting", counting)], {EPS: []})
     assert results is not None
     assert results.systems[0].passes["clean"].forward == pytest.approx(2.5)

@@ -1,4 +1,4 @@
-"""Evaluates defences of one model on its data: clean, transfer, adaptive; curves and controls."""
+"""Attacks the defences of one model, chunk by chunk, and gathers which images each still gets right."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from ..defence.passes import Passes
 from ..errors import InputError
 from .defences import Defence
-from .parts import Runner, Shard
-from .planned_attacks import Planned
+from .plan import Planned
 from .results import CLEAN, Results, SystemResult
+from .runner import Runner, Shard
 
-__all__ = ["evaluate", "work"]
+__all__ = ["attack_defences", "work"]
 
 
-def evaluate(
+def attack_defences(
     runner: Runner,
     suite: Sequence[Defence],
     plans: Mapping[float, Sequence[Planned]],
@@ -30,8 +30,7 @@ def evaluate(
 
     suite: undefended CLIP first. plans: the attacks at each l-inf budget, in [0, 1] pixel units. shard:
     (i, n), to make only each n-th chunk's parts, from the i-th on, 0 <= i < n; None is then returned, as a
-    part is no result. Curves and controls are `clipfast.evaluation.controls`'. Raises InputError for
-    more shards than chunks.
+    part is no result. Curves and controls are made apart. Raises InputError for more shards than chunks.
     """
     results = Results(
         run={},
@@ -63,7 +62,7 @@ def work(
     plans: Mapping[float, Sequence[Planned]],
     shard: Shard | None = None,
 ) -> int:
-    """How much a runner ticks for `evaluate`."""
+    """How much a runner ticks for `attack_defences`."""
     each = len(suite)  # answers to clean pictures
     for p in (p for plan in plans.values() for p in plan):
         if p.column.kind == "transfer":

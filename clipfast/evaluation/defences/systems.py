@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attacks.system import Answer, Logits, System, plain
-from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
-from ..defence.differentiable import smooth_sign, twice_differentiable
-from ..inputs import draws
+from ...attacks.system import Answer, Logits, System, plain
+from ...classifier import DefendedClassifier
+from ...config import CounterattackConfig
+from ...defence.differentiable import smooth_sign, twice_differentiable
+from ...inputs import draws
 from . import baselines
 from .baselines import blur, low_pass, random_noise, within
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..attacks.system import System, undefended
-from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
-from ..errors import InputError, UncalibratedWarning
-from ..models.fingerprint import fingerprint
+from ...attacks.system import System, undefended
+from ...classifier import DefendedClassifier
+from ...config import CounterattackConfig
+from ...errors import InputError, UncalibratedWarning
+from ...models.fingerprint import fingerprint
+from ..store import digest
 from . import systems
-from .store import digest
 
-__all__ = ["DEFENCES", "Defence", "defences"]
+__all__ = ["DEFENCES", "Defence", "make_defences"]
 
 # CSR's radius and threshold (ICML 2026), for pictures of 224 pixels.
 _CSR_RADIUS, _CSR_SIZE, _CSR_THRESHOLD = 40, 224, 0.85
@@ -64,7 +64,7 @@ def _ttc(name: str) -> Callable[[DefendedClassifier], System]:
     return partial(systems.countered, name=name)
 
 
-class _Row(NamedTuple):
+class _Recipe(NamedTuple):
     description: str
     make: _Make
     of_twin: bool = False
@@ -76,23 +76,23 @@ def _twin(base: DefendedClassifier) -> System:
 
 # In the order of reports.
 DEFENCES = {
-    "none": _Row("plain CLIP", _as_is(undefended)),
-    "rn": _Row("random noise of eps alone", _as_is(systems.noisy)),
-    "tte": _Row("mean over flips and crops (TTE)", _as_is(systems.ensemble)),
-    "anti-adversary": _Row("steps towards the model's own answer", _as_is(systems.anti_adversary)),
-    "hd": _Row("steps away from every answer (hedge defence)", _as_is(systems.hedge)),
-    "blur": _Row("3x3 mean filter", _as_is(systems.blurred)),
-    "low-pass": _Row("low-pass filter", _filtered(systems.low_passed)),
-    "ttc": _Row(
+    "none": _Recipe("plain CLIP", _as_is(undefended)),
+    "rn": _Recipe("random noise of eps alone", _as_is(systems.noisy)),
+    "tte": _Recipe("mean over flips and crops (TTE)", _as_is(systems.ensemble)),
+    "anti-adversary": _Recipe("steps towards the model's own answer", _as_is(systems.anti_adversary)),
+    "hd": _Recipe("steps away from every answer (hedge defence)", _as_is(systems.hedge)),
+    "blur": _Recipe("3x3 mean filter", _as_is(systems.blurred)),
+    "low-pass": _Recipe("low-pass filter", _filtered(systems.low_passed)),
+    "ttc": _Recipe(
         "counterattack; images that pass keep their noise",
         _with(_ttc("TTC"), pass_through="noise"),
     ),
-    "ttc-clean": _Row(
+    "ttc-clean": _Recipe(
         "counterattack; images that pass are answered as they came",
         _with(_ttc("TTC, clean pass"), pass_through="clean"),
     ),
-    "nac": _Row("counterattack with Nesterov steps (NAC)", _with(_ttc("NAC"), momentum=_NAC_MOMENTUM)),
-    "csr": _Row(
+    "nac": _Recipe("counterattack with Nesterov steps (NAC)", _with(_ttc("NAC"), momentum=_NAC_MOMENTUM)),
+    "csr": _Recipe(
         "counterattack behind CSR's gate, a low-pass filter",
         _filtered(
             _ttc("TTC, low-pass gate"),
@@ -101,8 +101,8 @@ DEFENCES = {
             pass_through="clean",
         ),
     ),
-    "twin": _Row("adversarially fine-tuned tower", _as_is(_twin), of_twin=True),
-    "ttc-twin": _Row(
+    "twin": _Recipe("adversarially fine-tuned tower", _as_is(_twin), of_twin=True),
+    "ttc-twin": _Recipe(
         "counterattack on the fine-tuned tower, drift by the original",
         _with(_ttc("TTC on the twin")),
         of_twin=True,
@@ -110,7 +110,7 @@ DEFENCES = {
 }
 
 
-def defences(
+def make_defences(
     names: Sequence[str], classifier: DefendedClassifier, twin: DefendedClassifier | None
 ) -> list[Defence]:
     """The named defences, undefended CLIP first, whether it is named or not.
@@ -125,18 +125,18 @@ def defences(
     bases = {False: classifier, True: twin}  # of the twin?
     weights = {of_twin: _weights(base) for of_twin, base in bases.items() if base is not None}
     made = []
-    for name, row in DEFENCES.items():
+    for name, recipe in DEFENCES.items():
         if name not in names and name != "none":
             continue
-        base = bases[row.of_twin]
+        base = bases[recipe.of_twin]
         if base is None:
             raise InputError(f"defence {name!r} needs a fine-tuned tower: --checkpoint FILE")
         with warnings.catch_warnings():
             # Thresholds are under evaluation; of its own the classifier's maker was warned.
             warnings.simplefilter("ignore", UncalibratedWarning)
-            system, config = row.make(base)
-        identity = {"defence": name, "config": json.loads(config.to_json()), **weights[row.of_twin]}
-        made.append(Defence(name=name, system=system, description=row.description, identity=identity))
+            system, config = recipe.make(base)
+        identity = {"defence": name, "config": json.loads(config.to_json()), **weights[recipe.of_twin]}
+        made.append(Defence(name=name, system=system, description=recipe.description, identity=identity))
     return made
 
 
