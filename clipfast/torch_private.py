@@ -16,7 +16,16 @@ from torch import Tensor, fx, nn
 if TYPE_CHECKING:  # its attributes
     from torch._ops import OpOverload as OpOverload
 
-__all__ = ["NAMES", "PrivateName", "find", "forward_hooks", "forward_pre_hooks", "trace", "version_of"]
+__all__ = [
+    "NAMES",
+    "PrivateName",
+    "find",
+    "forward_hooks",
+    "forward_pre_hooks",
+    "parts_of",
+    "trace",
+    "version_of",
+]
 
 
 class PrivateName(NamedTuple):
@@ -61,7 +70,8 @@ NAMES = {
     ),
     "forward_hooks": PrivateName("torch.nn.Module._forward_hooks", ("encoders.vit",)),
     "forward_pre_hooks": PrivateName("torch.nn.Module._forward_pre_hooks", ("encoders.vit",)),
-    "version_of": PrivateName("torch.Tensor._version", ("models.class_weights",)),
+    "parts_of": PrivateName("torch.nn.Module._parameters", ("models.weights",)),
+    "version_of": PrivateName("torch.Tensor._version", ("models.class_weights", "models.weights")),
 }
 
 
@@ -109,6 +119,11 @@ def forward_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
 def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
     """What runs before a module's forward pass."""
     return module._forward_pre_hooks
+
+
+def parts_of(module: nn.Module) -> tuple[Mapping[str, Any], ...]:
+    """A module's own parameters, buffers and children, by name: without the walk that `parameters()` is."""
+    return module._parameters, module._buffers, module._modules
 
 
 def version_of(tensor: Tensor) -> int:

@@ -22,7 +22,7 @@ def mapped(function: Callable[..., Tensor], first: Rows, *others: Rows) -> Rows:
     if isinstance(value, Tensor):
         return function(value, *others)  # pyright: ignore[reportReturnType]
     parts = [mapped(function, *parts) for parts in zip(value, *others, strict=True)]  # pyright: ignore[reportArgumentType]
-    return value._make(parts) if hasattr(value, "_make") else tuple(parts)  # pyright: ignore[reportReturnType]
+    return tuple(parts) if type(value) is tuple else type(value)(*parts)  # pyright: ignore[reportReturnType]
 
 
 def selected(structure: Rows, rows: Tensor | slice) -> Rows:
