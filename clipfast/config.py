@@ -6,16 +6,41 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from .errors import InputError
 
-__all__ = ["CounterattackConfig", "Gate", "Norm", "PassThrough"]
+__all__ = ["GATES", "CounterattackConfig", "Gate", "GateFacts", "Norm", "PassThrough"]
 
 Norm = Literal["linf", "l2"]
 PassThrough = Literal["noise", "clean"]
 Gate = Literal["drift", "low_pass"]
+
+
+class GateFacts(NamedTuple):
+    """What everyone but the algorithm has to know of a gate.
+
+    measured_with: the settings that its measure depends on, in the words of a mark of calibration.
+    reads_probe: whether f(x) and f(x + d0), which the counterattack begins with, are all that it reads.
+    not_exported: why no format has it; None where all do.
+    """
+
+    measured_with: Callable[[CounterattackConfig], str]
+    reads_probe: bool
+    not_exported: str | None = None
+
+
+# `clipfast.reference` and `clipfast.defence.schedule` say how each measures.
+GATES: dict[Gate, GateFacts] = {
+    "drift": GateFacts(lambda config: f"{config.norm} {config.eps!r}", reads_probe=True),
+    "low_pass": GateFacts(
+        lambda config: f"low_pass {config.radius!r}",
+        reads_probe=False,
+        not_exported="its Fourier transform is no operator that every format has",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +137,7 @@ class CounterattackConfig:
         return self.calibrated_for == self._mark(weights)
 
     def _mark(self, weights: str) -> str:
-        measured = f"low_pass {self.radius!r}" if self.gate == "low_pass" else f"{self.norm} {self.eps!r}"
-        what = f"{weights} {measured} {self.tau_threshold!r}"
+        what = f"{weights} {GATES[self.gate].measured_with(self)} {self.tau_threshold!r}"
         return hashlib.sha256(what.encode()).hexdigest()
 
     def to_json(self) -> str:

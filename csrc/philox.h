@@ -1,5 +1,5 @@
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed and
-// counted as clipfast.noise says.
+// counted as clipfast.inputs.philox says.
 
 #pragma once
 

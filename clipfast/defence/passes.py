@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import CounterattackConfig
+from ..config import GATES, CounterattackConfig
 
 __all__ = ["Passes", "engine_passes"]
 
@@ -38,6 +38,6 @@ def engine_passes(
         forward += passed + 2 * countered
         if with_clean and config.pass_through == "noise":
             forward += passed
-    elif config.gate == "low_pass":
+    elif not GATES[config.gate].reads_probe:
         forward += countered + (passed if config.pass_through == "noise" else 0)
     return forward, config.steps * countered

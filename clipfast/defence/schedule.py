@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..config import CounterattackConfig
+from ..config import GATES, CounterattackConfig
 from ..encoders.base import Encoder, Saved
 from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit
@@ -224,7 +224,7 @@ class Schedule:
     @property
     def gates_first(self) -> bool:
         """Whether the gate reads other passes than the probe's, and so goes before it."""
-        return self.drift_encoder is not None or self.config.gate == "low_pass"
+        return self.drift_encoder is not None or not GATES[self.config.gate].reads_probe
 
     def first_half(self, pixels: Tensor, noise: Noise[Tensor], *, with_clean: bool = False) -> Halfway:
         """Up to the gate, for N images: 2 forward passes of each, and what those that pass need besides.

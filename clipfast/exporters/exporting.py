@@ -19,7 +19,7 @@ from ..artifacts.formats import Format, FormatName, named_format
 from ..artifacts.metadata import Metadata, Precision
 from ..artifacts.ports import PixelType, Port, Profile
 from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
+from ..config import GATES, CounterattackConfig
 from ..encoders import Encoder, make_encoder
 from ..errors import InputError, VerificationError
 from ..files import move_into_place
@@ -153,10 +153,11 @@ def _verified(
 
 
 def _check(path: Path, format: Format, precision: str, opset: int, config: CounterattackConfig) -> None:
-    if config.gate == "low_pass":
+    if reason := GATES[config.gate].not_exported:
+        known = [name for name, gate in GATES.items() if gate.not_exported is None]
         raise InputError(
-            "gate 'low_pass' is refused, as its Fourier transform is no operator that every format has: "
-            "expected a config with gate 'drift'"
+            f"gate {config.gate!r} is refused, as {reason}: expected a config with gate "
+            f"{' or '.join(map(repr, known))}"
         )
     if precision == "int8":
         raise InputError(

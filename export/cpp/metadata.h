@@ -9,7 +9,7 @@
 
 enum class Norm { linf, l2 };
 
-// What a package says about itself, as far as answering needs it: see `clipfast.exporters.metadata`.
+// What a package says about itself, as far as answering needs it: see `clipfast.artifacts.metadata`.
 struct Metadata {
   bool lab;                           // the profile that takes noise and thresholds, and gives delta
   bool fixed_noise;                   // static: noise is an input in every profile

@@ -62,7 +62,7 @@ at::Tensor fresh_noise(std::int64_t n, const Metadata& metadata) {
   if (metadata.norm == Norm::linf) {
     const auto unit = static_cast<float>(metadata.eps * 0x1p-23);
     for (std::int64_t i = 0; i < noise.numel(); ++i) {
-      // The upper 24 bits, which a float holds exactly, as clipfast.noise makes numbers of them.
+      // The upper 24 bits, which a float holds exactly, as clipfast.inputs.philox makes numbers of them.
       values[i] = static_cast<float>(static_cast<std::int32_t>(random() >> 8) - (1 << 23)) * unit;
     }
     return noise;

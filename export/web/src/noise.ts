@@ -6,7 +6,7 @@ export type Noise = Float32Array<ArrayBuffer>;
 
 const MOST_BYTES = 65536; // that a browser draws at a time
 
-/** From the browser's cryptographic generator, on the grid that clipfast.noise draws on. */
+/** From the browser's cryptographic generator, on the grid that clipfast.inputs.philox draws on. */
 export function freshNoise(length: number, eps: number): Noise {
   const words = new Uint32Array(length);
   for (let i = 0; i < length; i += MOST_BYTES / 4) {
