@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipfast.bench.columns import Towers
 from clipfast.bench.environment import environment
-from clipfast.bench.scenario import Images, make_images, make_tower, published_noise
+from clipfast.bench.scenario import GatedImages, make_images, make_tower, published_noise
 from clipfast.encoders import Encoder, Saved
 from clipfast.files import write_text
 from clipfast.measurement.interleave import rounds
@@ -45,7 +45,7 @@ def gather_one_row(saved: Saved) -> None:
         tensor.index_select(0, row)
 
 
-def chunk_sizes(towers: Towers, images: Images, precision: str) -> dict[str, Callable[[], object]]:
+def chunk_sizes(towers: Towers, images: GatedImages, precision: str) -> dict[str, Callable[[], object]]:
     """The same batch in chunks of several sizes."""
     columns: dict[str, Callable[[], object]] = {}
     for chunk in (2, 4, 8, 16, 32):
@@ -57,7 +57,7 @@ def chunk_sizes(towers: Towers, images: Images, precision: str) -> dict[str, Cal
     return columns
 
 
-def probes(encoder: Encoder, images: Images, n: int) -> dict[str, Callable[[], object]]:
+def probes(encoder: Encoder, images: GatedImages, n: int) -> dict[str, Callable[[], object]]:
     """Both orders of a probe, and both ways to an image's activations."""
     base = encoder.project(encoder.to_layout(images.pixels[:n]))
     d = encoder.to_layout(published_noise(images.pixels[:n], images.config))

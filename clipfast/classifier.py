@@ -27,11 +27,11 @@ from .inputs import draws
 from .inputs.noise import Noise, NoiseSource, check_one_source
 from .inputs.rules import NoisePolicy, checked_integer
 from .inputs.tensors import as_unit, check_noise, check_pixels
-from .models.bundled import BUNDLED, BUNDLED_DIR, load_bundled
+from .models.bundled import BUNDLED, BUNDLED_DIR, bundled_defaults
 from .models.checkpoint import load_image_tower
 from .models.class_weights import Template, Tokenizer
 from .models.fingerprint import fingerprint
-from .models.loading import brings_weights, load_open_clip
+from .models.loading import load_open_clip, source_of
 from .models.tower import ImageTower
 from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
@@ -65,12 +65,6 @@ class _Made(NamedTuple):
     version: int
     calibrated: bool
     engine: Once[DefenceEngine]
-
-
-def _named(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
-    """A model's name and its weights', in open_clip's words; of a file of weights its name."""
-    name = model_name if brings_weights(model_name) else model_name.replace("/", "-")
-    return name, None if pretrained is None else Path(pretrained).name
 
 
 class DefendedClassifier(nn.Module):
@@ -180,7 +174,7 @@ class DefendedClassifier(nn.Module):
         names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
         """
         model, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
-        return cls(model, tokenizer, classnames, _source=_named(model_name, pretrained), **options)
+        return cls(model, tokenizer, classnames, _source=source_of(model_name, pretrained), **options)
 
     @classmethod
     def from_finetuned(
@@ -203,7 +197,7 @@ class DefendedClassifier(nn.Module):
         original, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
         tuned = copy.deepcopy(original)
         load_image_tower(tuned.visual, checkpoint)  # pyright: ignore[reportArgumentType]
-        source = _named(model_name, pretrained)
+        source = source_of(model_name, pretrained)
         return cls(tuned, tokenizer, classnames, drift_model=original, _source=source, **options)
 
     @classmethod
@@ -220,15 +214,15 @@ class DefendedClassifier(nn.Module):
         finetuned: its adversarially fine-tuned twin instead, with drift measured by the original. The
         model shows the mechanism on drawn shapes; it is no evidence about real CLIP.
         """
-        original = load_bundled(device)
-        names = original.classnames if classnames is None else classnames
+        defaults = bundled_defaults()
+        names = defaults.classnames if classnames is None else classnames
         if options.get("config") is None:
-            options["config"] = original.config
+            options["config"] = defaults.config
         if finetuned:
             return cls.from_finetuned(
                 BUNDLED, None, BUNDLED_DIR / "tecoa.pt", names, device=device, **options
             )
-        return cls(original.model, original.tokenizer, names, _source=(BUNDLED, None), **options)
+        return cls.from_open_clip(BUNDLED, None, names, device=device, **options)
 
     def with_config(self, config: CounterattackConfig) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.

@@ -17,11 +17,15 @@ _EXTRAS = {
     "torchvision": "torch",
     "open_clip": "torch",
     "safetensors": "torch",
+    "onnx": "torch",
+    "onnx_ir": "torch",
+    "onnxscript": "torch",
     "onnxruntime": "runtime",
     "art": "art",
     "scipy": "eval",
     "h5py": "eval",
     "foolbox": "foolbox",
+    "matplotlib": "bench",
 }
 
 

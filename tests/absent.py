@@ -35,8 +35,8 @@ def absent(package: str, *importers: str) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+        sys.modules.update(kept)  # all of them first: a child may stand before its parent
         for name, module in kept.items():
-            sys.modules[name] = module
             parent, _, child = name.rpartition(".")
             if parent in sys.modules:
                 setattr(sys.modules[parent], child, module)

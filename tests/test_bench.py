@@ -11,11 +11,12 @@ from towers import make_tower
 from typer.testing import CliRunner
 
 from clipfast import InputError, cli
-from clipfast.bench import run as running
+from clipfast.bench import run as benchmarking
 from clipfast.bench.columns import Towers, check, closure, names
+from clipfast.bench.cost_plot import draw_costs
 from clipfast.bench.plan import BARS, Job, jobs
-from clipfast.bench.report import draw, tables
-from clipfast.bench.run import summary, write_json
+from clipfast.bench.result_tables import result_tables
+from clipfast.bench.run import run_benchmark, summary, write_result
 from clipfast.bench.scenario import Scenario, make_images
 from clipfast.encoders.vit import VitEncoder
 from clipfast.measurement.interleave import ratio, rounds
@@ -41,7 +42,7 @@ def row(model: str = "ViT-B-32", batch: int = 8, countered: int = 0, allocator: 
 
 def text(result) -> str:
     console = Console(width=250, record=True, file=io.StringIO())
-    for table in tables(result):
+    for table in result_tables(result):
         console.print(table)
     return console.export_text()
 
@@ -120,31 +121,32 @@ def test_a_wrong_engine_gets_no_figure(monkeypatch):
 
 def test_a_failing_process_is_told_with_what_it_said(monkeypatch):
     scenario = Scenario(model="no-such-model", batch=1, countered=0, rounds=1)
-    monkeypatch.setattr(running, "jobs", lambda *_, **__: [Job(allocator="default", scenarios=(scenario,))])
+    job = Job(allocator="default", scenarios=(scenario,))
+    monkeypatch.setattr(benchmarking, "jobs", lambda *_, **__: [job])
     with pytest.raises(RuntimeError, match="no-such-model"):
-        running.run(device="cpu", threads=1, quick=True, progress=lambda _: None, save=lambda _: None)
+        run_benchmark(device="cpu", threads=1, quick=True, progress=lambda _: None, save=lambda _: None)
 
 
 def test_result_is_written_whole(tmp_path):
     path = tmp_path / "bench.json"
-    write_json({"rows": []}, path)
+    write_result({"rows": []}, path)
     with pytest.raises(TypeError):
-        write_json({"rows": [object()]}, path)
+        write_result({"rows": [object()]}, path)
     assert json.loads(path.read_text()) == {"rows": []}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_plot_is_drawn_and_says_what_is_missing(tmp_path):
     result = {"device": "cpu", "rows": [row(), row(countered=8)], "peaks": []}
-    draw(result, tmp_path / "plot.png")
+    draw_costs(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
     with pytest.raises(InputError, match="two countered shares or more"):
-        draw({"device": "cpu", "rows": [row()], "peaks": []}, tmp_path / "none.png")
+        draw_costs({"device": "cpu", "rows": [row()], "peaks": []}, tmp_path / "none.png")
 
 
 def test_command_shows_an_earlier_run(tmp_path):
     path = tmp_path / "bench.json"
-    write_json({"device": "cpu", "rows": [row()], "peaks": []}, path)
+    write_result({"device": "cpu", "rows": [row()], "peaks": []}, path)
     shown = CliRunner().invoke(cli.app, ["bench", "--show", str(path)])
     assert shown.exit_code == 0
     assert "ViT-B-32, allocator default: milliseconds" in shown.stdout.replace("\n", " ")

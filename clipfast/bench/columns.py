@@ -18,7 +18,7 @@ from ..inputs.draws import fresh
 from ..inputs.noise import Noise
 from ..models.tower import ImageTower
 from ..reference import counterattack, counterattack_early_return
-from .scenario import Images, published_noise
+from .scenario import GatedImages, published_noise
 
 __all__ = ["Towers", "check", "closure", "names"]
 
@@ -100,7 +100,7 @@ def names(towers: Towers) -> list[str]:
     return columns
 
 
-def closure(name: str, towers: Towers, images: Images) -> Closure:
+def closure(name: str, towers: Towers, images: GatedImages) -> Closure:
     """A column's work on a batch. Each defence draws its noise itself: torch's generator, or the engine's."""
     x, config = images.pixels, images.config
     kind, *words = name.split()
@@ -123,7 +123,7 @@ def closure(name: str, towers: Towers, images: Images) -> Closure:
     return lambda: schedule(encode, x, published_noise(x, config), config)
 
 
-def _counted(engine: Engine, images: Images) -> None:
+def _counted(engine: Engine, images: GatedImages) -> None:
     result = engine.run(images.pixels, fresh(len(images.pixels), images.pixels.device), with_delta=False)
     if not torch.equal(result.countered, images.countered):
         raise RuntimeError(
@@ -139,7 +139,7 @@ def _undefended(encode: Encode, x: Tensor) -> Closure:
     return run
 
 
-def check(towers: Towers, images: Images, precision: str) -> None:
+def check(towers: Towers, images: GatedImages, precision: str) -> None:
     """Compares an engine with the reference on the same noise; no figure is worth more than that.
 
     Raises RuntimeError where it disagrees by more than the tests allow.

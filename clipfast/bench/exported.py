@@ -23,7 +23,7 @@ from ..exporters import export
 from ..exporters.onnx.writer import write
 from ..models.tower import ImageTower
 from ..reference import counterattack
-from .scenario import Images, published_noise
+from .scenario import GatedImages, published_noise
 
 __all__ = ["Artifacts", "exported_columns"]
 
@@ -70,7 +70,7 @@ class Artifacts:
 
 
 def exported_columns(
-    tower: ImageTower, artifacts: Artifacts, images: Images
+    tower: ImageTower, artifacts: Artifacts, images: GatedImages
 ) -> dict[str, Callable[[], object]]:
     """Each column's work on a batch; the artifacts' noise is drawn by their runtime."""
     x, config = images.pixels, images.config

@@ -18,10 +18,10 @@ from .environment import ALLOCATORS
 from .plan import Job, jobs
 from .scenario import Scenario
 
-__all__ = ["exported_summary", "run", "summary", "write_json"]
+__all__ = ["exported_summary", "run_benchmark", "summary", "write_result"]
 
 
-def run(
+def run_benchmark(
     *,
     device: str,
     threads: int,
@@ -126,6 +126,6 @@ def exported_summary(row: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def write_json(result: dict[str, Any], path: Path) -> None:
+def write_result(result: dict[str, Any], path: Path) -> None:
     """Writes a result whole or not at all."""
     write_text(path, json.dumps(result, indent=1) + "\n")

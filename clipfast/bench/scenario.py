@@ -14,7 +14,7 @@ from ..config import CounterattackConfig
 from ..models.tower import ImageTower
 from ..reference import drift_of, into_bounds
 
-__all__ = ["Images", "Scenario", "make_images", "make_tower", "published_noise"]
+__all__ = ["GatedImages", "Scenario", "make_images", "make_tower", "published_noise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Scenario:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class GatedImages:
     """Pixels float32 [N, 3, H, W], and settings under which just `countered` of them are countered."""
 
     pixels: Tensor
@@ -65,7 +65,7 @@ def published_noise(pixels: Tensor, config: CounterattackConfig) -> Tensor:
 
 
 @torch.no_grad()
-def make_images(tower: ImageTower, batch: int, countered: int) -> Images:
+def make_images(tower: ImageTower, batch: int, countered: int) -> GatedImages:
     """Smooth images, which drift, and noise, which hardly does: the gate tells them apart at any draw.
 
     Raises RuntimeError where it does not.
@@ -79,7 +79,7 @@ def make_images(tower: ImageTower, batch: int, countered: int) -> Images:
     pixels, mask = pixels.to(device), mask.to(device)
     if countered in (0, batch):
         config = CounterattackConfig(tau_threshold=1e9 if countered else 0.0)
-        return Images(pixels=pixels, config=config, countered=mask)
+        return GatedImages(pixels=pixels, config=config, countered=mask)
     published = CounterattackConfig()
     drifts = []
     for x in pixels.split(8):
@@ -90,4 +90,4 @@ def make_images(tower: ImageTower, batch: int, countered: int) -> Images:
     if high < 2 * low:
         raise RuntimeError(f"expected a gap between drifts, got {low:.4f} below and {high:.4f} above")
     config = CounterattackConfig(tau_threshold=(low * high) ** 0.5)
-    return Images(pixels=pixels, config=config, countered=mask)
+    return GatedImages(pixels=pixels, config=config, countered=mask)

@@ -18,10 +18,10 @@ from .columns import Towers, check, closure, names
 from .environment import environment
 from .scenario import Scenario, make_images, make_tower
 
-__all__ = ["main"]
+__all__ = ["measure_job"]
 
 
-def main() -> None:
+def measure_job() -> None:
     """Reads a job from the first argument and runs it."""
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
@@ -79,4 +79,4 @@ def _emit(**line: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure_job()

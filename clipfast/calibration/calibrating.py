@@ -20,14 +20,14 @@ from ..preprocess import image_files
 from .gauge import Gauge
 from .threshold import Calibration, Measured, calibrate
 
-__all__ = ["Request", "folder_labels", "measure", "run"]
+__all__ = ["CalibrationRequest", "calibrate_folders", "folder_labels", "measure"]
 
 # Files -> the readable ones and their pixels [N, 3, H, W], uint8, some at a time.
 Batches = Callable[[list[Path]], Iterable[tuple[Sequence[Path], NDArray[Any]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CalibrationRequest:
     """What to calibrate on and how.
 
     clean: a folder of pictures. attacked: one of attacked pictures; or attack_eps, the l-inf budget, in
@@ -60,9 +60,9 @@ class Request:
             )
 
 
-def run(
+def calibrate_folders(
     classifier: DefendedClassifier,
-    request: Request,
+    request: CalibrationRequest,
     batches: Batches,
     *,
     total: Callable[[int], object] | None = None,
@@ -112,8 +112,8 @@ def measure(
 
     batches: files and their pixels [N, 3, H, W], uint8 or float in [0, 1]. labels: each file's class; without
     them no answer is judged, and the attack moves away from the label that undefended CLIP predicts.
-    attack_eps: as in `Request`; None attacks nothing. A picture's noise depends on the seed and its place
-    alone. Raises InputError for no pictures.
+    attack_eps: as in `CalibrationRequest`; None attacks nothing. A picture's noise depends on the seed and
+    its place alone. Raises InputError for no pictures.
     """
     gauge, attackable = Gauge(classifier), undefended(classifier)
     clean: list[Measured] = []
@@ -162,7 +162,7 @@ def _files(root: Path) -> list[Path]:
     return list(image_files([root]))
 
 
-def _quoted(classifier: DefendedClassifier, request: Request, skipped: int) -> dict[str, Any]:
+def _quoted(classifier: DefendedClassifier, request: CalibrationRequest, skipped: int) -> dict[str, Any]:
     """What the figures are quoted with."""
     attack = None
     if request.attack_eps is not None:

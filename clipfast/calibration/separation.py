@@ -12,10 +12,10 @@ from ..measurement.statistics import Interval, percentiles
 
 __all__ = ["Separation", "countered_share", "roc", "separation"]
 
-RESAMPLES = 2000
+AUROC_RESAMPLES = 2000
 
 # How a gate fares, by where the interval of its AUROC lies.
-Kind = Literal["separates", "does not separate", "is inverted"]
+SeparationKind = Literal["separates", "does not separate", "is inverted"]
 
 
 class Separation(NamedTuple):
@@ -28,7 +28,7 @@ class Separation(NamedTuple):
     interval: Interval
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SeparationKind:
         """ "does not separate" where the interval holds 0.5, "is inverted" where it lies below."""
         if self.interval.low > 0.5:
             return "separates"
@@ -81,7 +81,7 @@ def separation(clean: ArrayLike, attacked: ArrayLike, *, seed: int = 0) -> Separ
             np.bincount(rng.integers(n, size=n), minlength=n),
             np.bincount(rng.integers(m, size=m), minlength=m),
         )
-        for _ in range(RESAMPLES)
+        for _ in range(AUROC_RESAMPLES)
     ]
     exact = area(np.ones(n, np.int64), np.ones(m, np.int64))
     return Separation(exact, percentiles(np.array(resampled)))

@@ -29,10 +29,10 @@ __all__ = [
     "report_path",
     "threshold_balanced",
     "threshold_for_rate",
-    "write",
+    "write_calibration",
 ]
 
-SCHEMA = 1
+CALIBRATION_SCHEMA = 1
 
 # With fewer an interval of the AUROC says nothing.
 LEAST_PICTURES = 10
@@ -148,7 +148,7 @@ class Calibration:
             if measured is not None
         }
         report = {
-            "schema": SCHEMA,
+            "schema": CALIBRATION_SCHEMA,
             "run": self.run,
             "rule": self.rule,
             "config": dataclasses.asdict(self.config),
@@ -269,7 +269,7 @@ def expected_passes(config: CounterattackConfig, countered: float, *, drift_enco
     return Passes(*(a + countered * (b - a) for a, b in zip(passed, whole, strict=True)))
 
 
-def write(calibration: Calibration, path: Path) -> Path:
+def write_calibration(calibration: Calibration, path: Path) -> Path:
     """Writes the config as JSON, and the report beside it; returns the report's path.
 
     Raises InputError where a file cannot be written.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from ..attacks.pgd10 import PGD_STEPS, attack_in_chunks, correct
@@ -23,11 +22,11 @@ from ..config import CounterattackConfig
 from ..errors import InputError
 from ..evaluation.defences.systems import blurred, countered
 from ..measurement.interleave import interleaved
-from ..measurement.statistics import worst_case
+from ..measurement.statistics import right_in_every_case
 from ..models.shapes import CLASSNAMES, KINDS, draw
 from ..prediction import Prediction
 
-__all__ = ["ATTACK_EPS", "DemoResult", "Row", "experiment"]
+__all__ = ["ATTACK_EPS", "DemoResult", "SystemRow", "experiment"]
 
 ATTACK_EPS = 2 / 255
 _CHUNK = 64
@@ -41,7 +40,7 @@ _STREAM = 100
 
 
 @dataclass(frozen=True)
-class Row:
+class SystemRow:
     """One system's accuracy, in [0, 1], and its cost over undefended CLIP on clean and attacked pictures.
 
     adaptive: the share that is right clean, under the transfer attack and under the one on the system itself.
@@ -59,7 +58,7 @@ class Row:
 class DemoResult:
     """What the demo found. Pixels are uint8 [N, 3, H, W]; predictions are of the same N pictures."""
 
-    rows: list[Row]
+    rows: list[SystemRow]
     labels: Tensor
     clean_pixels: Tensor
     attacked_pixels: Tensor
@@ -68,8 +67,12 @@ class DemoResult:
     config: CounterattackConfig
 
 
-def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoResult:
-    """Draws, attacks and classifies `images` pictures; writes them below `out` as 8-bit PNG files."""
+def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float], object]) -> DemoResult:
+    """Draws, attacks and classifies `images` pictures; writes them below `out` as 8-bit PNG files.
+
+    progress: called as the attacks go on, with the share of them that is done since the last call. Raises
+    InputError where `out` is not a folder that can be written.
+    """
     classifier = DefendedClassifier.bundled()
     twin = DefendedClassifier.bundled(finetuned=True)
     pictures = draw(images, seed=(_STREAM, seed), size=classifier.image_size[0])
@@ -86,20 +89,19 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
         undefended(twin, "fine-tuned twin"),
         countered(classifier, "TTC (clipfast)"),
     ]
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("attacking", total=len(systems) * math.ceil(images / _CHUNK) * PGD_STEPS)
-        against = [
-            attack_in_chunks(
-                system,
-                x,
-                labels,
-                eps=ATTACK_EPS,
-                chunk=_CHUNK,
-                seed=seed * 16 + i,
-                progress=lambda: progress.advance(task),
-            )
-            for i, system in enumerate(systems)
-        ]
+    step = 1 / (len(systems) * math.ceil(images / _CHUNK) * PGD_STEPS)
+    against = [
+        attack_in_chunks(
+            system,
+            x,
+            labels,
+            eps=ATTACK_EPS,
+            chunk=_CHUNK,
+            seed=seed * 16 + i,
+            progress=lambda: progress(step),
+        )
+        for i, system in enumerate(systems)
+    ]
     # Rounding to 8 bits keeps the budget, because clean pixels and eps are whole grey levels.
     transfer = np.rint(against[0].numpy() * 255).astype(np.uint8)
     attacked = _write_and_read(out / "attacked", names, transfer, classifier)
@@ -112,9 +114,9 @@ def experiment(out: Path, *, images: int, seed: int, console: Console) -> DemoRe
         right, right_attacked, right_adapted = (
             correct(system, p, labels, seed=seed) for p in (*both, adapted)
         )
-        worst = worst_case(right, right_attacked, right_adapted)
+        worst = right_in_every_case(right, right_attacked, right_adapted)
         accuracies = [float(flags.mean()) for flags in (right, right_attacked, worst)]
-        rows.append(Row(system.name, *accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2))))
+        rows.append(SystemRow(system.name, *accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2))))
     return DemoResult(
         rows=rows,
         labels=labels,

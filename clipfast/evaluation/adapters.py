@@ -18,7 +18,7 @@ from ..errors import InputError, names_extra
 
 __all__ = ["DefendedLogits", "RandomisedDefenceWarning", "as_art", "as_foolbox", "as_function"]
 
-Mode = Literal["bpda", "unrolled"]
+GradientMode = Literal["bpda", "unrolled"]
 
 _NOTE = (
     "draws noise and optimises at inference: attack it with several samples of noise (EOT; AutoAttack's "
@@ -39,7 +39,7 @@ class DefendedLogits(nn.Module):
     randomised = True
     optimises_at_inference = True
 
-    def __init__(self, classifier: DefendedClassifier, mode: Mode, samples: int) -> None:
+    def __init__(self, classifier: DefendedClassifier, mode: GradientMode, samples: int) -> None:
         super().__init__()
         self.defence = classifier.differentiable(mode)
         self.samples = samples
@@ -61,7 +61,9 @@ class DefendedLogits(nn.Module):
         )
 
 
-def as_function(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples: int = 1) -> DefendedLogits:
+def as_function(
+    classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1
+) -> DefendedLogits:
     """A plain function of pixels, as AutoAttack takes it: `AutoAttack(as_function(c), version="rand", ...)`.
 
     mode: through what gradients go, see `clipfast.defence.differentiable.DifferentiableDefence`.
@@ -71,7 +73,7 @@ def as_function(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples:
     return _logits(classifier, mode, samples)
 
 
-def as_art(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples: int = 1) -> Any:
+def as_art(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1) -> Any:
     """An estimator of the Adversarial Robustness Toolbox: its `PyTorchClassifier` over `as_function`.
 
     Pixels in [0, 1], channels first; the loss is the cross-entropy. `estimator.model` says what it is.
@@ -90,7 +92,7 @@ def as_art(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples: int 
     )
 
 
-def as_foolbox(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples: int = 1) -> Any:
+def as_foolbox(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1) -> Any:
     """A model of foolbox: its `PyTorchModel` over `as_function`, in bounds (0, 1)."""
     try:
         import foolbox  # pyright: ignore[reportMissingImports]
@@ -99,7 +101,7 @@ def as_foolbox(classifier: DefendedClassifier, *, mode: Mode = "bpda", samples: 
     return foolbox.PyTorchModel(_logits(classifier, mode, samples), bounds=(0, 1), device=classifier.device)
 
 
-def _logits(classifier: DefendedClassifier, mode: Mode, samples: int) -> DefendedLogits:
+def _logits(classifier: DefendedClassifier, mode: GradientMode, samples: int) -> DefendedLogits:
     if mode not in ("bpda", "unrolled"):
         raise InputError(f"mode must be 'bpda' or 'unrolled', got {mode!r}")
     check_counts(samples=samples)

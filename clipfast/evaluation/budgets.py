@@ -9,6 +9,7 @@ from typing import Any
 from ..attacks import ADAPTIVE, TRANSFER
 from ..attacks.catalogue import settings_of
 from ..errors import InputError
+from . import BudgetName
 
 __all__ = ["BUDGETS", "Budget", "budget_of"]
 
@@ -27,7 +28,7 @@ class Budget:
     upper_bound: too few steps for an adaptive figure to be more than that.
     """
 
-    name: str
+    name: BudgetName
     images: int
     transfer: Settings
     predicted: tuple[str, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,22 +16,24 @@ from .. import __version__
 from ..attacks.levels import level
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
-from ..errors import InputError, UncalibratedWarning
+from ..errors import InputError
 from ..measurement.interleave import interleaved
+from ..models.bundled import BUNDLED
 from ..models.loading import brings_weights
 from .attacking import attack_defences, work
 from .budgets import budget_of
 from .controls import controls
 from .curves import curve_work, curves, make_curve_parts
-from .datasets import BUNDLED, PAPER, Dataset, Images, find_dataset
+from .datasets import BUNDLED_DATA, PAPER, Dataset, Images, find_dataset
 from .defences import DEFENCES, Defence, make_defences
+from .model_pair import ModelPair
 from .plan import planned
 from .report import write_csv, write_json, write_page, write_summary
 from .results import Results
 from .runner import Runner
 from .store import Store, check_same, digest
 
-__all__ = ["Progress", "Request", "run"]
+__all__ = ["EvaluationRequest", "Progress", "evaluate_request"]
 
 _TIMED = 32  # images
 
@@ -50,7 +51,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EvaluationRequest:
     """What is to be evaluated, as the command line says it.
 
     data: a name, a folder, or "paper" for the paper's sixteen data sets, each then below its own name in
@@ -83,7 +84,7 @@ class Request:
     parts_from: Sequence[Path] = ()
 
 
-def run(request: Request, progress: Progress) -> dict[str, Results] | None:
+def evaluate_request(request: EvaluationRequest, progress: Progress) -> dict[str, Results] | None:
     """Evaluates on each data set and writes its report: {data set: results}; None of a shard.
 
     A run that was stopped goes on where it was. Raises InputError for what does not fit together, before
@@ -93,8 +94,13 @@ def run(request: Request, progress: Progress) -> dict[str, Results] | None:
     sources = PAPER if request.data == "paper" else (request.data,)
     find = partial(find_dataset, root=request.root, split=request.split, download=request.download)
     found = [find(source) for source in sources]
+    models = ModelPair(
+        request.model, request.pretrained, request.checkpoint, config=request.config, device=request.device
+    )
     results = {
-        dataset.name: _evaluated(request, dataset, progress, below=dataset.name if len(found) > 1 else "")
+        dataset.name: _evaluated(
+            request, dataset, models, progress, below=dataset.name if len(found) > 1 else ""
+        )
         for dataset in found
     }
     if request.shard is not None:
@@ -105,7 +111,7 @@ def run(request: Request, progress: Progress) -> dict[str, Results] | None:
     return gathered
 
 
-def _check(request: Request) -> None:
+def _check(request: EvaluationRequest) -> None:
     budget = budget_of(request.budget)
     if not request.eps:
         raise InputError("expected at least one eps, got none")
@@ -121,7 +127,7 @@ def _check(request: Request) -> None:
         raise InputError(
             f"expected a shard i/n with 1 <= i <= n, got {request.shard[0] + 1}/{request.shard[1]}"
         )
-    if request.model is None and request.data != BUNDLED:
+    if request.model is None and request.data != BUNDLED_DATA:
         raise InputError(f"--data {request.data} needs --model: the bundled one knows drawn shapes alone")
     for option, value in (("--pretrained", request.pretrained), ("--checkpoint", request.checkpoint)):
         if request.model is None and value is not None:
@@ -132,10 +138,12 @@ def _check(request: Request) -> None:
         )
 
 
-def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below: str) -> Results | None:
+def _evaluated(
+    request: EvaluationRequest, dataset: Dataset, models: ModelPair, progress: Progress, *, below: str
+) -> Results | None:
     """below: the folder of this data set in those that are written and taken over."""
     out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
-    classifier, twin = _classifiers(request, dataset)
+    classifier, twin = models.classifiers(dataset)
     usual = [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
     suite = make_defences(usual if request.defences is None else request.defences, classifier, twin)
     budget, classes = budget_of(request.budget), len(classifier.classnames)
@@ -187,26 +195,12 @@ def _evaluated(request: Request, dataset: Dataset, progress: Progress, *, below:
     return results
 
 
-def _classifiers(request: Request, dataset: Dataset) -> tuple[DefendedClassifier, DefendedClassifier | None]:
-    """The model under evaluation, and its fine-tuned twin where there is one."""
-    options: dict[str, Any] = {"config": request.config, "device": request.device}
-    with warnings.catch_warnings():
-        # An evaluation is how one finds out; the report says whether it was calibrated.
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        if request.model is None:
-            bundled = DefendedClassifier.bundled
-            return bundled(**options), bundled(finetuned=True, **options)
-        named = (request.model, request.pretrained)
-        options["templates"] = dataset.templates
-        classifier = DefendedClassifier.from_open_clip(*named, dataset.classnames, **options)
-        if request.checkpoint is None:
-            return classifier, None
-        twin = DefendedClassifier.from_finetuned(*named, request.checkpoint, dataset.classnames, **options)
-        return classifier, twin
-
-
 def _identity(
-    request: Request, dataset: Dataset, images: Images, classifier: DefendedClassifier, weights_sha256: str
+    request: EvaluationRequest,
+    dataset: Dataset,
+    images: Images,
+    classifier: DefendedClassifier,
+    weights_sha256: str,
 ) -> dict[str, Any]:
     """What all figures of a folder have in common; attacks, defences and budgets may be added to it."""
     return {

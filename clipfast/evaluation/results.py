@@ -15,9 +15,9 @@ from ..errors import InputError
 
 __all__ = ["CLEAN", "Column", "Control", "Point", "Results", "SystemResult"]
 
-SCHEMA = 1
+RESULTS_SCHEMA = 1
 
-Kind = Literal["clean", "transfer", "adaptive"]
+ColumnKind = Literal["clean", "transfer", "adaptive"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Column:
 
     key: str
     title: str
-    kind: Kind
+    kind: ColumnKind
     eps: float | None = None
     labels: Literal["true", "predicted"] = "true"
     upper_bound: bool = False
@@ -98,7 +98,7 @@ class Results:
 
     def to_json(self) -> str:
         """The JSON text; `from_json` gives equal results back."""
-        values = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        values = {"schema": RESULTS_SCHEMA, **dataclasses.asdict(self)}
         return json.dumps(values, indent=1, default=_plain) + "\n"
 
     @classmethod
@@ -106,8 +106,8 @@ class Results:
         """Reads what `to_json` wrote. Raises InputError for anything else, and for flags that do not fit."""
         try:
             values = json.loads(text)
-            if values.pop("schema") != SCHEMA:
-                raise InputError(f"expected results of schema {SCHEMA}")
+            if values.pop("schema") != RESULTS_SCHEMA:
+                raise InputError(f"expected results of schema {RESULTS_SCHEMA}")
             results = cls(
                 run=values["run"],
                 eps=tuple(values["eps"]),

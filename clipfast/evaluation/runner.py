@@ -22,7 +22,6 @@ from .store import Store, digest
 
 __all__ = ["Answered", "Made", "Runner", "Shard"]
 
-Tick = Callable[[float], object]
 Shard = tuple[int, int]
 
 
@@ -62,7 +61,7 @@ class Runner:
     chunk: int
     seed: int
     seeds: int
-    tick: Tick
+    tick: Callable[[float], object]
 
     def chunks(self, images: int | None = None, *, shard: Shard | None = None) -> list[slice]:
         """The first images in pieces, all where None. shard: (i, n), for each n-th piece from the i-th on."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import names_extra
 
 if TYPE_CHECKING:
-    from ..verification.verdict import Verification
+    from ..verification.outcome import Verification
     from ..verification.verifying import verify
     from .exporting import Export, export
 
@@ -21,7 +21,7 @@ __all__ = ["Export", "Verification", "export", "verify"]
 # Imported when it is first asked for: readers of artifacts have no torch.
 _ON_DEMAND = {
     "Export": ".exporting",
-    "Verification": "..verification.verdict",
+    "Verification": "..verification.outcome",
     "export": ".exporting",
     "verify": "..verification.verifying",
 }

@@ -26,7 +26,7 @@ from ..files import move_into_place
 from ..models.bundled import BUNDLED
 from ..models.fingerprint import fingerprint
 from ..models.tower import ImageTower
-from ..verification.verdict import Verification
+from ..verification.outcome import Verification
 from ..verification.verifying import verify
 from .defence_graph import DefenceGraph
 

@@ -16,9 +16,9 @@ __all__ = [
     "Share",
     "over_seeds",
     "paired_difference",
+    "right_in_every_case",
     "share",
     "wilson",
-    "worst_case",
 ]
 
 RESAMPLES = 10_000
@@ -108,7 +108,7 @@ def percentiles(resampled: NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
-def worst_case(*right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def right_in_every_case(*right: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which images are right in every case: clean, under transfer, under the adaptive attack. bool [N]."""
     return np.logical_and.reduce(right)
 

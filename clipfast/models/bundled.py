@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -13,10 +14,17 @@ from torch import nn
 from ..config import CounterattackConfig
 from .tokenizer import WordTokenizer
 
-__all__ = ["BUNDLED", "BUNDLED_DIR", "BundledModel", "load_bundled"]
+__all__ = ["BUNDLED", "BUNDLED_DIR", "BundledDefaults", "BundledModel", "bundled_defaults", "load_bundled"]
 
 BUNDLED = "bundled"  # its name beside those of open_clip's registry
 BUNDLED_DIR = Path(__file__).parent / "bundled"
+
+
+class BundledDefaults(NamedTuple):
+    """What a classifier over the bundled model has where nothing else is asked for."""
+
+    classnames: tuple[str, ...]
+    config: CounterattackConfig  # with the threshold calibrated for this model
 
 
 @dataclass(frozen=True)
@@ -26,16 +34,25 @@ class BundledModel:
     model: nn.Module
     tokenizer: WordTokenizer
     classnames: tuple[str, ...]
-    config: CounterattackConfig  # with the threshold calibrated for this model
+    config: CounterattackConfig
+
+
+def bundled_defaults(*, folder: Path = BUNDLED_DIR) -> BundledDefaults:
+    """The class names and settings in `folder`, without the model."""
+    classnames = tuple(_labels(folder)["classnames"])
+    settings = folder / "counterattack.json"  # not there yet while the model is being made
+    if not settings.exists():
+        return BundledDefaults(classnames, CounterattackConfig())
+    return BundledDefaults(classnames, CounterattackConfig.from_json(settings.read_text()))
 
 
 def load_bundled(device: str | torch.device = "cpu", *, folder: Path = BUNDLED_DIR) -> BundledModel:
     """The model in `folder` in eval mode, float32 (stored as float16)."""
-    labels = json.loads((folder / "labels.json").read_text())
+    labels = _labels(folder)
     model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
     tokenizer = WordTokenizer(labels["words"], context_length=labels["context_length"])
-    settings = folder / "counterattack.json"  # not there yet while the model is being made
-    config = (
-        CounterattackConfig.from_json(settings.read_text()) if settings.exists() else CounterattackConfig()
-    )
-    return BundledModel(model.eval(), tokenizer, tuple(labels["classnames"]), config)
+    return BundledModel(model.eval(), tokenizer, *bundled_defaults(folder=folder))
+
+
+def _labels(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "labels.json").read_text())

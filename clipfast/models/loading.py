@@ -14,12 +14,18 @@ from ..errors import InputError
 from .bundled import BUNDLED, load_bundled
 from .checkpoint import load_clip
 
-__all__ = ["brings_weights", "load_open_clip"]
+__all__ = ["brings_weights", "load_open_clip", "source_of"]
 
 
 def brings_weights(model_name: str) -> bool:
     """Whether the name stands for weights too, and not for an architecture alone."""
     return model_name == BUNDLED or model_name.startswith(("hf-hub:", "local-dir:"))
+
+
+def source_of(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
+    """A model's name and its weights', in open_clip's words; of a file of weights its name."""
+    name = model_name if brings_weights(model_name) else model_name.replace("/", "-")
+    return name, None if pretrained is None else Path(pretrained).name
 
 
 def load_open_clip(

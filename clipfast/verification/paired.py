@@ -12,8 +12,8 @@ from ..artifacts.base import ArtifactClassifier
 from ..inputs.tensors import as_unit
 from ..reference import Counterattacked
 from .limits import Limits
-from .sides import MOST, Answer, Reference, batch_sizes, run, takes
-from .verdict import Row, at_least, at_most, share
+from .outcome import CheckRow, at_least, at_most, share_at_most
+from .sides import MOST, FileAnswer, Reference, answers_of, batch_sizes, takes
 
 __all__ = ["paired_rows"]
 
@@ -22,7 +22,7 @@ _OPEN = 1e9  # a threshold above every drift
 _SMALL_DRIFT = 0.2
 
 
-class Figures(NamedTuple):
+class AnswerErrors(NamedTuple):
     """How far an answer is from the reference's: tensors [N]."""
 
     undefended_logits: Tensor  # the largest difference
@@ -36,7 +36,7 @@ class Figures(NamedTuple):
     margin: Tensor  # between the reference's two best logits
 
 
-class DeltaFigures(NamedTuple):
+class DeltaErrors(NamedTuple):
     """How far a counter-perturbation is from the reference's, and what it does: tensors [N]."""
 
     logits: Tensor  # the largest difference between the answer's and those of f(x + delta) by the reference
@@ -53,13 +53,13 @@ def paired_rows(
     pictures: Tensor,
     limits: Limits,
     progress: Callable[[str], object],
-) -> Iterator[Row]:
+) -> Iterator[CheckRow]:
     """Runs a file in each batch size, and with the gate closed, open and mixed where it takes thresholds.
 
     pictures: as the file takes them, [N, 3, H, W], N even.
     """
-    figures: list[Figures] = []
-    delta_figures: list[DeltaFigures] = []
+    figures: list[AnswerErrors] = []
+    delta_figures: list[DeltaErrors] = []
     for first in range(0, len(pictures), MOST):
         progress(f"comparing pictures {first + 1} to {min(first + MOST, len(pictures))} of {len(pictures)}")
         pixels = pictures[first : first + MOST]
@@ -75,15 +75,15 @@ def paired_rows(
             expected = reference.counter(x, noise, threshold)
             for size in sizes:
                 given = threshold if takes_threshold else None
-                answer = run(artifact, pixels, size, noise=noise, tau_threshold=given)
+                answer = answers_of(artifact, pixels, size, noise=noise, tau_threshold=given)
                 figures.append(_compared(reference, clean, expected, answer, threshold))
                 if answer.delta is not None:
                     compared = _delta_compared(reference, x, clean, expected, answer, answer.delta)
                     delta_figures.append(compared)
-    all_figures = Figures(*map(torch.cat, zip(*figures, strict=True)))
+    all_figures = AnswerErrors(*map(torch.cat, zip(*figures, strict=True)))
     yield from _rows(all_figures, limits)
     if delta_figures:
-        deltas = DeltaFigures(*map(torch.cat, zip(*delta_figures, strict=True)))
+        deltas = DeltaErrors(*map(torch.cat, zip(*delta_figures, strict=True)))
         yield from _delta_rows(deltas, all_figures, limits)
 
 
@@ -97,13 +97,13 @@ def _between(drift: Tensor) -> float:
 
 
 def _compared(
-    reference: Reference, clean: Tensor, expected: Counterattacked, answer: Answer, tau_threshold: float
-) -> Figures:
+    reference: Reference, clean: Tensor, expected: Counterattacked, answer: FileAnswer, tau_threshold: float
+) -> AnswerErrors:
     logits = reference.logits(expected.embedding)
     best = logits.topk(min(2, logits.shape[1])).values
     threshold = torch.full_like(expected.drift, tau_threshold)
     unit = expected.drift.maximum(torch.full_like(expected.drift, _SMALL_DRIFT))
-    return Figures(
+    return AnswerErrors(
         undefended_logits=_largest(answer.undefended_logits - reference.logits(clean)),
         drift=(answer.drift - expected.drift).abs() / unit,
         distance=(expected.drift - threshold).abs() / unit,
@@ -121,9 +121,9 @@ def _delta_compared(
     pixels: Tensor,
     clean: Tensor,
     expected: Counterattacked,
-    answer: Answer,
+    answer: FileAnswer,
     delta: Tensor,
-) -> DeltaFigures:
+) -> DeltaErrors:
     config, countered = reference.config, pixels + delta
     embedding = reference.embed(countered)
     difference, entries = (delta - expected.delta).flatten(1), delta.flatten(1)
@@ -132,7 +132,7 @@ def _delta_compared(
     else:
         size, strayed = _largest(entries), (difference.abs() > 1e-5).double().mean(dim=1)
     over, under = countered.flatten(1).amax(dim=1) - 1, -countered.flatten(1).amin(dim=1)
-    return DeltaFigures(
+    return DeltaErrors(
         logits=_largest(answer.logits - reference.logits(embedding)),
         largest=_largest(difference),
         strayed=strayed,
@@ -142,24 +142,24 @@ def _delta_compared(
     )
 
 
-def _rows(figures: Figures, limits: Limits) -> list[Row]:
+def _rows(figures: AnswerErrors, limits: Limits) -> list[CheckRow]:
     passed, countered = _by_gate(figures)
     clear = figures.distance > limits.near
     return [
         *at_most("undefended logits", figures.undefended_logits, limits.logits),
         *at_most("drift", figures.drift, limits.drift),
-        *share("gate, away from the threshold", ~figures.same_gate[clear], limits.gate),
-        *share("gate, by the file's own drift", ~figures.own_gate, 0.0),
+        *share_at_most("gate, away from the threshold", ~figures.same_gate[clear], limits.gate),
+        *share_at_most("gate, by the file's own drift", ~figures.own_gate, 0.0),
         *at_most("logits, passed", figures.logits[passed], limits.logits),
         *at_most("logits, countered", figures.logits[countered], limits.countered[1]),
         *at_most("logits, countered, mean", _mean(figures.logits[countered]), limits.countered[0]),
-        *share(
+        *share_at_most(
             "label, where it is clear", ~figures.same_label[figures.margin > limits.margin], limits.labels
         ),
     ]
 
 
-def _delta_rows(deltas: DeltaFigures, figures: Figures, limits: Limits) -> list[Row]:
+def _delta_rows(deltas: DeltaErrors, figures: AnswerErrors, limits: Limits) -> list[CheckRow]:
     passed, countered = _by_gate(figures)
     rows = [
         *at_most("logits of x + delta", deltas.logits, limits.logits),
@@ -176,7 +176,7 @@ def _delta_rows(deltas: DeltaFigures, figures: Figures, limits: Limits) -> list[
     return rows
 
 
-def _by_gate(figures: Figures) -> tuple[Tensor, Tensor]:
+def _by_gate(figures: AnswerErrors) -> tuple[Tensor, Tensor]:
     """Which images both sides let pass, and which both counter."""
     return figures.same_gate & ~figures.countered, figures.same_gate & figures.countered
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..artifacts.base import ArtifactClassifier
 from ..inputs.tensors import as_unit
 from .limits import Limits
-from .sides import MOST, Answer, Reference, batch_sizes, run
-from .verdict import Row, at_least, at_most, share
+from .outcome import CheckRow, at_least, at_most, share_at_most
+from .sides import MOST, FileAnswer, Reference, answers_of, batch_sizes
 
 __all__ = ["sampled_rows"]
 
@@ -37,19 +37,19 @@ def sampled_rows(
     pictures: Tensor,
     limits: Limits,
     progress: Callable[[str], object],
-) -> Iterator[Row]:
+) -> Iterator[CheckRow]:
     """Runs a file in each batch size, and on copies of the first pictures.
 
     pictures: as the file takes them, [N, 3, H, W].
     """
     clean = torch.cat([reference.logits(reference.embed(as_unit(x))) for x in pictures.split(MOST)])
-    once = [run(artifact, pictures, size) for size in batch_sizes(artifact)]
+    once = [answers_of(artifact, pictures, size) for size in batch_sizes(artifact)]
     several = pictures[:_PICTURES]
     ours, theirs = [], []
     for i, picture in enumerate(several):
         progress(f"drawing noise for picture {i + 1} of {len(several)}")
         copies = picture.expand(_DRAWS, -1, -1, -1)
-        ours.append(run(artifact, copies, _COPIES))
+        ours.append(answers_of(artifact, copies, _COPIES))
         x = as_unit(copies)
         result = reference.counter(x, reference.noise(i * _DRAWS, x), reference.config.tau_threshold)
         theirs.append(Samples(reference.logits(result.embedding), result.drift, result.countered))
@@ -70,21 +70,21 @@ def sampled_rows(
 
 
 def _exact_rows(
-    answers: list[Answer], undefended: Tensor, reference: Reference, limits: Limits
-) -> Iterator[Row]:
+    answers: list[FileAnswer], undefended: Tensor, reference: Reference, limits: Limits
+) -> Iterator[CheckRow]:
     """What noise has no part in; undefended: the reference's logits of each answer, [N, C]."""
     countered = torch.cat([answer.countered for answer in answers])
     drift = torch.cat([answer.drift for answer in answers])
     by_drift = drift < torch.full_like(drift, reference.config.tau_threshold)
     plain = torch.cat([answer.undefended_logits for answer in answers])
     yield from at_most("undefended logits", (plain - undefended).abs().amax(dim=1), limits.logits)
-    yield from share("gate, by the file's own drift", countered != by_drift, 0.0)
+    yield from share_at_most("gate, by the file's own drift", countered != by_drift, 0.0)
     if reference.config.pass_through == "clean":
         passed = (torch.cat([answer.logits for answer in answers]) - undefended)[~countered]
         yield from at_most("logits, passed", passed.abs().amax(dim=1), limits.logits)
 
 
-def _apart_rows(name: str, ours: Tensor, theirs: Tensor, floor: float) -> list[Row]:
+def _apart_rows(name: str, ours: Tensor, theirs: Tensor, floor: float) -> list[CheckRow]:
     """Each picture's mean, and the mean of all, which tells smaller differences: of [P, K] or [P, K, C]."""
     ours, theirs = ours.double(), theirs.double()
     of_all = _apart(ours.mean(dim=0, keepdim=True), theirs.mean(dim=0, keepdim=True), floor)

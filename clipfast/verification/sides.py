@@ -15,12 +15,12 @@ from ..config import CounterattackConfig
 from ..inputs.draws import draw_noise, seeded
 from ..reference import Counterattacked, counterattack_early_return
 
-__all__ = ["MOST", "Answer", "Reference", "batch_sizes", "run", "takes"]
+__all__ = ["MOST", "FileAnswer", "Reference", "answers_of", "batch_sizes", "takes"]
 
 MOST = 32  # images at a time, which bounds the memory
 
 
-class Answer(NamedTuple):
+class FileAnswer(NamedTuple):
     """What a file answers for N images, on their device."""
 
     logits: Tensor  # [N, C]
@@ -40,14 +40,14 @@ def batch_sizes(artifact: ArtifactClassifier) -> tuple[int, ...]:
     return (1,) if artifact.metadata.batch == 1 else (1, 3, MOST)
 
 
-def run(
+def answers_of(
     artifact: ArtifactClassifier,
     pixels: Tensor,
     size: int,
     *,
     noise: Tensor | None = None,
     tau_threshold: float | None = None,
-) -> Answer:
+) -> FileAnswer:
     """A file's answer for pixels of the type that it takes, [N, 3, H, W], run `size` images at a time."""
     given = None if noise is None else noise.cpu().numpy()
     pictures, device = pixels.cpu().numpy(), pixels.device
@@ -60,9 +60,9 @@ def run(
         )
         for i in range(0, len(pictures), size)
     ]
-    names = [name for name in Answer._fields if getattr(predictions[0], name) is not None]
+    names = [name for name in FileAnswer._fields if getattr(predictions[0], name) is not None]
     joined = {name: torch.cat([torch.from_numpy(getattr(p, name)) for p in predictions]) for name in names}
-    return Answer(**{"delta": None, **{name: tensor.to(device) for name, tensor in joined.items()}})
+    return FileAnswer(**{"delta": None, **{name: tensor.to(device) for name, tensor in joined.items()}})
 
 
 class Reference:

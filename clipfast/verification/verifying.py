@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..artifacts.base import ArtifactClassifier
 from ..artifacts.formats import format_of
 from ..artifacts.metadata import Metadata
 from ..attacks import pgd
@@ -21,12 +22,12 @@ from ..inputs.tensors import as_unit
 from ..models.fingerprint import fingerprint
 from ..models.shapes import draw
 from .limits import limits_of
+from .outcome import Verification
 from .paired import paired_rows
 from .sampled import sampled_rows
 from .sides import MOST, Reference, takes
-from .verdict import Verification
 
-__all__ = ["verify"]
+__all__ = ["compare", "load_on_device", "verify"]
 
 _PICTURES = 12
 _ATTACK_EPS, _ATTACK_STEP_SIZE, _ATTACK_STEPS = 2 / 255, 1 / 255, 3
@@ -57,13 +58,34 @@ def verify(
     Raises ArtifactError for a file that cannot be read, that fails, or that was exported from another
     classifier; InputError for bad images.
     """
-    path = Path(path)
-    format = format_of(path)
-    options: dict[str, Any] = {"device": classifier.device} if format.is_program else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UncalibratedWarning)  # the classifier gave its own
-        artifact = format.load(path, trust=trust, **options)
-    metadata = artifact.metadata
+        artifact = load_on_device(path, classifier.device, trust=trust)
+    return compare(artifact, classifier, images=images, tolerance=tolerance, progress=progress)
+
+
+def load_on_device(
+    path: str | os.PathLike[str], device: str | torch.device, *, trust: bool = False
+) -> ArtifactClassifier:
+    """Reads an exported file, to run on this device where its format lets that be chosen.
+
+    trust, errors: see `clipfast.runtime.load_artifact`.
+    """
+    format = format_of(path)
+    options: dict[str, Any] = {"device": device} if format.is_program else {}
+    return format.load(Path(path), trust=trust, **options)
+
+
+def compare(
+    artifact: ArtifactClassifier,
+    classifier: DefendedClassifier,
+    *,
+    images: arrays.Pixels | None = None,
+    tolerance: float | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> Verification:
+    """`verify` of a file that was read already."""
+    path, metadata = artifact.path, artifact.metadata
     _check_origin(path, metadata, classifier)
     progress = progress or (lambda _: None)
     progress("attacking the pictures to compare on")

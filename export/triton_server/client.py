@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from served import ServedClassifier
 
-from clipfast.cli import classify_files, main
+from clipfast.cli import main
+from clipfast.cli.classify import classify_files
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 

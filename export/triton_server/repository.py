@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from clipfast.runtime import OnnxClassifier
 from model_config import (
     LABELS,
     WARMUP_FOLDER,
@@ -28,11 +27,13 @@ from model_config import (
 from numpy.typing import NDArray
 
 from clipfast.artifacts.metadata import Metadata
-from clipfast.cli import main, printed_warnings
+from clipfast.cli import main
+from clipfast.cli.console import printed_warnings
 from clipfast.errors import ArtifactError, InputError
 from clipfast.files import read_text, write_text
 from clipfast.inputs.arrays import as_unit
 from clipfast.inputs.rules import checked_integer
+from clipfast.runtime import OnnxClassifier
 
 __all__ = ["write_model"]
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from clipfast import CounterattackConfig, DefendedClassifier, InputError, UncalibratedWarning, cli
+from clipfast import CounterattackConfig, DefendedClassifier, InputError, UncalibratedWarning
 from clipfast.artifacts.metadata import Metadata
 from clipfast.attacks.pgd10 import attack_in_chunks
 from clipfast.attacks.system import undefended
 from clipfast.calibration.calibrating import folder_labels, measure
 from clipfast.calibration.separation import separation
 from clipfast.calibration.threshold import report_path
+from clipfast.cli import console
 from clipfast.exporters import export
 from clipfast.exporters.onnx import writer as to_onnx
 from clipfast.models.bundled import BUNDLED_DIR, load_bundled
@@ -67,7 +68,7 @@ def test_clean_pictures_alone_will_do(run, pictures, tmp_path, monkeypatch, bund
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "mine.json"
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "_SECONDS_A_LINE", 0.0)
+        patched.setattr(console, "SECONDS_A_LINE", 0.0)
         code, printed, err = run(
             "calibrate", "--clean", pictures, "--rate", 0.25, "-o", out, "--batch-size", 8
         )

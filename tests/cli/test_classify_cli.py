@@ -10,7 +10,8 @@ import torch
 from hand_made import make_metadata, write_onnx, write_torchscript
 from PIL import Image
 
-from clipfast import CounterattackConfig, __version__, cli
+from clipfast import CounterattackConfig, __version__
+from clipfast.cli import console
 from clipfast.models.shapes import CLASSNAMES, draw
 from clipfast.runtime import OnnxClassifier
 
@@ -125,7 +126,7 @@ def test_table_names_every_image(run, folder, monkeypatch):
 
 @pytest.mark.parametrize(("files", "lines"), [(15, []), (16, [31, 62, 94, 100])])
 def test_a_log_shows_progress_of_many_files(run, folder, monkeypatch, files, lines):
-    monkeypatch.setattr(cli, "_SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(console, "SECONDS_A_LINE", 0.0)
     picture = next(folder.iterdir())
     for i in range(files - 5):
         shutil.copy(picture, folder / f"copy-{i}.png")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from small_copies import COPIES
 from tiny_budget import TINY
 
-from clipfast import cli
+from clipfast.cli import console
 from clipfast.evaluation import budgets
 from clipfast.evaluation.datasets import PAPER
 from clipfast.evaluation.results import Results
@@ -49,7 +49,7 @@ def test_prints_tables_verdicts_and_where_the_report_is(run, tmp_path):
 
 
 def test_a_log_shows_progress_in_lines(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(console, "SECONDS_A_LINE", 0.0)
     code, _, err = run(
         "eval", "--defences", "none", "--attacks", "pgd-10", "--images", 4, "-o", tmp_path / "out"
     )

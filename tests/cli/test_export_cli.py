@@ -97,6 +97,10 @@ def test_the_digest_is_checked_before_the_file_is_read(run, tmp_path):
         (["export", "-o", "{}/model.onnx", "--batch", "0"], "--batch must be a positive number or dynamic"),
         (["export", "-o", "{}/model.onnx", "--opset", "9"], "opset must be one of"),
         (["export", "-o", "{}/model.onnx", "--model", "ViT-B-32"], "needs --pretrained"),
+        (
+            ["export", "-o", "{}/model.onnx", "--precision", "int8"],
+            "precision 'int8' is refused",
+        ),
         (["verify", "{}/gone.onnx"], "cannot read"),
         (["verify", "{}/pictures"], "cannot read"),
         (["verify", "{}/pictures/0.png"], "expected a file named .onnx"),

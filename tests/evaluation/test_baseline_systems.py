@@ -31,7 +31,7 @@ def x() -> Tensor:
 
 
 def make(classifier: DefendedClassifier) -> dict[str, System]:
-    makers = (systems.low_passed, systems.ensemble, systems.anti_adversary, systems.hedge)
+    makers = (systems.low_passed, systems.ensembled, systems.anti_adversarial, systems.hedged)
     return {maker.__name__: maker(classifier) for maker in makers}
 
 
@@ -108,10 +108,10 @@ def test_passes_are_those_of_the_docstrings(classifier, x, name, forward, backwa
 
 def test_settings_may_be_others_than_the_classifiers(classifier, x):
     with PassCounter(classifier) as counter:
-        logits_of(systems.hedge(classifier, HEDGE), x)
+        logits_of(systems.hedged(classifier, HEDGE), x)
     assert counter.an_image(len(x)) == Passes(21, 20)
     gentle = CounterattackConfig(steps=1, eps=1e-6, step_size=1e-6)
-    near = logits_of(systems.anti_adversary(classifier, gentle), x)
+    near = logits_of(systems.anti_adversarial(classifier, gentle), x)
     torch.testing.assert_close(near, classifier.undefended(x), rtol=0, atol=1e-3)
 
 
@@ -164,7 +164,7 @@ def test_attackers_hold_the_steps_constant_or_go_through_them(classifier, x, nam
     torch.testing.assert_close(through, wanted, rtol=0, atol=1e-3 * wanted.abs().max().item())
 
 
-@pytest.mark.parametrize("make", [systems.blurred, systems.low_passed, systems.ensemble, systems.noisy])
+@pytest.mark.parametrize("make", [systems.blurred, systems.low_passed, systems.ensembled, systems.noisy])
 def test_flat_white_is_seen_by_attackers(classifier, make):
     white = torch.ones(1, 3, *classifier.image_size)
     _, gradient = gradient_of(make(classifier).attackable, white)
@@ -172,5 +172,5 @@ def test_flat_white_is_seen_by_attackers(classifier, make):
 
 
 def test_the_attackable_hedge_draws_anew_each_time(classifier, x):
-    system = systems.hedge(classifier)
+    system = systems.hedged(classifier)
     assert not torch.equal(system.attackable(x), system.attackable(x))

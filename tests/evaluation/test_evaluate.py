@@ -18,7 +18,7 @@ from clipfast.evaluation import budgets
 from clipfast.evaluation import evaluate as session
 from clipfast.evaluation.datasets import find_dataset
 from clipfast.evaluation.defences import DEFENCES
-from clipfast.evaluation.evaluate import Request, run
+from clipfast.evaluation.evaluate import EvaluationRequest, evaluate_request
 from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import Results
 
@@ -49,14 +49,14 @@ def _tiny(bundled, twin):
         yield
 
 
-def request(out: Path, **options) -> Request:
-    return Request(
+def request(out: Path, **options) -> EvaluationRequest:
+    return EvaluationRequest(
         **{"data": "bundled", "out": out, "eps": [EPS], "chunk": 4, "defences": ["ttc"], **options}
     )
 
 
 def results_of(out: Path, **options) -> Results:
-    (results,) = run(request(out, **options), Silent()).values()
+    (results,) = evaluate_request(request(out, **options), Silent()).values()
     return results
 
 
@@ -71,7 +71,7 @@ def comparable(out: Path) -> dict:
 @pytest.fixture(scope="module")
 def finished(_tiny, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    run(request(out), Silent())
+    evaluate_request(request(out), Silent())
     return out
 
 
@@ -132,15 +132,15 @@ def test_passes_are_counted(finished):
 @pytest.mark.parametrize("stop_at", [1, 30])
 def test_a_run_that_was_stopped_goes_on_to_the_same_report(tmp_path, finished, stop_at):
     with pytest.raises(KeyboardInterrupt):
-        run(request(tmp_path / "run"), Silent(stop_at))
+        evaluate_request(request(tmp_path / "run"), Silent(stop_at))
     assert not (tmp_path / "run" / "results.json").exists()
-    run(request(tmp_path / "run"), Silent())
+    evaluate_request(request(tmp_path / "run"), Silent())
     assert comparable(tmp_path / "run") == comparable(finished)
 
 
 def test_progress_of_pictures_and_attacks_ends_at_its_total(tmp_path):
     for _ in ("anew", "from the parts"):
-        run(request(tmp_path / "run"), progress := Silent())
+        evaluate_request(request(tmp_path / "run"), progress := Silent())
         reading, attacking, curves = progress.stretches
         assert reading == [8, 8]
         assert attacking[0] == attacking[1]
@@ -170,7 +170,7 @@ def test_shards_gathered_are_the_whole_and_attack_nothing_again(tmp_path, finish
     folders = [tmp_path / "1", tmp_path / "2"]
     for index, folder in enumerate(folders):
         progress = Silent()
-        assert run(request(folder, shard=(index, 2)), progress) is None
+        assert evaluate_request(request(folder, shard=(index, 2)), progress) is None
         assert not (folder / "results.json").exists()
         _, attacking, curves = progress.stretches
         assert attacking[0] == attacking[1]
@@ -179,13 +179,13 @@ def test_shards_gathered_are_the_whole_and_attack_nothing_again(tmp_path, finish
         f.name for f in (folders[1] / "parts").iterdir()
     }
     monkeypatch.setattr(Attack, "run", None)
-    run(request(tmp_path / "whole", parts_from=folders), Silent())
+    evaluate_request(request(tmp_path / "whole", parts_from=folders), Silent())
     assert comparable(tmp_path / "whole") == comparable(finished)
 
 
 def test_more_shards_than_chunks_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected at most as many shards as chunks, 2"):
-        run(request(tmp_path / "run", shard=(2, 3)), Silent())
+        evaluate_request(request(tmp_path / "run", shard=(2, 3)), Silent())
 
 
 def test_many_data_sets_and_their_shards(tmp_path, bundled, monkeypatch):
@@ -202,16 +202,16 @@ def test_many_data_sets_and_their_shards(tmp_path, bundled, monkeypatch):
     monkeypatch.setattr(Attack, "run", lambda self, *a, **o: ran.append(o["eps"]) or before(self, *a, **o))
     shards = [tmp_path / "1", tmp_path / "2"]
     for i, shard in enumerate(shards):
-        run(request(shard, **options, shard=(i, 2)), Silent())
+        evaluate_request(request(shard, **options, shard=(i, 2)), Silent())
         assert len(ran) == 4 * (i + 1)  # two data sets, from true and from predicted labels
-    results = run(request(tmp_path / "all", **options, parts_from=shards), Silent())
+    results = evaluate_request(request(tmp_path / "all", **options, parts_from=shards), Silent())
     assert list(results) == ["one", "two"]
     assert len(ran) == 8  # nothing was made again; flat pictures are wrong anyway, and draw no curves
     assert (tmp_path / "all" / "summary.csv").exists()
 
 
 def test_another_seed_makes_another_run(tmp_path, finished):
-    run(request(tmp_path / "other", seed=1), Silent())
+    evaluate_request(request(tmp_path / "other", seed=1), Silent())
     assert comparable(tmp_path / "other")["systems"] != comparable(finished)["systems"]
 
 
@@ -252,19 +252,19 @@ def test_each_defence_can_be_evaluated(tmp_path):
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        run(request(tmp_path / "run", **options), Silent())
+        evaluate_request(request(tmp_path / "run", **options), Silent())
     assert not (tmp_path / "run").exists()
 
 
 def test_a_twin_needs_its_checkpoint(tmp_path, bundled, monkeypatch):
     monkeypatch.setattr(session, "_classifiers", lambda *_: (bundled, None))
     with pytest.raises(InputError, match="defence 'twin' needs a fine-tuned tower: --checkpoint"):
-        run(request(tmp_path / "run", defences=["twin"]), Silent())
+        evaluate_request(request(tmp_path / "run", defences=["twin"]), Silent())
 
 
 def test_a_folder_of_another_run_is_refused(finished):
     with pytest.raises(InputError, match="another run's: it differs in pixels_sha256, seed"):
-        run(request(finished, seed=5), Silent())
+        evaluate_request(request(finished, seed=5), Silent())
 
 
 def test_unreadable_pictures_are_listed_in_the_report(tmp_path, bundled):
@@ -282,6 +282,6 @@ def test_unreadable_pictures_are_listed_in_the_report(tmp_path, bundled):
         model="stand-in",
         pretrained="weights",
     )
-    (results,) = run(asked, Silent()).values()
+    (results,) = evaluate_request(asked, Silent()).values()
     assert results.run["images"] == 4
     assert [name for name, _ in results.run["skipped"]] == [f"{bundled.classnames[0]}/broken.png"]

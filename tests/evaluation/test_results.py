@@ -10,7 +10,7 @@ import pytest
 from made_up import make_results
 
 from clipfast import InputError
-from clipfast.evaluation.results import SCHEMA, Results
+from clipfast.evaluation.results import RESULTS_SCHEMA, Results
 
 
 def as_lists(value):
@@ -35,7 +35,7 @@ def test_json_gives_equal_results_back():
 
 def test_flags_are_written_as_digits():
     values = json.loads(make_results().to_json())
-    assert values["schema"] == SCHEMA
+    assert values["schema"] == RESULTS_SCHEMA
     assert {str(flag) for flag in values["systems"][0]["right"]["clean"][0]} == {"0", "1"}
 
 
@@ -49,7 +49,7 @@ def altered(change) -> str:
     "change",
     [
         lambda values: values.pop("schema"),
-        lambda values: values.update(schema=SCHEMA + 1),
+        lambda values: values.update(schema=RESULTS_SCHEMA + 1),
         lambda values: values.pop("systems"),
         lambda values: values["columns"][0].update(colour="red"),
         lambda values: values["systems"][0].pop("right"),

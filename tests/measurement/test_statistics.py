@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipfast import InputError
-from clipfast.measurement.statistics import over_seeds, paired_difference, share, wilson, worst_case
+from clipfast.measurement.statistics import over_seeds, paired_difference, right_in_every_case, share, wilson
 
 
 def test_a_share_has_the_binomial_standard_error():
@@ -109,4 +109,4 @@ def test_what_is_not_paired_is_named(first, second):
 
 def test_the_worst_case_is_right_everywhere():
     cases = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [0, 1, 1, 1]], bool)
-    assert worst_case(*cases).tolist() == [False, False, False, True]
+    assert right_in_every_case(*cases).tolist() == [False, False, False, True]

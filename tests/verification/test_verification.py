@@ -18,9 +18,9 @@ from clipfast import ArtifactError, CounterattackConfig, DefendedClassifier, Inp
 from clipfast.exporters import verify
 from clipfast.models.shapes import draw
 from clipfast.verification.limits import limits_of
+from clipfast.verification.outcome import CheckRow, Verification, at_most
 from clipfast.verification.rebuilding import rebuilt
 from clipfast.verification.sampled import _apart
-from clipfast.verification.verdict import Row, Verification, at_most
 
 EPS, STEP_SIZE, LAST_WEIGHT = 4 / 255, 1 / 255, 0.86681336  # the last is exp(4) / (1 + exp(2) + exp(4))
 
@@ -202,13 +202,13 @@ def test_what_cannot_be_rebuilt(exported, changes, options, named):
 
 
 def test_a_verification_as_table_and_json():
-    good, bad = Row("drift", 1e-6, 1e-5, 24), Row("displacement", 0.5, 0.9, 3, least=True)
+    good, bad = CheckRow("drift", 1e-6, 1e-5, 24), CheckRow("displacement", 0.5, 0.9, 3, least=True)
     assert Verification((good,)).agrees
     verification = Verification((good, bad))
     assert not verification.agrees
     assert verification.failures == "displacement 0.5, allowed at least 0.9"
-    assert not Row("drift", float("nan"), 1e-5, 24).ok
-    assert not Row("displacement", float("nan"), 0.9, 3, least=True).ok
+    assert not CheckRow("drift", float("nan"), 1e-5, 24).ok
+    assert not CheckRow("displacement", float("nan"), 0.9, 3, least=True).ok
     assert json.loads(json.dumps(verification.to_dict())) == {
         "agrees": False,
         "rows": [

@@ -20,7 +20,7 @@ from clipfast.calibration.separation import separation
 from clipfast.evaluation.defences.systems import blurred, countered, noisy
 from clipfast.files import write_text
 from clipfast.measurement.interleave import interleaved
-from clipfast.measurement.statistics import share, worst_case
+from clipfast.measurement.statistics import right_in_every_case, share
 from clipfast.models.bundled import load_bundled
 from clipfast.models.checkpoint import load_image_tower
 from clipfast.models.shapes import KINDS, UNSEEN_PAIRS, Pictures, class_index, draw
@@ -69,7 +69,7 @@ def report(_run: Path, out: Path, device: torch.device) -> None:
         name = level(recipe.ADAPTIVE_EPS)
         right[f"adaptive_{name}"] = correct(system, adapted, labels)
         cases = ("clean", f"pgd10_{name}", f"adaptive_{name}")
-        right[f"worst_{name}"] = worst_case(*(right[case] for case in cases))
+        right[f"worst_{name}"] = right_in_every_case(*(right[case] for case in cases))
         accuracy[system.name] = {
             name: {group: share(flags[rows])._asdict() for group, rows in groups.items()}
             for name, flags in right.items()

@@ -16,10 +16,10 @@ from torch import Tensor
 from ...errors import InputError
 from ...preprocess import ImageSource, Preprocess
 
-__all__ = ["Contents", "Dataset", "Files", "Images", "Pictures", "Skipped"]
+__all__ = ["Contents", "Dataset", "Files", "Images", "LabelledPictures", "Skipped"]
 
 
-class Pictures(Protocol):
+class LabelledPictures(Protocol):
     """Labelled pictures by index, read one at a time."""
 
     def __len__(self) -> int: ...
@@ -55,7 +55,7 @@ class Contents(NamedTuple):
     """What a data set holds; labels are indices into classnames."""
 
     classnames: tuple[str, ...]
-    pictures: Pictures
+    pictures: LabelledPictures
 
 
 class Skipped(NamedTuple):
@@ -92,7 +92,7 @@ class Dataset:
     name: str
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
-    pictures: Pictures
+    pictures: LabelledPictures
 
     def __post_init__(self) -> None:
         if not len(self):

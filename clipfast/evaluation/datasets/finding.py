@@ -6,19 +6,19 @@ import importlib
 from pathlib import Path
 
 from ...errors import InputError, names_extra
-from .bundled import read_bundled
 from .dataset import Dataset
+from .drawn import read_drawn
 from .folder import read_folder
-from .table import PAPER_TEMPLATES, TABLE, Row
+from .table import PAPER_TEMPLATES, TABLE, KnownDataset
 
-__all__ = ["BUNDLED", "dataset_names", "find_dataset"]
+__all__ = ["BUNDLED_DATA", "dataset_names", "find_dataset"]
 
-BUNDLED = "bundled"  # its name beside those of the table
+BUNDLED_DATA = "bundled"  # its name beside those of the table
 
 
 def dataset_names() -> tuple[str, ...]:
     """The names that `find_dataset` knows."""
-    return (BUNDLED, *TABLE)
+    return (BUNDLED_DATA, *TABLE)
 
 
 def find_dataset(
@@ -40,9 +40,9 @@ def find_dataset(
         name = known.get(_plain(source))
         if name in TABLE:
             return _from_table(name, TABLE[name], root, download, split)
-        if name == BUNDLED:
+        if name == BUNDLED_DATA:
             _refuse_options(name, root, download, split)
-            contents = read_bundled()
+            contents = read_drawn()
             return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -51,7 +51,9 @@ def find_dataset(
     return Dataset(name=folder.resolve().name, templates=PAPER_TEMPLATES, **read_folder(folder)._asdict())
 
 
-def _from_table(name: str, row: Row, root: Path | None, download: bool, split: str | None) -> Dataset:
+def _from_table(
+    name: str, row: KnownDataset, root: Path | None, download: bool, split: str | None
+) -> Dataset:
     if root is None:
         raise InputError(f"{name} needs root (--root), the folder that holds {row.folder}")
     split = row.splits[0] if split is None else split

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .class_words import aircraft, caltech101, caltech256, camel_case, flower, imagenet, spaced
 from .countries import country
 from .dataset import Contents
 from .tiny_imagenet import read_tiny_imagenet
 from .torchvision_reader import TorchvisionReader, named, train_argument, without_split
-from .words import aircraft, caltech101, caltech256, camel_case, flower, imagenet, spaced
 
-__all__ = ["PAPER", "PAPER_TEMPLATES", "TABLE", "Row"]
+__all__ = ["PAPER", "PAPER_TEMPLATES", "TABLE", "KnownDataset"]
 
 # The paper's prompt, for all of its data sets.
 PAPER_TEMPLATES = ("This is a photo of a {}.",)
@@ -22,7 +22,7 @@ _PCAM = ("healthy lymph node tissue", "lymph node tumor tissue")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class KnownDataset:
     """One data set.
 
     title: as papers write it. folder: what must be there below the root. read: (root, split, download) ->
@@ -40,13 +40,13 @@ class Row:
 
 # Of its tables.
 _PAPER = {
-    "cifar10": Row(
+    "cifar10": KnownDataset(
         title="CIFAR-10",
         folder="cifar-10-batches-py",
         read=TorchvisionReader(name="CIFAR10", classnames=named(), arguments=train_argument, paths=False),
         splits=("test", "train"),
     ),
-    "cifar100": Row(
+    "cifar100": KnownDataset(
         title="CIFAR-100",
         folder="cifar-100-python",
         read=TorchvisionReader(
@@ -54,13 +54,13 @@ _PAPER = {
         ),
         splits=("test", "train"),
     ),
-    "stl10": Row(
+    "stl10": KnownDataset(
         title="STL-10",
         folder="stl10_binary/class_names.txt",
         read=TorchvisionReader(name="STL10", classnames=named(), paths=False),
         splits=("test", "train"),
     ),
-    "imagenet": Row(
+    "imagenet": KnownDataset(
         title="ImageNet",
         folder=".",
         read=TorchvisionReader(
@@ -69,7 +69,7 @@ _PAPER = {
         splits=("val", "train"),
         get="register at image-net.org, put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar there",
     ),
-    "caltech101": Row(
+    "caltech101": KnownDataset(
         title="Caltech-101",
         folder="caltech101/101_ObjectCategories",
         read=TorchvisionReader(
@@ -80,7 +80,7 @@ _PAPER = {
         ),
         needs="scipy",
     ),
-    "caltech256": Row(
+    "caltech256": KnownDataset(
         title="Caltech-256",
         folder="caltech256/256_ObjectCategories",
         read=TorchvisionReader(
@@ -90,26 +90,26 @@ _PAPER = {
             paths=False,
         ),
     ),
-    "oxford-iiit-pet": Row(
+    "oxford-iiit-pet": KnownDataset(
         title="Oxford-IIIT Pet",
         folder="oxford-iiit-pet",
         read=TorchvisionReader(name="OxfordIIITPet", classnames=named(), paths=False),
         splits=("test", "trainval"),
     ),
-    "flowers102": Row(
+    "flowers102": KnownDataset(
         title="Flowers-102",
         folder="flowers-102",
         read=TorchvisionReader(name="Flowers102", classnames=named(flower)),
         splits=("test", "val", "train"),
         needs="scipy",
     ),
-    "fgvc-aircraft": Row(
+    "fgvc-aircraft": KnownDataset(
         title="FGVC Aircraft",
         folder="fgvc-aircraft-2013b",
         read=TorchvisionReader(name="FGVCAircraft", classnames=named(aircraft)),
         splits=("test", "val", "trainval", "train"),
     ),
-    "stanford-cars": Row(
+    "stanford-cars": KnownDataset(
         title="Stanford Cars",
         folder="stanford_cars",
         read=TorchvisionReader(name="StanfordCars", classnames=named(), downloads=False),
@@ -117,35 +117,35 @@ _PAPER = {
         get="its site is gone: unpack a mirror's devkit, cars_test and cars_test_annos_withlabels.mat there",
         needs="scipy",
     ),
-    "sun397": Row(
+    "sun397": KnownDataset(
         title="SUN397",
         folder="SUN397",
         read=TorchvisionReader(name="SUN397", classnames=named(spaced), arguments=without_split),
     ),
-    "country211": Row(
+    "country211": KnownDataset(
         title="Country211",
         folder="country211",
         read=TorchvisionReader(name="Country211", classnames=named(country)),
         splits=("test", "valid", "train"),
     ),
-    "food101": Row(
+    "food101": KnownDataset(
         title="Food-101",
         folder="food-101",
         read=TorchvisionReader(name="Food101", classnames=named(spaced)),
         splits=("test", "train"),
     ),
-    "eurosat": Row(
+    "eurosat": KnownDataset(
         title="EuroSAT",
         folder="eurosat/2750",
         read=TorchvisionReader(name="EuroSAT", classnames=named(camel_case), arguments=without_split),
     ),
-    "dtd": Row(
+    "dtd": KnownDataset(
         title="DTD",
         folder="dtd/dtd",
         read=TorchvisionReader(name="DTD", classnames=named(spaced)),
         splits=("test", "val", "train"),
     ),
-    "pcam": Row(
+    "pcam": KnownDataset(
         title="PCAM",
         folder="pcam",
         read=TorchvisionReader(name="PCAM", classnames=lambda _: _PCAM, paths=False),
@@ -156,7 +156,7 @@ _PAPER = {
 
 # On Tiny ImageNet the fine-tuned towers were trained.
 _OTHERS = {
-    "tiny-imagenet": Row(
+    "tiny-imagenet": KnownDataset(
         title="Tiny ImageNet",
         folder="tiny-imagenet-200",
         read=read_tiny_imagenet,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...files import read_lines
+from .class_words import synsets
 from .dataset import Contents, Files
-from .words import synsets
 
 __all__ = ["read_tiny_imagenet"]
 

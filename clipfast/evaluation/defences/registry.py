@@ -78,9 +78,9 @@ def _twin(base: DefendedClassifier) -> System:
 DEFENCES = {
     "none": _Recipe("plain CLIP", _as_is(undefended)),
     "rn": _Recipe("random noise of eps alone", _as_is(systems.noisy)),
-    "tte": _Recipe("mean over flips and crops (TTE)", _as_is(systems.ensemble)),
-    "anti-adversary": _Recipe("steps towards the model's own answer", _as_is(systems.anti_adversary)),
-    "hd": _Recipe("steps away from every answer (hedge defence)", _as_is(systems.hedge)),
+    "tte": _Recipe("mean over flips and crops (TTE)", _as_is(systems.ensembled)),
+    "anti-adversary": _Recipe("steps towards the model's own answer", _as_is(systems.anti_adversarial)),
+    "hd": _Recipe("steps away from every answer (hedge defence)", _as_is(systems.hedged)),
     "blur": _Recipe("3x3 mean filter", _as_is(systems.blurred)),
     "low-pass": _Recipe("low-pass filter", _filtered(systems.low_passed)),
     "ttc": _Recipe(

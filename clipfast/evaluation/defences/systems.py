@@ -16,11 +16,11 @@ from . import baselines
 from .baselines import blur, low_pass, random_noise, within
 
 __all__ = [
-    "anti_adversary",
+    "anti_adversarial",
     "blurred",
     "countered",
-    "ensemble",
-    "hedge",
+    "ensembled",
+    "hedged",
     "low_passed",
     "noisy",
 ]
@@ -38,13 +38,13 @@ def low_passed(classifier: DefendedClassifier) -> System:
     return plain("low-pass", lambda pixels: logits(within(low_pass(pixels, radius))), classifier)
 
 
-def ensemble(classifier: DefendedClassifier) -> System:
+def ensembled(classifier: DefendedClassifier) -> System:
     """Plain CLIP's mean logits over ten views (TTE): 10 forward passes. See `baselines.ensemble`."""
     logits = classifier.differentiable("undefended")
     return plain("TTE", lambda pixels: baselines.ensemble(logits, pixels), classifier)
 
 
-def anti_adversary(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
+def anti_adversarial(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
     """Anti-adversary: steps + 2 forward and steps backward passes. See `baselines.anti_adversary`.
 
     config: its budget, steps and step size; the classifier's by default.
@@ -57,7 +57,7 @@ def anti_adversary(classifier: DefendedClassifier, config: CounterattackConfig |
     return _optimising("Anti-adversary", classifier, settings, moved, randomised=False)
 
 
-def hedge(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
+def hedged(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
     """Hedge defence: steps + 1 forward and steps backward passes. See `baselines.hedge`.
 
     config: its budget, steps and step size; the classifier's by default.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .data_files import write_csv, write_json
 from .figures import worst_case
-from .files import write_csv, write_json
 from .page import write_page
 from .summary import summaries, write_summary
 from .tables import tables

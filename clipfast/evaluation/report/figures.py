@@ -74,7 +74,8 @@ def worst_case(results: Results, system: SystemResult, eps: float) -> NDArray[np
         return None
     if not own and not (is_undefended(results, system) and len(shared) > 1):
         return None
-    return statistics.worst_case(*(seed for column in (*shared, *own) for seed in system.right[column.key]))
+    flags = (seed for column in (*shared, *own) for seed in system.right[column.key])
+    return statistics.right_in_every_case(*flags)
 
 
 def figures(results: Results, eps: float) -> list[Figures]:

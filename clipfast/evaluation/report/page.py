@@ -12,7 +12,7 @@ from ...attacks.levels import level
 from ...files import write_text
 from ...pages import filled
 from ..results import Control, Results
-from .plots import Plot, curves, of_budget
+from .plots import Plot, curve_plots, of_budget
 from .sheets import Sheet, sheets
 from .words import failed_controls, limits, quotation, verdicts
 
@@ -22,7 +22,7 @@ __all__ = ["write_page"]
 def write_page(results: Results, folder: Path) -> Path:
     """Writes folder/index.html and returns its path. Raises InputError where it cannot be written."""
     warning = failed_controls(results)
-    falling = _plots(list(curves(results)))
+    falling = _plots(list(curve_plots(results)))
     text = filled(
         "clipfast.evaluation.report",
         title=escape(f"clipfast evaluation: {results.run['model']} on {results.run['data']}"),

@@ -12,7 +12,7 @@ from ...pages import Axis
 from ..results import CLEAN, Column, Point, Results, SystemResult
 from .figures import attacks, figures, gate_groups
 
-__all__ = ["Plot", "curves", "of_budget"]
+__all__ = ["Plot", "curve_plots", "of_budget"]
 
 
 class Plot(NamedTuple):
@@ -44,7 +44,7 @@ def of_budget(results: Results, eps: float) -> Iterator[Plot]:
         yield Plot(svg, f"Worst case at {level(eps)} against cost on clean pictures.")
 
 
-def curves(results: Results) -> Iterator[Plot]:
+def curve_plots(results: Results) -> Iterator[Plot]:
     """Accuracy against the attack's budget, and against its noise samples a step."""
     if results.by_eps:
         x = Axis.at("eps, grey levels of 255", _places(results.by_eps, 255), lambda v: f"{v:.3g}")

@@ -11,11 +11,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Row", "Verification", "at_least", "at_most", "share"]
+__all__ = ["CheckRow", "Verification", "at_least", "at_most", "share_at_most"]
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One check of n answers: the worst value, and what it may be at most, or at least (`least`)."""
 
     check: str
@@ -35,26 +35,26 @@ class Row:
         return f"at {'least' if self.least else 'most'} {self.limit:.3g}"
 
 
-def at_most(check: str, values: Tensor, limit: float) -> list[Row]:
+def at_most(check: str, values: Tensor, limit: float) -> list[CheckRow]:
     """A row for the largest of the values, [N]; none where there are none."""
-    return [Row(check, values.max().item(), limit, len(values))] if len(values) else []
+    return [CheckRow(check, values.max().item(), limit, len(values))] if len(values) else []
 
 
-def at_least(check: str, values: Tensor, limit: float) -> list[Row]:
+def at_least(check: str, values: Tensor, limit: float) -> list[CheckRow]:
     """A row for the smallest of the values, [N]; none where there are none."""
-    return [Row(check, values.min().item(), limit, len(values), least=True)] if len(values) else []
+    return [CheckRow(check, values.min().item(), limit, len(values), least=True)] if len(values) else []
 
 
-def share(check: str, flags: Tensor, limit: float) -> list[Row]:
+def share_at_most(check: str, flags: Tensor, limit: float) -> list[CheckRow]:
     """A row for the share of flags that are set, bool [N]; none where there are none."""
-    return [Row(check, flags.double().mean().item(), limit, len(flags))] if len(flags) else []
+    return [CheckRow(check, flags.double().mean().item(), limit, len(flags))] if len(flags) else []
 
 
 @dataclass(frozen=True)
 class Verification:
     """How an exported file's answers compare with the reference's."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CheckRow, ...]
 
     @property
     def agrees(self) -> bool:

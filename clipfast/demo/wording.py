@@ -7,7 +7,7 @@ from rich.table import Table
 from ..attacks.pgd10 import EOT_SAMPLES, PGD_STEPS
 from .experiment import ATTACK_EPS, DemoResult
 
-__all__ = ["COLUMNS", "results_table", "table_rows", "verdict"]
+__all__ = ["COLUMNS", "demo_verdict", "results_table", "table_rows"]
 
 COLUMNS = ("system", "clean", "PGD-10", "adaptive, worst case", "cost, clean", "cost, attacked")
 
@@ -24,7 +24,7 @@ def table_rows(result: DemoResult) -> list[tuple[str, ...]]:
     ]
 
 
-def caption(result: DemoResult) -> str:
+def demo_caption(result: DemoResult) -> str:
     """What was measured, in one paragraph."""
     n = len(result.labels)
     budget = f"l-inf, {ATTACK_EPS * 255:.0f}/255, {PGD_STEPS} steps"
@@ -38,7 +38,7 @@ def caption(result: DemoResult) -> str:
 
 def results_table(result: DemoResult) -> Table:
     """The table for a terminal."""
-    table = Table(title="bundled model", caption=caption(result), caption_justify="left")
+    table = Table(title="bundled model", caption=demo_caption(result), caption_justify="left")
     for column in COLUMNS:
         table.add_column(column, no_wrap=column == COLUMNS[0])
     for row in table_rows(result):
@@ -46,7 +46,7 @@ def results_table(result: DemoResult) -> Table:
     return table
 
 
-def verdict(result: DemoResult) -> list[str]:
+def demo_verdict(result: DemoResult) -> list[str]:
     """Four lines: the attack, the defence, the adaptive attack, what it does not show."""
     undefended, _, twin, ttc = result.rows
     attacked, clean = (p.countered.double().mean().item() for p in (result.attacked, result.clean))

@@ -17,22 +17,22 @@ from ..calibration.separation import separation
 from ..files import write_text
 from ..prediction import Prediction
 from .experiment import DemoResult
-from .summary import COLUMNS, caption, table_rows, verdict
+from .wording import COLUMNS, demo_caption, demo_verdict, table_rows
 
-__all__ = ["write_page"]
+__all__ = ["write_gallery"]
 
 _MAGNIFIED = 32
 _SHOWN = 10
 
 
-def write_page(result: DemoResult, out: Path) -> Path:
+def write_gallery(result: DemoResult, out: Path) -> Path:
     """Writes out/index.html and returns its path."""
     text = pages.filled(
         "clipfast.demo",
-        verdict="".join(f"<li>{html.escape(line.split(' ', 1)[1])}</li>" for line in verdict(result)),
+        verdict="".join(f"<li>{html.escape(line.split(' ', 1)[1])}</li>" for line in demo_verdict(result)),
         columns="".join(f"<th>{html.escape(column)}</th>" for column in COLUMNS),
         rows="".join(_row(cells) for cells in table_rows(result)),
-        caption=html.escape(caption(result)),
+        caption=html.escape(demo_caption(result)),
         magnified=str(_MAGNIFIED),
         pictures="".join(_picture(result, i) for i in _chosen(result)),
         count=str(len(result.labels)),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ...models.shapes import CLASSNAMES, KINDS, draw
 from .dataset import Contents
 
-__all__ = ["read_bundled"]
+__all__ = ["read_drawn"]
 
 # A random stream of its own; those of the bundled model are in tools/bundled_model/recipe.py.
 _STREAM = 300
@@ -35,6 +35,6 @@ def _kind(index: int) -> str:
     return KINDS[index % len(KINDS)]
 
 
-def read_bundled() -> Contents:
+def read_drawn() -> Contents:
     """The renderer's classes, and ten thousand pictures."""
     return Contents(CLASSNAMES, _Drawn())

@@ -1,24 +1,18 @@
-"""A benchmark's result as tables for a terminal, and as one plot."""
+"""A benchmark's result as tables for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
-from ..errors import InputError
 from ..measurement.interleave import Ratio
 from .plan import BARS, EXPORTED_BARS, Bar
 from .run import exported_summary, summary
 from .scenario import Scenario
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["draw", "tables"]
-
+__all__ = ["result_tables"]
 
 # Headings, and the measured forms that stand under each; the fastest is shown.
 _COLUMNS = {
@@ -43,7 +37,7 @@ _COLUMNS = {
 }
 
 
-def tables(result: dict[str, Any]) -> Iterator[Table]:
+def result_tables(result: dict[str, Any]) -> Iterator[Table]:
     """Times, ratios, the bars of ViT-B/32, and peak memory."""
     exported = [row for row in result["rows"] if "onnx" in row["seconds"]]
     if exported:
@@ -179,60 +173,3 @@ def _peaks(peaks: list[dict[str, Any]]) -> Table:
     for peak in peaks:
         table.add_row(Scenario(**peak["scenario"]).name, peak["column"], f"{peak['bytes'] / 2**20:.0f} MiB")
     return table
-
-
-def draw(result: dict[str, Any], path: Path, model: str = "ViT-B-32") -> None:
-    """Plots cost over undefended CLIP against the countered share of a batch, for each batch size measured.
-
-    Raises InputError where the result has no batch of that model with two shares, or matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise InputError("the plot needs matplotlib: pip install 'clipfast[bench]'") from error
-    rows = [row for row in result["rows"] if row["scenario"]["model"] == model]
-    allocator = rows[0]["allocator"] if rows else ""
-    rows = [row for row in rows if row["allocator"] == allocator]
-    batches = sorted({row["scenario"]["batch"] for row in rows})
-    shares = {
-        b: len({r["scenario"]["countered"] for r in rows if r["scenario"]["batch"] == b}) for b in batches
-    }
-    batches = [batch for batch in batches if shares[batch] > 1]
-    if not batches:
-        raise InputError(f"expected rows of {model} with two countered shares or more, got none")
-    figure = Figure(figsize=(4.2 * len(batches), 4.2), layout="constrained")
-    axes: list[Axes] = list(figure.subplots(1, len(batches), sharey=True, squeeze=False)[0])
-    for axis, batch in zip(axes, batches, strict=True):
-        _draw_batch(axis, [row for row in rows if row["scenario"]["batch"] == batch])
-        axis.set_title(f"{model}, batch {batch}")
-        axis.set_xlabel("countered share of the batch, %")
-    axes[0].set_ylabel("time over undefended CLIP, same precision")
-    axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=144)
-
-
-_LINES = {
-    "reference": ("reference, fp32", "0.6", "fp32"),
-    "reference early return": ("reference with early return, fp32", "0.25", "fp32"),
-    "engine fp32": ("engine, fp32", "tab:blue", "fp32"),
-    "engine bf16": ("engine, bf16", "tab:orange", "bf16"),
-}
-
-
-def _draw_batch(axis: Axes, rows: list[dict[str, Any]]) -> None:
-    rows = sorted(rows, key=lambda row: row["scenario"]["countered"])
-    shares = [100 * row["scenario"]["countered"] / row["scenario"]["batch"] for row in rows]
-    medians = [summary(row)["milliseconds"] for row in rows]
-    for name, (label, colour, precision) in _LINES.items():
-        floors = [
-            min(t for n, t in times.items() if n.startswith("undefended") and n.endswith(precision))
-            for times in medians
-        ]
-        costs = [times[name] / floor for times, floor in zip(medians, floors, strict=True)]
-        axis.plot(shares, costs, marker="o", label=label, color=colour)
-    axis.axhline(1, color="0.85", zorder=0)
-    axis.set_yscale("log", base=2)
-    axis.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
-    axis.grid(axis="y", color="0.93")
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -1,0 +1,83 @@
+"""The command line: `clipfast classify`, `export`, `verify`, `eval`, `calibrate`, `demo` and `bench`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import __version__
+from ..errors import ArtifactError, InputError, OutOfMemoryError, VerificationError, names_extra
+from . import bench, calibrate, classify, demo, evaluate, export, verify
+from .console import tell
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clipfast",
+    help="CLIP, defended at inference against adversarial perturbations (TTC).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+# In the order of the help.
+for _name, _module in {
+    "classify": classify,
+    "export": export,
+    "verify": verify,
+    "demo": demo,
+    "bench": bench,
+    "eval": evaluate,
+    "calibrate": calibrate,
+}.items():
+    app.command(_name)(_module.command)
+
+
+def main(command: typer.Typer = app) -> None:
+    """Runs a command line; problems with the input end it with a message and exit code 2.
+
+    So do packages that are missing and memory that does not suffice; a file that is verified and disagrees
+    ends it with exit code 1.
+    """
+    try:
+        command()
+    except VerificationError as error:
+        _fail(str(error), code=1)
+    except (InputError, ArtifactError) as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(str(names_extra("this command", error)))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(str(error) or "out of memory")
+
+
+def _fail(message: str, *, code: int = 2) -> NoReturn:
+    tell("[bold red]error:[/]", message)
+    sys.exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also of torch's errors, which is not imported for their sake."""
+    named = type(error).__name__ == OutOfMemoryError.__name__
+    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"clipfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")

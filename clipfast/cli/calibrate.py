@@ -1,0 +1,127 @@
+"""`clipfast calibrate`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn
+from rich.table import Table
+
+from ..errors import InputError, UncalibratedWarning
+from ..files import write_text
+from . import options
+from .console import ProgressBar, stdout, tell_skipped
+from .reading import batches
+
+__all__ = ["command"]
+
+
+def command(
+    clean: Annotated[Path, typer.Option(help="Folder of clean pictures.", show_default=False)],
+    attacked: Annotated[Path | None, typer.Option(help="Folder of attacked pictures.")] = None,
+    attack: Annotated[
+        Literal["pgd"] | None, typer.Option(help="Attack the clean pictures: PGD-10, undefended model.")
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="l-inf budget of the attack, in [0, 1] pixel units. [default: 1/255]")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Share of clean pictures that may be countered. [default: 0.05]")
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="The best balanced accuracy of telling clean from attacked.")
+    ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Folders are named as the classes: report accuracy too.")
+    ] = False,
+    attacked_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the traffic that the expected cost is for.")
+    ] = 0.0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File for the settings, JSON; a report is written beside it.")
+    ] = Path("counterattack.json"),
+    plot: Annotated[Path | None, typer.Option(help="File for a picture of drift and ROC, SVG.")] = None,
+    classnames: options.Classnames = None,
+    templates: options.Templates = None,
+    model: options.ModelName = None,
+    pretrained: options.Pretrained = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Fine-tuned image tower; drift is measured by the original.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings as JSON whose threshold is set anew. Default: as for classify."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    device: options.AnyDevice = "auto",
+    precision: options.EnginePrecision = "fp32",
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the attack.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report, JSON, instead of a table.")
+    ] = False,
+) -> None:
+    """Set the drift threshold on your pictures, for your model. Clean pictures alone will do."""
+    from ..attacks.levels import parse_level
+    from ..calibration.calibrating import CalibrationRequest, calibrate_folders
+    from ..calibration.plot import plot as drawn
+    from ..calibration.threshold import write_calibration
+
+    if eps is not None and attack is None:
+        raise InputError(f"--eps {eps} needs --attack, whose budget it is")
+    request = CalibrationRequest(
+        clean=clean,
+        attacked=attacked,
+        attack_eps=None if attack is None else parse_level(eps or "1/255"),
+        rate=rate if balanced or rate is not None else 0.05,
+        balanced=balanced,
+        labels=labels,
+        attacked_share=attacked_share,
+        seed=seed,
+    )
+    for file in (out, plot):
+        if file is not None and not file.parent.is_dir():
+            raise InputError(f"no such folder: {file.parent}")
+    if plot is not None and plot.suffix != ".svg":
+        raise InputError(f"expected a file named .svg for the plot, got {plot}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)  # that is what this is for
+        classifier = options.defended_classifier(
+            model=model,
+            pretrained=pretrained,
+            classnames=classnames,
+            templates=templates,
+            config=config,
+            device=device,
+            precision=precision,
+            checkpoint=checkpoint,
+        )
+    with ProgressBar(MofNCompleteColumn()) as bar:
+        task = bar.add_task("measuring drift")
+
+        def read(files: list[Path]) -> Iterator[tuple[list[Path], NDArray[Any]]]:
+            for good, pixels, bad in batches(classifier.preprocess, files, batch_size):
+                tell_skipped(bad)
+                if good:
+                    yield good, pixels
+                bar.advance(task, len(good) + len(bad))
+
+        found = calibrate_folders(classifier, request, read, total=lambda n: bar.update(task, total=n))
+    report = write_calibration(found, out)
+    if plot is not None:
+        write_text(plot, drawn(found))
+    if as_json:
+        print(found.to_json(), end="")
+        return
+    table = Table("", "", show_header=False, title=escape(found.rule))
+    for name, value in found.figures().items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}")
+    stdout.print(table)
+    if found.separation is not None:
+        stdout.print(escape(f"{found.separation}"), highlight=False, soft_wrap=True)
+    stdout.print(escape(f"settings: {out}; report: {report}"), highlight=False, soft_wrap=True)

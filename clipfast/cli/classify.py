@@ -1,0 +1,195 @@
+"""`clipfast classify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn
+from rich.table import Column, Table
+
+from ..errors import InputError
+from ..preprocess import image_files
+from . import options
+from .console import ProgressBar, printed_warnings, stderr, stdout, tell_skipped
+from .reading import batches
+
+if TYPE_CHECKING:
+    from ..artifacts.base import ArtifactClassifier
+    from ..classifier import DefendedClassifier
+    from ..prediction import Prediction
+
+__all__ = ["classify_files", "command"]
+
+_MANY = 16  # files, for which a bar is shown
+
+
+def command(
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)
+    ],
+    artifact: Annotated[
+        Path | None, typer.Option(help="An exported classifier: .onnx (needs no torch), .ts.pt or .pt2.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that an artifact of .ts.pt or .pt2 brings.")
+    ] = False,
+    classnames: options.Classnames = None,
+    templates: options.Templates = None,
+    model: options.ModelName = None,
+    pretrained: options.Pretrained = None,
+    config: options.ConfigFile = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    device: options.AnyDevice = "auto",
+    precision: options.EnginePrecision = "fp32",
+    seed: Annotated[int | None, typer.Option(help="Makes the answers reproducible.")] = None,
+    topk: Annotated[int, typer.Option(min=1, help="How many classes to list for each image.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
+    ] = False,
+) -> None:
+    """Classify image files, defended. Exit code 1 if a file could not be read; the rest go on."""
+
+    def make() -> DefendedClassifier | ArtifactClassifier:
+        if artifact is None:
+            if trust:
+                raise InputError("--trust needs --artifact, the file that is trusted")
+            return options.defended_classifier(
+                model=model,
+                pretrained=pretrained,
+                classnames=classnames,
+                templates=templates,
+                config=config,
+                device=device,
+                precision=precision,
+            )
+        settled = {
+            "--classnames": classnames,
+            "--templates": templates,
+            "--model": model,
+            "--pretrained": pretrained,
+            "--config": config,
+            "--precision": None if precision == "fp32" else precision,
+        }
+        return _from_artifact(artifact, trust, device, settled)
+
+    classify_files(images, make, batch_size=batch_size, seed=seed, topk=topk, as_json=as_json)
+
+
+def classify_files(
+    images: Sequence[Path],
+    make: Callable[[], DefendedClassifier | ArtifactClassifier],
+    *,
+    batch_size: int,
+    seed: int | None,
+    topk: int,
+    as_json: bool,
+) -> None:
+    """Classifies image files and those in folders, and prints a table or a JSON object a line.
+
+    make: gives the classifier; called once there is a file. Reports what cannot be read on stderr, goes on
+    with the rest, and raises typer.Exit(1) at the end.
+    """
+    files: list[Path] = []
+    failed = 0
+    for path in images:
+        try:
+            files.extend(image_files([path]))
+        except InputError as error:
+            failed += 1
+            tell_skipped([error])
+    if not files:
+        raise typer.Exit(1)
+    with printed_warnings():
+        classifier = make()
+    # Folded, not cut: a path's end is what tells pictures apart.
+    image = Column("image", overflow="fold")
+    table = Table(image, "class", "probability", "drift", "countered", "changed the answer")
+    done = 0
+    with ProgressBar(MofNCompleteColumn(), disable=len(files) < _MANY) as bar:
+        task = bar.add_task("classifying", total=len(files))
+        for good, pixels, bad in batches(classifier.preprocess, files, batch_size):
+            tell_skipped(bad)
+            failed += len(bad)
+            if good:
+                prediction = _predict(classifier, pixels, seed=seed, first_image=done)
+                done += len(good)
+                rows = list(_rows(good, prediction, topk))
+                if as_json:
+                    with bar.away():
+                        print(*map(json.dumps, rows), sep="\n")
+                else:
+                    for row in rows:
+                        _add(table, row)
+            bar.advance(task, len(good) + len(bad))
+    if not as_json:
+        stdout.print(table)
+        stats = classifier.stats()
+        stdout.print(f"{stats.images} images, {stats.countered} countered, {stats.changed} answers changed")
+    if failed:
+        stderr.print(f"{failed} of {done + failed} inputs could not be read", style="red")
+        raise typer.Exit(1)
+
+
+def _from_artifact(
+    artifact: Path, trust: bool, device: str, settled: dict[str, object]
+) -> ArtifactClassifier:
+    """Reads an exported file; `settled` are the options that it leaves no choice in, None if not given."""
+    from ..artifacts.formats import format_of
+
+    for option, value in settled.items():
+        if value is not None:
+            raise InputError(f"--artifact {artifact} does not go with {option}: the file settles it")
+    format = format_of(artifact)
+    if device == "auto":
+        return format.load(artifact, trust=trust)
+    if not format.is_program:
+        raise InputError(f"--artifact {artifact} does not go with --device: onnxruntime chooses it")
+    return format.load(artifact, trust=trust, device=options.checked_device(device))
+
+
+def _predict(
+    classifier: DefendedClassifier | ArtifactClassifier, pixels: NDArray[Any], **settings: Any
+) -> Prediction[Any]:
+    from ..artifacts.base import ArtifactClassifier
+
+    if isinstance(classifier, ArtifactClassifier):
+        return classifier.predict(pixels, **settings)
+    import torch
+
+    return classifier.predict(torch.from_numpy(pixels), **settings)
+
+
+def _rows(files: list[Path], prediction: Prediction[Any], topk: int) -> Iterator[dict[str, Any]]:
+    drift, countered = prediction.drift.tolist(), prediction.countered.tolist()
+    changed, best = prediction.changed.tolist(), prediction.topk(topk)
+    undefended = prediction.undefended_logits.argmax(1).tolist()
+    for i, path in enumerate(files):
+        yield {
+            "image": str(path),
+            "class": best[i][0][0],
+            "probability": best[i][0][1],
+            "topk": [{"class": name, "probability": probability} for name, probability in best[i]],
+            "drift": drift[i],
+            "countered": countered[i],
+            "changed": changed[i],
+            "undefended_class": prediction.classnames[undefended[i]],
+            "calibrated": prediction.calibrated,
+        }
+
+
+def _add(table: Table, row: dict[str, Any]) -> None:
+    changed = f"yes, from {row['undefended_class']}" if row["changed"] else "no"
+    table.add_row(
+        escape(row["image"]),
+        "\n".join(escape(entry["class"]) for entry in row["topk"]),
+        "\n".join(f"{entry['probability']:.3f}" for entry in row["topk"]),
+        f"{row['drift']:.4f}",
+        "yes" if row["countered"] else "no",
+        escape(changed),
+    )

@@ -1,0 +1,117 @@
+"""The options that commands share, and the classifier that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..config import CounterattackConfig
+from ..errors import InputError
+from ..files import read_lines, read_text
+
+if TYPE_CHECKING:
+    from ..classifier import DefendedClassifier
+
+__all__ = [
+    "AnyDevice",
+    "Classnames",
+    "ConfigFile",
+    "Device",
+    "EnginePrecision",
+    "ModelName",
+    "Pretrained",
+    "Templates",
+    "checked_device",
+    "defended_classifier",
+    "read_config",
+]
+
+Classnames = Annotated[
+    str | None,
+    typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
+]
+Templates = Annotated[Path | None, typer.Option(help="File with one prompt template a line, each with {}.")]
+ModelName = Annotated[
+    str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+]
+Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")]
+AnyDevice = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+EnginePrecision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option()]
+
+
+def read_config(file: Path) -> CounterattackConfig:
+    """Counterattack settings from a JSON file. Raises InputError for one that cannot be read."""
+    return CounterattackConfig.from_json(read_text(file))
+
+
+def checked_device(name: str) -> str:
+    """A device that is here; of auto the first GPU, else the CPU. Raises InputError for another one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise InputError(f"no device {name!r} here; there is: {', '.join(['cpu', *cuda])}") from error
+    return name
+
+
+def defended_classifier(
+    *,
+    model: str | None,
+    pretrained: str | None,
+    classnames: str | None,
+    templates: Path | None,
+    config: Path | None,
+    device: str,
+    precision: str = "fp32",
+    checkpoint: Path | None = None,
+) -> DefendedClassifier:
+    """The classifier that the options ask for; the bundled model's where they name none.
+
+    checkpoint: a fine-tuned image tower in the place of the model's, which then measures drift. Raises
+    InputError for options that do not go together, and as the constructors of `DefendedClassifier` do.
+    """
+    from ..classifier import DefendedClassifier
+    from ..models.bundled import BUNDLED, bundled_defaults
+    from ..models.loading import brings_weights
+
+    options: dict[str, Any] = {"device": checked_device(device), "precision": precision}
+    if templates is not None:
+        options["templates"] = read_lines(templates)
+    if config is not None:
+        options["config"] = read_config(config)
+    names = None if classnames is None else _names(classnames)
+    if model is None:
+        if pretrained is not None:
+            raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
+        if checkpoint is None:
+            return DefendedClassifier.bundled(names, **options)
+        defaults = bundled_defaults()
+        model, names = BUNDLED, names or list(defaults.classnames)
+        options.setdefault("config", defaults.config)
+    if pretrained is None and not brings_weights(model):
+        raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
+    if names is None:
+        raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")
+    if checkpoint is not None:
+        return DefendedClassifier.from_finetuned(model, pretrained, checkpoint, names, **options)
+    return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
+
+
+def _names(value: str) -> list[str]:
+    """Class names from a file with one a line, or from a,b,c."""
+    try:
+        if Path(value).is_file():
+            return read_lines(Path(value))
+    except OSError:  # a list longer than a file's name may be
+        pass
+    if "," not in value and Path(value).suffix.lower() in (".txt", ".csv", ".json", ".names"):
+        raise InputError(f"expected class names a,b,c or a file with one a line; there is no file {value}")
+    return [name.strip() for name in value.split(",")]
