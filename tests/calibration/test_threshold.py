@@ -19,7 +19,7 @@ from clipfast.calibration.threshold import (
     report_path,
     threshold_balanced,
     threshold_for_rate,
-    write,
+    write_calibration,
 )
 from clipfast.defence.passes import Passes
 
@@ -230,7 +230,7 @@ def test_passes_are_those_of_the_schedule(config, drift_encoder, passed, counter
 def test_files_are_a_config_and_a_report_beside_it(tmp_path):
     found = made(measured(100, 0.02), measured(100, 0.01, seed=1), run={"clean": "photos"})
     path = tmp_path / "mine.json"
-    assert write(found, path) == report_path(path) == tmp_path / "mine.calibration.json"
+    assert write_calibration(found, path) == report_path(path) == tmp_path / "mine.calibration.json"
     assert CounterattackConfig.from_json(path.read_text()) == found.config
     report = json.loads(report_path(path).read_text())
     assert report["figures"] == found.figures()
@@ -246,7 +246,7 @@ def test_files_are_a_config_and_a_report_beside_it(tmp_path):
 def test_figures_of_another_config_are_not_taken(tmp_path):
     found = made(measured(100, 0.02))
     path = tmp_path / "mine.json"
-    write(found, path)
+    write_calibration(found, path)
     path.write_text(dataclasses.replace(found.config, steps=3).to_json())
     assert figures_beside(path) is None
     report_path(path).unlink()
@@ -260,4 +260,4 @@ def test_figures_of_another_config_are_not_taken(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
-        write(made(measured(100, 0.02)), tmp_path / "gone" / "mine.json")
+        write_calibration(made(measured(100, 0.02)), tmp_path / "gone" / "mine.json")

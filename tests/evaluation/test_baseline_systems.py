@@ -58,10 +58,10 @@ def expected(classifier: DefendedClassifier, name: str, x: Tensor) -> Tensor:
     if name == "low_passed":
         smooth = reference.low_pass(x, 6)
         return undefended(smooth - (smooth - smooth.clamp(0, 1)).detach())
-    if name == "ensemble":
+    if name == "ensembled":
         return sum(undefended(view) for view in views(x)) / 10
     classes = undefended(x).shape[1]
-    if name == "anti_adversary":
+    if name == "anti_adversarial":
         own = F.one_hot(undefended(x).argmax(dim=1), classes).float()
         return undefended(moved(classifier, x, torch.zeros_like(x), -1, own))
     noise = draws.draw_noise(draws.seeded(3, 0, len(x), x.device), x.shape, CONFIG)
@@ -69,14 +69,14 @@ def expected(classifier: DefendedClassifier, name: str, x: Tensor) -> Tensor:
     return undefended(moved(classifier, x, noise, 1, uniform))
 
 
-NAMES = ["low_passed", "ensemble", "anti_adversary", "hedge"]
+NAMES = ["low_passed", "ensembled", "anti_adversarial", "hedged"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_those_of_a_computation_by_hand(classifier, x, name):
     ours, theirs = logits_of(make(classifier)[name], x), expected(classifier, name, x).detach()
     # Where a gradient is about 0 rounding turns signs, of few pixels.
-    atol = 1e-4 if name in ("low_passed", "ensemble") else 5e-3
+    atol = 1e-4 if name in ("low_passed", "ensembled") else 5e-3
     torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
     assert (ours - classifier.undefended(x)).abs().max() > 0.02
 
@@ -88,7 +88,7 @@ def test_a_list_may_be_cut_anywhere_and_a_seed_gives_the_same_again(classifier, 
     parts = torch.cat([logits_of(system, x[:3]), logits_of(system, x[3:], first_image=3)])
     torch.testing.assert_close(parts, whole, rtol=0, atol=5e-3)
     assert torch.equal(logits_of(system, x), whole)
-    assert system.randomised == (name == "hedge")
+    assert system.randomised == (name == "hedged")
     same = torch.equal(logits_of(system, x, seed=4), whole)
     assert same != system.randomised
     if system.randomised:
@@ -97,7 +97,7 @@ def test_a_list_may_be_cut_anywhere_and_a_seed_gives_the_same_again(classifier, 
 
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
-    [("low_passed", 1, 0), ("ensemble", 10, 0), ("anti_adversary", 5, 3), ("hedge", 4, 3)],
+    [("low_passed", 1, 0), ("ensembled", 10, 0), ("anti_adversarial", 5, 3), ("hedged", 4, 3)],
 )
 def test_passes_are_those_of_the_docstrings(classifier, x, name, forward, backward):
     system = make(classifier)[name]
@@ -122,7 +122,7 @@ def gradient_of(logits, x: Tensor) -> tuple[Tensor, Tensor]:
     return answer.detach(), torch.autograd.grad(answer[:, 1].sum(), leaf)[0]
 
 
-@pytest.mark.parametrize("name", ["low_passed", "ensemble"])
+@pytest.mark.parametrize("name", ["low_passed", "ensembled"])
 def test_without_steps_the_gradient_is_that_of_the_answer(classifier, x, name):
     system = make(classifier)[name]
     answer, gradient = gradient_of(system.attackable, x)
@@ -132,18 +132,18 @@ def test_without_steps_the_gradient_is_that_of_the_answer(classifier, x, name):
     assert system.unrolled is None
 
 
-@pytest.mark.parametrize("name", ["anti_adversary", "hedge"])
+@pytest.mark.parametrize("name", ["anti_adversarial", "hedged"])
 def test_attackers_hold_the_steps_constant_or_go_through_them(classifier, x, name):
     system = make(classifier)[name]
     start = torch.zeros_like(x)
-    if name == "hedge":
+    if name == "hedged":
         torch.manual_seed(7)
         seed = int(torch.randint(2**62, ()))
         start = draws.draw_noise(draws.seeded(seed, 0, len(x), x.device), x.shape, CONFIG)
     answer, held = gradient_of(system.attackable, x)
     own = F.one_hot(classifier.undefended(x).argmax(dim=1), answer.shape[1]).float()
     uniform = torch.full_like(own, 1 / own.shape[1])
-    ended = moved(classifier, x, start, *((-1, own) if name == "anti_adversary" else (1, uniform)))
+    ended = moved(classifier, x, start, *((-1, own) if name == "anti_adversarial" else (1, uniform)))
     wanted, gradient = gradient_of(classifier.undefended, ended)
     torch.testing.assert_close(answer, wanted, rtol=0, atol=5e-3)
     cosine = torch.cosine_similarity(held.flatten(1), gradient.flatten(1), dim=1)
@@ -153,7 +153,7 @@ def test_attackers_hold_the_steps_constant_or_go_through_them(classifier, x, nam
     _, through = gradient_of(system.unrolled, x)
     assert through.isfinite().all()
     assert (through - held).abs().max() > 0.05 * held.abs().max()
-    plain, noise = classifier.undefended, () if name == "anti_adversary" else (start,)
+    plain, noise = classifier.undefended, () if name == "anti_adversarial" else (start,)
     optimised = getattr(baselines, name)
 
     def smoothly(pixels):

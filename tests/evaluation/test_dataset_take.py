@@ -8,7 +8,8 @@ from small_copies import flat, save, save_cut_off
 
 from clipfast import InputError
 from clipfast.demo import experiment
-from clipfast.evaluation.datasets import Dataset, bundled, find_dataset
+from clipfast.evaluation.datasets import Dataset, find_dataset
+from clipfast.evaluation.datasets.drawn import _STREAM
 from clipfast.models.shapes import CLASSNAMES, KINDS, draw
 from clipfast.preprocess import Preprocess
 
@@ -102,13 +103,13 @@ def test_nothing_readable_is_refused(tmp_path):
 
 
 def test_bundled_pictures_are_fresh():
-    ours = {bundled._STREAM}
+    ours = {_STREAM}
     theirs = {getattr(recipe, name) for name in dir(recipe) if name.startswith("SEED_")}
     assert not ours & (theirs | {experiment._STREAM})
     taken = find_dataset("bundled").take(Preprocess(size=(96, 96)), 3, seed=1)
     for name, pixels, label in zip(taken.names, taken.pixels, taken.labels.tolist(), strict=True):
         index, kind = name.split("-")
-        drawn = draw(1, seed=(bundled._STREAM, int(index)), kinds={kind: 1.0})
+        drawn = draw(1, seed=(_STREAM, int(index)), kinds={kind: 1.0})
         assert np.array_equal(drawn.pixels[0], pixels.numpy())
         assert drawn.labels[0] == label
 

@@ -6,7 +6,7 @@ import open_clip
 import pytest
 from torchvision.datasets import Flowers102
 
-from clipfast.evaluation.datasets import find_dataset, words
+from clipfast.evaluation.datasets import class_words, find_dataset
 from clipfast.evaluation.datasets.countries import COUNTRIES, country
 from clipfast.evaluation.datasets.table import PAPER_TEMPLATES, TABLE
 
@@ -24,19 +24,19 @@ def test_country_codes_become_the_names_of_211_countries():
 @pytest.mark.parametrize(
     ("word", "raw", "expected"),
     [
-        (words.spaced, "fish_and_chips", "fish and chips"),
-        (words.spaced, "apartment_building/outdoor", "apartment building outdoor"),
-        (words.spaced, "polka-dotted", "polka-dotted"),
-        (words.camel_case, "AnnualCrop", "annual crop"),
-        (words.camel_case, "River", "river"),
-        (words.caltech101, "Faces_easy", "faces easy"),
-        (words.caltech256, "001.ak47", "ak47"),
-        (words.caltech256, "232.t-shirt", "t shirt"),
-        (words.caltech256, "252.car-side-101", "car side"),
-        (words.aircraft, "707-320", "Boeing 707-320"),
-        (words.aircraft, "Boeing 717", "Boeing 717"),
-        (words.aircraft, "F/A-18", "F/A-18"),
-        (words.flower, "pink-yellow dahlia?", "pink-yellow dahlia"),
+        (class_words.spaced, "fish_and_chips", "fish and chips"),
+        (class_words.spaced, "apartment_building/outdoor", "apartment building outdoor"),
+        (class_words.spaced, "polka-dotted", "polka-dotted"),
+        (class_words.camel_case, "AnnualCrop", "annual crop"),
+        (class_words.camel_case, "River", "river"),
+        (class_words.caltech101, "Faces_easy", "faces easy"),
+        (class_words.caltech256, "001.ak47", "ak47"),
+        (class_words.caltech256, "232.t-shirt", "t shirt"),
+        (class_words.caltech256, "252.car-side-101", "car side"),
+        (class_words.aircraft, "707-320", "Boeing 707-320"),
+        (class_words.aircraft, "Boeing 717", "Boeing 717"),
+        (class_words.aircraft, "F/A-18", "F/A-18"),
+        (class_words.flower, "pink-yellow dahlia?", "pink-yellow dahlia"),
     ],
 )
 def test_raw_names_become_words(word, raw, expected):
@@ -54,7 +54,7 @@ def imagenet_synonyms() -> list[list[str]]:
 
 
 def test_imagenets_thousand_are_named_as_open_clip_does_and_each_differently():
-    names = words.imagenet(imagenet_synonyms())
+    names = class_words.imagenet(imagenet_synonyms())
     assert len(set(names)) == len(names) == 1000
     others = {i: name for i, name in enumerate(names) if name != open_clip.IMAGENET_CLASSNAMES[i]}
     assert others == {744: "projectile", 836: "sunglass"}
@@ -62,7 +62,7 @@ def test_imagenets_thousand_are_named_as_open_clip_does_and_each_differently():
 
 def test_part_of_imagenet_is_named_by_its_first_synonyms():
     some = [["tench", "Tinca tinca"], ["crane"], ["crane", "lifting device"]]
-    assert words.imagenet(some) == ["tench", "crane", "crane, lifting device"]
+    assert class_words.imagenet(some) == ["tench", "crane", "crane, lifting device"]
 
 
 def test_prompts_of_the_names_that_are_known_without_data():
@@ -71,7 +71,7 @@ def test_prompts_of_the_names_that_are_known_without_data():
         "flowers102": TABLE["flowers102"].read.classnames(Flowers102),
         "pcam": TABLE["pcam"].read.classnames(None),
         "bundled": find_dataset("bundled").classnames,
-        "imagenet": words.imagenet(imagenet_synonyms()),
+        "imagenet": class_words.imagenet(imagenet_synonyms()),
     }
     sizes = {"country211": 211, "flowers102": 102, "pcam": 2, "bundled": 120, "imagenet": 1000}
     for name, classnames in known.items():

@@ -45,7 +45,7 @@ def _tiny(bundled, twin):
     """A budget of seconds, on models that are loaded once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(budgets.BUDGETS, "quick", TINY)
-        patch.setattr(session, "_classifiers", lambda *_: (bundled, twin))
+        patch.setattr(session.ModelPair, "classifiers", lambda *_: (bundled, twin))
         yield
 
 
@@ -257,7 +257,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, optio
 
 
 def test_a_twin_needs_its_checkpoint(tmp_path, bundled, monkeypatch):
-    monkeypatch.setattr(session, "_classifiers", lambda *_: (bundled, None))
+    monkeypatch.setattr(session.ModelPair, "classifiers", lambda *_: (bundled, None))
     with pytest.raises(InputError, match="defence 'twin' needs a fine-tuned tower: --checkpoint"):
         evaluate_request(request(tmp_path / "run", defences=["twin"]), Silent())
 
