@@ -165,7 +165,7 @@ def test_bad_input_is_named(name, change, named):
 @pytest.mark.parametrize(
     ("name", "settings", "named"),
     [
-        ("fgsm", {}, "unknown attack 'fgsm'; known: pgd-10, .*retries"),
+        ("magic", {}, "unknown attack 'magic'; known: pgd-10, .*retries"),
         ("bpda", {"queries": 3}, "attack 'bpda': .*queries"),
         ("bpda", {"steps": 0}, "steps must be an integer from 1"),
         ("bpda", {"samples": 1.5}, "samples must be an integer"),
