@@ -237,7 +237,7 @@ class Schedule:
             return self._gated_first(pixels, noise, x, d, with_clean=with_clean)
         gated, probed = self.run("probe", self._probe, x, d)
         rows = gated.countered.nonzero().flatten()  # the one host read
-        held = _chosen(probed, rows, len(x))
+        held = _chosen(probed, rows, x.shape[0])
         return Halfway(gated.drift, gated.countered, gated.clean, *passed(probed, self.config), rows, held)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class Schedule:
     def _gated_first(
         self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor, *, with_clean: bool
     ) -> Halfway:
-        n, clean_passes = len(pixels), self.config.pass_through == "clean"
+        n, clean_passes = pixels.shape[0], self.config.pass_through == "clean"
         gated = self.gate_by(pixels, noise)
         known = self._known(gated)
         rows, others = gated.countered.nonzero().flatten(), (~gated.countered).nonzero().flatten()

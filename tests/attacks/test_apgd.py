@@ -70,6 +70,23 @@ def test_broken_images_are_not_looked_at():
     assert counts[0] < 6 * len(x)
 
 
+def test_a_broken_image_keeps_what_broke_it_with_however_little_loss():
+    unsure_but_right = torch.linspace(0.1, 0, 10)
+    wrong_by_a_hair = torch.cat([torch.tensor([0.0, 0.1]), torch.full((8,), -50.0)])
+    script, seen = iter([unsure_but_right, wrong_by_a_hair]), []
+
+    def scripted(pixels):
+        seen.append(pixels.detach().clone())
+        return next(script) + 1e-3 * F.one_hot(torch.tensor([1]), 10) * pixels.mean()
+
+    attacked = make("apgd-eot", steps=3).run(
+        scripted, torch.full((1, 3, 4, 4), 0.5), torch.tensor([0]), eps=0.1, seed=0
+    )
+    assert attacked.broken.all()
+    assert torch.equal(attacked.pixels, seen[1])
+    assert not torch.equal(seen[0], seen[1])
+
+
 def test_what_leaves_early_changes_nobody_elses_steps():
     logits, x, labels = toy_batch()
     settings = {"eps": EPS, "seed": 0}

@@ -40,12 +40,22 @@ class Silent:
             raise KeyboardInterrupt
 
 
+class Pair:
+    """Classifiers that are there already, whatever model is asked for."""
+
+    def __init__(self, *classifiers) -> None:
+        self._classifiers = classifiers
+
+    def classifiers(self, _):
+        return self._classifiers
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _tiny(bundled, twin):
     """A budget of seconds, on models that are loaded once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(budgets.BUDGETS, "quick", TINY)
-        patch.setattr(session.ModelPair, "classifiers", lambda *_: (bundled, twin))
+        patch.setattr(session, "ModelPair", lambda *_, **__: Pair(bundled, twin))
         yield
 
 
@@ -257,7 +267,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, optio
 
 
 def test_a_twin_needs_its_checkpoint(tmp_path, bundled, monkeypatch):
-    monkeypatch.setattr(session.ModelPair, "classifiers", lambda *_: (bundled, None))
+    monkeypatch.setattr(session, "ModelPair", lambda *_, **__: Pair(bundled, None))
     with pytest.raises(InputError, match="defence 'twin' needs a fine-tuned tower: --checkpoint"):
         evaluate_request(request(tmp_path / "run", defences=["twin"]), Silent())
 

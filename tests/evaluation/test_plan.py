@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipfast import InputError
-from clipfast.attacks import ATTACKS
+from clipfast.attacks import ADAPTIVE, ATTACKS, TRANSFER
 from clipfast.attacks.levels import level, parse_level
 from clipfast.evaluation.budgets import BUDGETS, budget_of
 from clipfast.evaluation.plan import planned
@@ -26,7 +26,7 @@ def test_full_runs_all_and_quick_what_is_not_on_request():
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_transfer_attacks_come_first_in_the_catalogues_order(budget):
     plan = [p for p in planned(budget_of(budget), None, EPS, classes=10) if p.column.labels == "true"]
-    assert [p.attack.name for p in plan] == [name for name in ATTACKS if name in names(budget)]
+    assert [p.attack.name for p in plan] == [n for n in (*TRANSFER, *ADAPTIVE) if n in names(budget)]
     assert [p.column.kind for p in plan] == [ATTACKS[p.attack.name].kind for p in plan]
     assert [p.column.title for p in plan] == [ATTACKS[p.attack.name].title for p in plan]
 
