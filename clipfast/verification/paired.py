@@ -58,8 +58,8 @@ def paired_rows(
 
     pictures: as the file takes them, [N, 3, H, W], N even.
     """
-    figures: list[AnswerErrors] = []
-    delta_figures: list[DeltaErrors] = []
+    errors: list[AnswerErrors] = []
+    delta_errors: list[DeltaErrors] = []
     for first in range(0, len(pictures), MOST):
         progress(f"comparing pictures {first + 1} to {min(first + MOST, len(pictures))} of {len(pictures)}")
         pixels = pictures[first : first + MOST]
@@ -76,15 +76,15 @@ def paired_rows(
             for size in sizes:
                 given = threshold if takes_threshold else None
                 answer = answers_of(artifact, pixels, size, noise=noise, tau_threshold=given)
-                figures.append(_compared(reference, clean, expected, answer, threshold))
+                errors.append(_compared(reference, clean, expected, answer, threshold))
                 if answer.delta is not None:
                     compared = _delta_compared(reference, x, clean, expected, answer, answer.delta)
-                    delta_figures.append(compared)
-    all_figures = AnswerErrors(*map(torch.cat, zip(*figures, strict=True)))
-    yield from _rows(all_figures, limits)
-    if delta_figures:
-        deltas = DeltaErrors(*map(torch.cat, zip(*delta_figures, strict=True)))
-        yield from _delta_rows(deltas, all_figures, limits)
+                    delta_errors.append(compared)
+    all_errors = AnswerErrors(*map(torch.cat, zip(*errors, strict=True)))
+    yield from _rows(all_errors, limits)
+    if delta_errors:
+        deltas = DeltaErrors(*map(torch.cat, zip(*delta_errors, strict=True)))
+        yield from _delta_rows(deltas, all_errors, limits)
 
 
 def _between(drift: Tensor) -> float:
@@ -142,25 +142,25 @@ def _delta_compared(
     )
 
 
-def _rows(figures: AnswerErrors, limits: Limits) -> list[CheckRow]:
-    passed, countered = _by_gate(figures)
-    clear = figures.distance > limits.near
+def _rows(errors: AnswerErrors, limits: Limits) -> list[CheckRow]:
+    passed, countered = _by_gate(errors)
+    clear = errors.distance > limits.near
     return [
-        *at_most("undefended logits", figures.undefended_logits, limits.logits),
-        *at_most("drift", figures.drift, limits.drift),
-        *share_at_most("gate, away from the threshold", ~figures.same_gate[clear], limits.gate),
-        *share_at_most("gate, by the file's own drift", ~figures.own_gate, 0.0),
-        *at_most("logits, passed", figures.logits[passed], limits.logits),
-        *at_most("logits, countered", figures.logits[countered], limits.countered[1]),
-        *at_most("logits, countered, mean", _mean(figures.logits[countered]), limits.countered[0]),
+        *at_most("undefended logits", errors.undefended_logits, limits.logits),
+        *at_most("drift", errors.drift, limits.drift),
+        *share_at_most("gate, away from the threshold", ~errors.same_gate[clear], limits.gate),
+        *share_at_most("gate, by the file's own drift", ~errors.own_gate, 0.0),
+        *at_most("logits, passed", errors.logits[passed], limits.logits),
+        *at_most("logits, countered", errors.logits[countered], limits.countered[1]),
+        *at_most("logits, countered, mean", _mean(errors.logits[countered]), limits.countered[0]),
         *share_at_most(
-            "label, where it is clear", ~figures.same_label[figures.margin > limits.margin], limits.labels
+            "label, where it is clear", ~errors.same_label[errors.margin > limits.margin], limits.labels
         ),
     ]
 
 
-def _delta_rows(deltas: DeltaErrors, figures: AnswerErrors, limits: Limits) -> list[CheckRow]:
-    passed, countered = _by_gate(figures)
+def _delta_rows(deltas: DeltaErrors, errors: AnswerErrors, limits: Limits) -> list[CheckRow]:
+    passed, countered = _by_gate(errors)
     rows = [
         *at_most("logits of x + delta", deltas.logits, limits.logits),
         *at_most("delta, passed", deltas.largest[passed], 1e-6),
@@ -176,9 +176,9 @@ def _delta_rows(deltas: DeltaErrors, figures: AnswerErrors, limits: Limits) -> l
     return rows
 
 
-def _by_gate(figures: AnswerErrors) -> tuple[Tensor, Tensor]:
+def _by_gate(errors: AnswerErrors) -> tuple[Tensor, Tensor]:
     """Which images both sides let pass, and which both counter."""
-    return figures.same_gate & ~figures.countered, figures.same_gate & figures.countered
+    return errors.same_gate & ~errors.countered, errors.same_gate & errors.countered
 
 
 def _mean(values: Tensor) -> Tensor:
