@@ -236,6 +236,13 @@ def test_float64_is_naive(operator, ran):
         run(**tensors, **options, implementation="cpp")
 
 
+def test_float64_noise_of_bytes_is_naive_too(ran):
+    pixels, noise = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4, dtype=torch.float64)
+    x, d = perturb(pixels, noise, eps=0.1)
+    assert ran == ["naive"]
+    assert x.dtype == d.dtype == torch.float64
+
+
 @pytest.mark.parametrize(
     ("operator", "leaf"),
     [
