@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+from sharing import made_once
 from torch import nn
 
 from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning, cli
 from clipfast.exporters import Export, export
 from clipfast.models.shapes import draw
 from clipfast.models.tokenizer import WordTokenizer
+
+# pytest-xdist sets it in its processes, and rich keeps what it finds when a console is made.
+os.environ.pop("COLUMNS", None)
 
 WORDS = ("a", "photo", "of", "this", "is", "cat", "dog", "red", "panda", "picture")
 CLASSNAMES = ("cat", "dog", "red panda")
@@ -22,6 +29,12 @@ CLASSNAMES = ("cat", "dog", "red panda")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    # A test's own fixtures follow `_seeded`; what tests share must not depend on which of them asks first.
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
 
 
 def make_tiny_clip(seed: int = 0, *, sensitive: bool = False) -> nn.Module:
@@ -122,13 +135,14 @@ EXPORTED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def exported(bundled, tmp_path_factory) -> Callable[[str], Export]:
-    folder = tmp_path_factory.mktemp("exported")
-    made: dict[str, Export] = {}
-
     def get(kind: str) -> Export:
-        if kind not in made:
-            made[kind] = export(bundled, folder / f"{kind}.onnx", verify=False, **EXPORTED[kind])
-        return made[kind]
+        def make(folder: Path) -> None:
+            with torch.random.fork_rng():
+                made = export(bundled, folder / f"{kind}.onnx", verify=False, **EXPORTED[kind])
+            (folder / "export.pickle").write_bytes(pickle.dumps(made))
+
+        folder = made_once(tmp_path_factory, f"exported-{kind}", make)
+        return pickle.loads((folder / "export.pickle").read_bytes())
 
     return get
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from towers import smooth
 
 from clipfast import CounterattackConfig, DefendedClassifier
+from clipfast.artifacts.ports import Port, ports
 from clipfast.encoders import make_encoder
 from clipfast.exporters.defence_graph import DefenceGraph
 from clipfast.models.tower import ImageTower
@@ -19,6 +20,12 @@ from clipfast.reference import counterattack, drift_of, into_bounds
 _CLASSES = 11
 _SCALE = 100.0
 DRAWS = 128
+
+# Settings beside a tower of its own for drift: each with what the other lacks.
+DRIFT_TOWERS = {
+    "momentum": {"pass_through": "noise", "momentum": 0.9, "step_size": 2 / 255},
+    "l2": {"pass_through": "clean", "norm": "l2", "eps": 0.5, "step_size": 0.2},
+}
 
 
 def restless(model: nn.Module) -> nn.Module:
@@ -52,6 +59,14 @@ class Lab:
             static=static,
         ).eval()
         self.examples = (pixels, torch.zeros_like(pixels), torch.full((len(pixels),), torch.inf))
+        self.inputs, self.outputs = ports(
+            profile="lab",
+            static=static,
+            batch=self.batch,
+            pixels="float32",
+            image_size=self.tower.image_size,
+            classes=_CLASSES,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +120,18 @@ def serving_graph(classifier: DefendedClassifier) -> DefenceGraph:
         profile="serving",
         static=False,
     ).eval()
+
+
+def serving_ports(classifier: DefendedClassifier, batch: int | None) -> tuple[tuple[Port, ...], ...]:
+    """The inputs and the outputs of a `serving_graph` of uint8 pixels."""
+    return ports(
+        profile="serving",
+        static=False,
+        batch=batch,
+        pixels="uint8",
+        image_size=classifier.image_size,
+        classes=len(classifier.classnames),
+    )
 
 
 def check_draws(program: Callable[..., Sequence[Tensor]], classifier: DefendedClassifier) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hand_made import make_metadata, write_onnx
 from PIL import Image
+from sharing import made_once
 from sources import ROOT, copy_sources
 
 from clipfast.models.shapes import draw
@@ -59,15 +60,17 @@ def test_dir_and_unknown_names():
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """A virtual environment with clipfast and the runtime extra, installed as a user would, without torch."""
-    folder = tmp_path_factory.mktemp("bare")
+    return made_once(tmp_path_factory, "bare", install) / "venv"
+
+
+def install(folder: Path) -> None:
     venv, source = folder / "venv", copy_sources(folder / "source")
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    install = [venv / "bin/python", "-m", "pip", "install", "--quiet", f"{source}[runtime]"]
+    command = [venv / "bin/python", "-m", "pip", "install", "--quiet", f"{source}[runtime]"]
     # Without a compiler, for whose sake torch would be fetched to build against.
     no_compiler = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
-    done = subprocess.run(install, env=no_compiler, capture_output=True, text=True)
+    done = subprocess.run(command, env=no_compiler, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return venv
 
 
 def test_without_torch(bare, tmp_path):

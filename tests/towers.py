@@ -65,12 +65,15 @@ def build(
     return finished(model, size)
 
 
-def build_timm(trunk: Callable[[], nn.Module], size: int = 32) -> nn.Module:
-    """The same around a timm model that takes no tiny form by open_clip's configuration."""
+def build_timm(trunk: Callable[[], nn.Module], size: int = 32, *, projects: bool = True) -> nn.Module:
+    """The same around a timm model that takes no tiny form by open_clip's configuration.
+
+    projects: to 24 numbers; else the trunk's own are the embedding.
+    """
     model = build(open_clip.CustomTextCLIP, size, timm_model_name="test_resnet", **TIMM)
     torch.manual_seed(0)
     model.visual.trunk = trunk()
-    model.visual.head = nn.Linear(model.visual.trunk.num_features, 24)
+    model.visual.head = nn.Linear(model.visual.trunk.num_features, 24) if projects else nn.Sequential()
     return finished(model, size)
 
 
@@ -89,7 +92,12 @@ def finished(model: nn.Module, size: int | tuple[int, int]) -> nn.Module:
 
 
 def vit(name: str = "test_vit", **options) -> nn.Module:
-    return timm.create_model(name, img_size=32, patch_size=8, num_classes=0, **options)
+    return timm.create_model(name, img_size=32, patch_size=8, depth=2, num_classes=0, **options)
+
+
+def convnext() -> nn.Module:
+    """Of convolutions in two layouts."""
+    return timm.create_model("test_convnext", num_classes=0, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
 
 
 def eva() -> nn.Module:
@@ -144,13 +152,11 @@ TRACED: dict[str, Callable[[], nn.Module]] = {
     "timm vit": lambda: build_timm(vit),
     "timm siglip": lambda: build_timm(lambda: vit(class_token=False, global_pool="map")),
     "timm gap": lambda: build_timm(lambda: vit(class_token=False, global_pool="avg", init_values=0.1)),
-    "timm vit proj none": lambda: build_custom(
-        size=160, timm_model_name="test_vit", timm_pool="token", timm_proj="none"
-    ),
+    "timm vit proj none": lambda: build_timm(lambda: vit(global_pool="token"), projects=False),
     "timm relpos": lambda: build_timm(lambda: vit("test_vit_relpos")),
     "timm eva": lambda: build_timm(eva),
     "timm swin": lambda: build_timm(swin),
-    "timm convnext": lambda: build_custom(size=64, timm_model_name="test_convnext", **TIMM),
+    "timm convnext": lambda: build_timm(convnext, size=64),
     "timm resnet": lambda: build_custom(size=64, timm_model_name="test_resnet", **TIMM),
     # ViTamin's activations write in place, to a view of a layer norm's result.
     "timm layer norm conv": lambda: build_custom(size=64, timm_model_name="test_efficientnet_ln", **TIMM),

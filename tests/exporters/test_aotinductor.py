@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from lab import DRAWS, Lab, check_draws, restless, serving_graph
-from torch import nn
+from lab import DRAWS, Lab, check_draws, restless, serving_graph, serving_ports
 from torch._inductor import aoti_load_package, config
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.export.pt2_archive._package import AOTICompiledModel
-from towers import VIT, build, build_timm
+from towers import TRACED, VIT, build
 
 from clipfast.exporters import aotinductor as to_aotinductor
 
@@ -24,13 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 METADATA = '{"a": "\N{GREEK SMALL LETTER TAU} \\n"}'
 
 
-def convnext() -> nn.Module:
-    """Of convolutions in two layouts."""
-    sizes = {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}
-    return build_timm(lambda: timm.create_model("test_convnext", num_classes=0, **sizes))
-
-
-MODELS = {"explicit": lambda: restless(build(**VIT | {"layers": 2})), "traced": convnext}
+MODELS = {"explicit": lambda: restless(build(**VIT | {"layers": 2})), "traced": TRACED["timm convnext"]}
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -41,7 +33,9 @@ def lab(request) -> Lab:
 @pytest.fixture(scope="module")
 def path(lab, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("aotinductor") / "lab.pt2"
-    to_aotinductor.write(lab.graph, lab.examples, METADATA, path, batch=None)
+    to_aotinductor.write(
+        lab.graph, lab.examples, METADATA, path, inputs=lab.inputs, outputs=lab.outputs, opset=20
+    )
     return path
 
 
@@ -88,7 +82,10 @@ def test_a_fixed_batch_that_draws_its_noise_leaves_nothing_else(classifier, tmp_
     before = config.save_config(), torch.is_grad_enabled(), libraries()
     pixels = torch.zeros(DRAWS, 3, *classifier.image_size, dtype=torch.uint8)
     path = tmp_path / "serving.pt2"
-    to_aotinductor.write(serving_graph(classifier), (pixels,), METADATA, path, batch=DRAWS)
+    inputs, outputs = serving_ports(classifier, DRAWS)
+    to_aotinductor.write(
+        serving_graph(classifier), (pixels,), METADATA, path, inputs=inputs, outputs=outputs, opset=20
+    )
     assert (config.save_config(), torch.is_grad_enabled(), libraries()) == before
     assert list(tmp_path.iterdir()) == [path]
     check_draws(aoti_load_package(path), classifier)

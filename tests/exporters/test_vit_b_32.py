@@ -8,11 +8,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from clipfast.runtime import load_artifact
 
 from clipfast import DefendedClassifier, UncalibratedWarning
 from clipfast.exporters import export
 from clipfast.models.shapes import draw
+from clipfast.runtime import load_artifact
 
 # An export with its verification takes minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -13,7 +13,7 @@ import torch
 from sources import ROOT
 
 COMPILER = shutil.which("g++")
-FLAGS = "-std=c++20 -O1 -g -fPIC -shared -ffp-contract=off -fsanitize=address,undefined -fno-sanitize=vptr"
+FLAGS = "-std=c++20 -O0 -g1 -fPIC -shared -ffp-contract=off -fsanitize=address,undefined -fno-sanitize=vptr"
 
 
 def sanitizer(name: str) -> Path | None:
