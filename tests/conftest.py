@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 from collections.abc import Callable
@@ -18,9 +17,6 @@ from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarnin
 from clipfast.exporters import Export, export
 from clipfast.models.shapes import draw
 from clipfast.models.tokenizer import WordTokenizer
-
-# pytest-xdist sets it in its processes, and rich keeps what it finds when a console is made.
-os.environ.pop("COLUMNS", None)
 
 WORDS = ("a", "photo", "of", "this", "is", "cat", "dog", "red", "panda", "picture")
 CLASSNAMES = ("cat", "dog", "red panda")

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# The processes of pytest-xdist get the size of a terminal, which rich keeps from when a console is made.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder of the session, filled by `make` in whichever process asks for it first."""
