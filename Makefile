@@ -8,8 +8,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
 
+# A process a core, of one thread each: most tests are small.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
 test-slow: $(VENV)/.installed-dev

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from clipfast.bench.scenario import make_images, make_tower
-from clipfast.defence.schedule import drift
 from clipfast.encoders import linear, make_encoder
 from clipfast.models.tower import ImageTower
+from clipfast.reference import drift_of
 
 Passes = tuple[Tensor, Tensor, Tensor]
 
@@ -44,7 +44,7 @@ def errors(passes: Passes, exact: Passes) -> str:
     (clean, noisy, gradient), (exact_clean, exact_noisy, exact_gradient) = passes, exact
     embedding = (noisy - exact_noisy).abs().max() / exact_noisy.abs().max()
     pulled = (gradient - exact_gradient).abs().max() / exact_gradient.abs().max()
-    tau = (drift(noisy, clean) / drift(exact_noisy, exact_clean) - 1).abs().max()
+    tau = (drift_of(noisy, clean) / drift_of(exact_noisy, exact_clean) - 1).abs().max()
     return f"embedding {embedding:.1e}, gradient {pulled:.1e}, tau {tau:.1e}"
 
 

@@ -31,7 +31,7 @@ from .models.bundled import BUNDLED, BUNDLED_DIR, bundled_defaults
 from .models.checkpoint import load_image_tower
 from .models.class_weights import Template, Tokenizer
 from .models.fingerprint import fingerprint
-from .models.loading import load_open_clip, source_of
+from .models.loading import PUBLISHED_FOR, load_open_clip, source_of
 from .models.tower import ImageTower
 from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
@@ -40,9 +40,6 @@ from .preprocess import Preprocess
 __all__ = ["DefendedClassifier"]
 
 DEFAULT_TEMPLATES: tuple[Template, ...] = ("This is a photo of a {}.",)
-
-# The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only.
-_PUBLISHED_MODELS = {("ViT-B-32-quickgelu", "openai")}
 
 _log = logging.getLogger(__name__)
 
@@ -117,10 +114,9 @@ class DefendedClassifier(nn.Module):
             raise InputError("implementation 'reference' is eager float32: no other precision, no compile")
         self.precision = precisions.resolve(precision, next(model.parameters()).device)
         self._noises = NoiseSource(noise_policy, noise_key)
-        if isinstance(classnames, str):
-            raise InputError(f"expected a sequence of class names, got the string {classnames!r}")
-        if isinstance(templates, str):
-            raise InputError(f"expected a sequence of templates, got the string {templates!r}")
+        for what, given in (("class names", classnames), ("templates", templates)):
+            if isinstance(given, str):
+                raise InputError(f"expected a sequence of {what}, got the string {given!r}")
         check_float32(*(m for m in (model, drift_model) if m is not None))
         self.config = config if config is not None else CounterattackConfig()
         self.classnames = tuple(classnames)
@@ -450,8 +446,4 @@ class DefendedClassifier(nn.Module):
     def _is_calibrated(self) -> bool:
         if self.config.calibrated_for is not None:
             return self.config.is_calibrated(self.drift_weights)
-        measured_with = ("gate", "tau_threshold", "eps", "norm")
-        default = CounterattackConfig.published()
-        return self._source in _PUBLISHED_MODELS and all(
-            getattr(self.config, n) == getattr(default, n) for n in measured_with
-        )
+        return self._source in PUBLISHED_FOR and self.config.gates_as_published()

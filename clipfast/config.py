@@ -136,6 +136,11 @@ class CounterattackConfig:
         """Whether tau_threshold was calibrated for these weights and this gate's settings."""
         return self.calibrated_for == self._mark(weights)
 
+    def gates_as_published(self) -> bool:
+        """Whether gate and threshold are those of `published`, with all that drift is measured with."""
+        names, published = ("gate", "tau_threshold", "eps", "norm"), type(self).published()
+        return all(getattr(self, name) == getattr(published, name) for name in names)
+
     def _mark(self, weights: str) -> str:
         what = f"{weights} {GATES[self.gate].measured_with(self)} {self.tau_threshold!r}"
         return hashlib.sha256(what.encode()).hexdigest()

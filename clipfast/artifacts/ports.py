@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ..errors import InputError
 
-__all__ = ["PixelType", "Port", "Profile", "ports"]
+__all__ = ["PixelType", "Port", "Ports", "Profile", "ports"]
 
 Profile = Literal["serving", "lab"]
 PixelType = Literal["float32", "uint8"]
@@ -20,6 +20,9 @@ class Port:
     name: str
     dtype: Literal["float32", "uint8", "int64", "bool"]
     shape: tuple[int | None, ...]
+
+
+Ports = tuple[Port, ...]
 
 
 def ports(

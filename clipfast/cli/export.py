@@ -15,7 +15,7 @@ from ..artifacts.ports import PixelType, Port, Profile
 from ..errors import InputError
 from . import options
 from .console import printed_warnings, spinner, stdout
-from .exported_parts import parts_of, sha256_of
+from .exported_parts import files_of, sha256_of
 
 if TYPE_CHECKING:
     from ..exporters import Export
@@ -106,7 +106,7 @@ def _batch_size(value: str) -> int | None:
 
 
 def _describe(exported: Export) -> None:
-    size = sum(file.stat().st_size for file in parts_of(exported.path))
+    size = sum(file.stat().st_size for file in files_of(exported.path))
     inputs, outputs = exported.metadata.ports
     for line in (
         f"{exported.path}: {size / 1e6:.1f} MB, profile {exported.metadata.profile}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-__all__ = ["parts_of", "sha256_of"]
+__all__ = ["files_of", "sha256_of"]
 
 
-def parts_of(file: Path) -> list[Path]:
+def files_of(file: Path) -> list[Path]:
     """An exported file, and the data file of large ONNX weights beside it."""
     data = file.with_name(f"{file.name}.data")
     return [file, data] if data.exists() else [file]
@@ -17,7 +17,7 @@ def parts_of(file: Path) -> list[Path]:
 def sha256_of(file: Path) -> str:
     """SHA-256 over the parts of an exported file, one after the other, in hex."""
     digest = hashlib.sha256()
-    for part in parts_of(file):
+    for part in files_of(file):
         with part.open("rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)

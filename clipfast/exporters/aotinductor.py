@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ..artifacts.metadata import KEY
-from ..artifacts.ports import Port
+from ..artifacts.ports import Ports
 from ..torch_private import aot_compile, package_aoti
 from .defence_graph import DefenceGraph
-from .exported_program import export_program
+from .exported_program import Tensors, export_program
 
 __all__ = ["write"]
 
@@ -23,14 +23,7 @@ _aten = torch.ops.aten
 
 
 def write(
-    graph: DefenceGraph,
-    examples: tuple[Tensor, ...],
-    metadata: str,
-    path: Path,
-    *,
-    inputs: tuple[Port, ...],
-    outputs: tuple[Port, ...],  # noqa: ARG001
-    opset: int,  # noqa: ARG001
+    graph: DefenceGraph, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
 ) -> None:
     """Writes the graph at `path`, with the metadata under its key `clipfast`.
 

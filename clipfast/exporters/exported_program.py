@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-__all__ = ["export_program"]
+__all__ = ["Tensors", "export_program"]
+
+Tensors = tuple[Tensor, ...]
 
 
-def export_program(graph: nn.Module, examples: tuple[Tensor, ...], *, batch: int | None) -> ExportedProgram:
+def export_program(graph: nn.Module, examples: Tensors, *, batch: int | None) -> ExportedProgram:
     """The graph's operators: for `batch` images, or any number from 1 on where it is None.
 
     examples: the graph's inputs, of a batch that equals no other dimension where it is dynamic.

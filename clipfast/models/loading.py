@@ -14,7 +14,11 @@ from ..errors import InputError
 from .bundled import BUNDLED, load_bundled
 from .checkpoint import load_clip
 
-__all__ = ["brings_weights", "load_open_clip", "source_of"]
+__all__ = ["PUBLISHED_FOR", "brings_weights", "load_open_clip", "source_of"]
+
+
+# The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only.
+PUBLISHED_FOR = {("ViT-B-32-quickgelu", "openai")}
 
 
 def brings_weights(model_name: str) -> bool:

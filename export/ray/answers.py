@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from clipfast.runtime import OnnxClassifier
 from numpy.typing import NDArray
 
 from clipfast.errors import ArtifactError, InputError
+from clipfast.runtime import OnnxClassifier
 
 __all__ = ["Answer", "NoAnswer", "answers", "load"]
 

@@ -29,7 +29,6 @@ import open_clip
 import torch
 import typer
 from answers import load
-from clipfast.runtime import OnnxClassifier
 from cluster import threads_of
 from PIL import Image
 from processes import started, wait_for
@@ -41,6 +40,7 @@ from clipfast.errors import UncalibratedWarning
 from clipfast.exporters import export
 from clipfast.files import write_text
 from clipfast.measurement.interleave import ratio, rounds
+from clipfast.runtime import OnnxClassifier
 
 CPU = torch.device("cpu")
 

@@ -3,10 +3,10 @@ import asyncio
 import pytest
 from admission import Admission, Cost, cost
 from batcher import Batcher
-from clipfast.runtime import OnnxClassifier
 
 from clipfast import CounterattackConfig
 from clipfast.errors import InputError
+from clipfast.runtime import OnnxClassifier
 
 COST = Cost(passed=2, countered=6)
 

@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 from answers import Answer, answers
-from clipfast.runtime import OnnxClassifier
 from gateway import Gateway, Settings
 from PIL import Image
 from refusal import Refusal
 
 from clipfast.errors import InputError
+from clipfast.runtime import OnnxClassifier
 
 SETTINGS = Settings(workers=1, batch=4, budget=24, max_bytes=4000, max_pixels=64 * 64, upload_seconds=0.5)
 PNG = [(b"content-type", b"image/png")]

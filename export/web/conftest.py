@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clipfast.runtime import OnnxClassifier
 
 from clipfast.inputs.arrays import seeded_noise
+from clipfast.runtime import OnnxClassifier
 
 HERE = Path(__file__).parent
 _PATIENCE = 290  # seconds for one command

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clipfast.runtime import OnnxClassifier
 from PIL import Image
 
 from clipfast.models.shapes import draw
+from clipfast.runtime import OnnxClassifier
 
 HERE = Path(__file__).parent
 WITH_NOISE = "?noise=noise.bin"
