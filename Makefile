@@ -3,20 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# A process for each core, of one thread. By stealing, tests of one file mostly share a process and its fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
 .PHONY: demo test test-slow test-export lint format bench bundled-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
-
-# A process a core, of one thread each: most tests are small.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist loadfile
 
 test: $(VENV)/.installed-dev lint
 	$(PYTEST)
 
 # Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # Starts the defended classifier in each place that export/ has a folder for.
 test-export: $(VENV)/.installed-export

@@ -125,7 +125,7 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "lab": {"profile": "lab"},
     "serving": {"profile": "serving"},
     "static": {"profile": "serving", "static": True, "pixels": "uint8"},
-    "fp16": {"profile": "lab", "precision": "fp16", "batch": 4, "opset": 21},
+    "fp16": {"profile": "lab", "precision": "fp16", "static": True, "opset": 21},
 }
 
 

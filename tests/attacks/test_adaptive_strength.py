@@ -44,7 +44,8 @@ def right(system: System, x: Tensor, labels: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("pgd-10", {}), ("cw", {}), ("apgd-ce", {}), ("apgd-dlr", {"steps": 50})]
+    ("name", "settings"),
+    [("pgd-10", {}), ("cw", {"steps": 30}), ("apgd-ce", {}), ("apgd-dlr", {"steps": 50})],
 )
 def test_transfer_attacks_take_what_a_plain_pgd_takes(bundled, batch, plain, name, settings):
     x, labels = batch
@@ -55,7 +56,8 @@ def test_transfer_attacks_take_what_a_plain_pgd_takes(bundled, batch, plain, nam
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("bpda", {"samples": 2}), ("unrolled", {}), ("gate", {}), ("apgd-eot", {})]
+    ("name", "settings"),
+    [("bpda", {"samples": 2}), ("unrolled", {"steps": 10}), ("gate", {}), ("apgd-eot", {})],
 )
 def test_attacks_that_know_ttc_take_more_than_the_transferred_one(bundled, batch, plain, name, settings):
     x, labels = batch

@@ -89,7 +89,7 @@ def test_a_drift_tower_in_l2(tokenizer, beside):
     config = CounterattackConfig(norm="l2", eps=1.0, step_size=0.5, tau_threshold=0.1)
     tower, drift_model = make_tiny_clip(1, sensitive=True), make_tiny_clip(2, sensitive=True)
     classifier = make_classifier(tower, tokenizer, config=config, drift_model=drift_model)
-    made = export(classifier, beside, profile="lab", static=True, license="CC0-1.0")
+    made = export(classifier, beside, profile="lab", batch=4, license="CC0-1.0")
     assert made.metadata.weights_sha256 == fingerprint(tower.visual)
     assert made.metadata.drift_weights_sha256 == fingerprint(drift_model.visual)
     assert (made.metadata.config, made.metadata.license) == (config, "CC0-1.0")

@@ -37,7 +37,7 @@ def test_attacked_png_files_get_the_library_s_answers(kind, exported, bundled, a
     expected = bundled.predict(torch.from_numpy(pixels), seed=4)
     assert 0 < expected.countered.sum() < len(expected)
     assert answer.countered.tolist() == expected.countered.tolist()
-    tolerance = 0.5 if kind == "fp16" else 5e-2
+    tolerance = 1.5 if kind == "fp16" else 5e-2  # one sign more that half precision flips is one logit
     np.testing.assert_allclose(answer.logits, expected.logits.numpy(), atol=tolerance)
     margin = expected.logits.topk(2).values.diff(dim=1).abs()[:, 0] > 2 * tolerance
     assert margin.float().mean() > 0.8

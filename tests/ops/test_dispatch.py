@@ -346,7 +346,14 @@ def assert_pipelines_agree(ours: dict[str, Tensor], expected: dict[str, Tensor])
             assert_close(value, expected[name], rtol=2e-6, atol=1e-4 if name == "logits" else 2e-7)
 
 
-@pytest.mark.parametrize(("implementation", "backend"), [("auto", "inductor"), ("naive", "aot_eager")])
+@pytest.mark.parametrize(
+    ("implementation", "backend"),
+    [
+        ("auto", "aot_eager"),
+        pytest.param("auto", "inductor", marks=pytest.mark.slow),
+        pytest.param("naive", "aot_eager", marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_as_one_graph(implementation, backend):
     module = Pipeline(implementation)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
