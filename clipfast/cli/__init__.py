@@ -10,6 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import ArtifactError, InputError, OutOfMemoryError, VerificationError, names_extra
+from ..threads import spin_briefly
 from . import bench, calibrate, classify, demo, evaluate, export, verify
 from .console import tell
 
@@ -41,6 +42,7 @@ def main(command: typer.Typer = app) -> None:
     So do packages that are missing and memory that does not suffice; a file that is verified and disagrees
     ends it with exit code 1.
     """
+    spin_briefly()  # before a command imports torch
     try:
         command()
     except VerificationError as error:
