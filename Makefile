@@ -20,7 +20,7 @@ test-slow: $(VENV)/.installed-dev
 
 # Starts the defended classifier in each place that export/ has a folder for.
 test-export: $(VENV)/.installed-export
-	$(BIN)/python -m pytest export
+	$(PYTEST) --dist loadgroup export
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -71,7 +71,9 @@ NAMES = {
     "forward_hooks": PrivateName("torch.nn.Module._forward_hooks", ("encoders.vit",)),
     "forward_pre_hooks": PrivateName("torch.nn.Module._forward_pre_hooks", ("encoders.vit",)),
     "parts_of": PrivateName("torch.nn.Module._parameters", ("models.weights",)),
-    "version_of": PrivateName("torch.Tensor._version", ("models.class_weights", "models.weights")),
+    "version_of": PrivateName(
+        "torch.Tensor._version", ("models.class_weights", "models.fingerprint", "models.weights")
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from attacked_pictures import write_pictures
+from sharing import made_once
 
 from clipfast import DefendedClassifier
 from clipfast.exporters import export
@@ -20,16 +21,21 @@ EXPORTED: dict[str, dict[str, Any]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps what a folder starts (a build, a server, a browser, a cluster) in one process."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory) -> Callable[[str], Path]:
     """The bundled model as one of the files in EXPORTED, made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("artifacts")
 
     def get(name: str) -> Path:
-        path = folder / name
-        if not path.exists():
-            export(DefendedClassifier.bundled(), path, verify=False, **EXPORTED[name])
-        return path
+        def make(folder: Path) -> None:
+            export(DefendedClassifier.bundled(), folder / name, verify=False, **EXPORTED[name])
+
+        return made_once(tmp_path_factory, f"artifact-{name}", make) / name
 
     return get
 

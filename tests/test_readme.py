@@ -22,7 +22,7 @@ from clipfast.models.fingerprint import fingerprint
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\S+)( no-run| paper)?\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-IMAGES = 6  # of the demo
+IMAGES = 8
 COMMANDS = [
     line.split("#")[0].strip()
     for language, skipped, body in BLOCKS

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..torch_private import version_of
+
 __all__ = ["fingerprint"]
 
 
@@ -25,7 +27,7 @@ class _Seen(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> _Seen:
         layout = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
-        return cls(weakref.ref(tensor.untyped_storage()), tensor._version, layout)
+        return cls(weakref.ref(tensor.untyped_storage()), version_of(tensor), layout)
 
     def is_of(self, tensor: Tensor) -> bool:
         seen = _Seen.of(tensor)

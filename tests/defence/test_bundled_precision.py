@@ -10,7 +10,7 @@ from clipfast.attacks import pgd
 from clipfast.defence.precision import available
 from clipfast.models.shapes import draw
 
-PICTURES, EPS, CHUNK = 1000, 2 / 255, 125
+EPS, CHUNK = 2 / 255, 125
 # The design asks for 99 %; bfloat16 reaches 96.8 to 97.7. Rounding adds about 4.5 % to a drift as small as
 # this model's, and many of its images lie near the threshold (benchmarks/README.md).
 SAME_GATE = {"bf16": 0.96, "fp16": 0.99}
@@ -19,10 +19,19 @@ LOW = [name for name in ("bf16", "fp16") if name in available(torch.device("cpu"
 pytestmark = pytest.mark.timeout(1200)
 
 
+# How many pictures, and how far the figures of so few may stray beyond those of a thousand.
+SIZES = [pytest.param((125, 0.02), id="125"), pytest.param((1000, 0.0), id="1000", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request) -> tuple[int, float]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def attacked(bundled) -> dict[str, torch.Tensor]:
+def attacked(bundled, size) -> dict[str, torch.Tensor]:
     """The same pictures clean, under a transfer attack, and under one that knows the defence (BPDA)."""
-    pictures = draw(PICTURES, seed=(20, 26))
+    pictures = draw(size[0], seed=(20, 26))
     clean = torch.from_numpy(pictures.pixels).float() / 255
     labels = torch.from_numpy(pictures.labels)
     torch.manual_seed(0)
@@ -46,10 +55,10 @@ def exact(bundled, attacked):
 
 @pytest.mark.parametrize("precision", LOW)
 @pytest.mark.parametrize("kind", ["clean", "transfer", "BPDA"])
-def test_gate_and_accuracy_are_float32_s(attacked, exact, precision, kind):
+def test_gate_and_accuracy_are_float32_s(attacked, exact, size, precision, kind):
     low = DefendedClassifier.bundled(precision=precision).predict(attacked[kind], seed=0)
     same = (low.countered == exact[kind].countered).float().mean().item()
     right, expected = ((p.labels == attacked["labels"]).float().mean().item() for p in (low, exact[kind]))
     print(f"{precision}, {kind}: gate equal on {same:.1%}, {right:.1%} right, in float32 {expected:.1%}")
-    assert same >= SAME_GATE[precision]
-    assert abs(right - expected) <= 0.01
+    assert same >= SAME_GATE[precision] - size[1]
+    assert abs(right - expected) <= 0.01 + size[1]

@@ -92,7 +92,7 @@ def test_any_batch_and_gate_in_one_session(vit, n, mix):
 
 
 # Each with an opset of its own: the bundled model in half precision has 21, all else has the default, 20.
-@pytest.mark.parametrize(("opset", "kind"), zip(OPSETS[-2:], DRIFT_TOWERS, strict=True))
+@pytest.mark.parametrize(("opset", "kind"), [*zip(OPSETS[-2:], DRIFT_TOWERS, strict=True)])
 def test_another_tower_measures_drift(tmp_path, opset, kind):
     tower, drift_tower = build_vit("one block", gain=8.0), build_vit("one block, mean", seed=1, gain=8.0)
     exported = Exported(
