@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A process for each core, of one thread. By stealing, tests of one file mostly share a process and its fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-slow test-export lint format bench bundled-model clean
+.PHONY: demo test test-slow mutations test-export lint format bench bundled-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev lint
 # Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+# Whether the tests notice faults that someone could make; about an hour.
+mutations: $(VENV)/.installed-dev
+	PYTHONPATH=tools $(BIN)/python -m mutations
 
 # Starts the defended classifier in each place that export/ has a folder for.
 test-export: $(VENV)/.installed-export
