@@ -21,7 +21,8 @@ from clipfast import DefendedClassifier
 from clipfast.artifacts.aotinductor import AOTInductorClassifier
 from clipfast.cli import app
 from clipfast.config import CounterattackConfig
-from clipfast.inputs.arrays import seeded_noise
+from clipfast.inputs.arrays import draw_noise
+from clipfast.inputs.noise import seeded_keys
 from clipfast.preprocess import image_files
 
 # The first one builds, and each package is minutes of a C++ compiler's work.
@@ -48,7 +49,7 @@ def rows_of(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 def save_noise(path: Path, n: int, config: CounterattackConfig) -> NDArray[np.float32]:
     """The noise of `clipfast classify --seed 5`, left at a path."""
-    noise = seeded_noise(5, 0, (n, 3, 96, 96), config)
+    noise = draw_noise(seeded_keys(5, 0, n), (n, 3, 96, 96), config)
     np.save(path, noise)
     return noise
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from clipfast.inputs.arrays import seeded_noise
+from clipfast.inputs.arrays import draw_noise
+from clipfast.inputs.noise import seeded_keys
 from clipfast.runtime import OnnxClassifier
 
 HERE = Path(__file__).parent
@@ -94,7 +95,7 @@ def site(built: Path, models: Path) -> Path:
     """All that the server serves: the page, its models, and noise.bin to give it by ?noise=."""
     shutil.copytree(models, built / "models")
     config = OnnxClassifier(models / "defended.onnx").config
-    seeded_noise(7, 0, (1, 3, 96, 96), config).astype("<f4").tofile(built / "noise.bin")
+    draw_noise(seeded_keys(7, 0, 1), (1, 3, 96, 96), config).astype("<f4").tofile(built / "noise.bin")
     return built
 
 
