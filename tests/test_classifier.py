@@ -286,6 +286,7 @@ def test_the_engine_is_the_reference_by_another_name(tiny_clip, tokenizer, x, no
     assert engine.predict(x, noise=noise).delta is None
 
 
+@pytest.mark.slow  # test_engine.py compiles the same tower, test_warmup.py counts
 def test_compiled_answers_alike_after_warmup(tiny_clip, tokenizer, x, noise):
     plain = gated(tiny_clip, tokenizer, x, noise)
     compiled = make_classifier(tiny_clip, tokenizer, config=plain.config, compile=True)

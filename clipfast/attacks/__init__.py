@@ -8,7 +8,7 @@ from .ascent import pgd
 from .attack import Attack, Attacked, Target
 from .catalogue import ADAPTIVE, ATTACKS, TRANSFER, make
 from .eps_ball import rounded, to_bytes
-from .gate import GateEvasion
+from .gate_evasion import GateEvasion
 from .losses import Loss
 from .projected import ProjectedAttack, Targeted
 from .retries import Retries

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from .apgd import AutoPGD
 from .attack import Attack
-from .gate import GateEvasion
+from .gate_evasion import GateEvasion
 from .projected import ProjectedAttack, Targeted
 from .retries import Retries
 from .square import Square

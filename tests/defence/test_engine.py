@@ -295,6 +295,7 @@ def test_compiled_is_the_reference_and_never_compiles_after_warmup(compiled):
     assert set(engine.encoder._compiled) == made
 
 
+@pytest.mark.slow  # test_warmup.py counts the same without compiling
 def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
     x, noise, config, tau = batch(drift_tower, 2)
