@@ -53,7 +53,7 @@ PERTURB = [
     ((0, 3, 5, 7), None, U8), ((0, 3, 30, 42), (5, 7), F32), ((1, 3, 5, 7), None, F32),
     ((3, 3, 5, 7), (5, 7), BF16), ((3, 3, 1, 1), None, F16), ((5, 3, 30, 42), None, U8),
     ((5, 3, 30, 42), (6, 14), U8), ((3, 3, 30, 42), (5, 7), F16), ((3, 3, 30, 42), (30, 42), F32),
-    ((3, 3, 30, 42), None, BF16), ((123, 3, 4, 3), (2, 1), F32), ((123, 3, 2, 3), None, U8),
+    ((3, 3, 30, 42), None, BF16), ((37, 3, 4, 3), (2, 1), F32), ((37, 3, 2, 3), None, U8),
 ]  # fmt: skip
 LARGE_PERTURB = [((5, 3, 224, 224), (32, 32), U8), ((5, 3, 224, 224), None, F32)]
 
@@ -248,7 +248,7 @@ ASCEND = [
     # shape, the gradient's dtype, whether a sum is given, whether it is the last step
     ((0, 3, 5, 7), F32, False, False), ((0, 36, 105), BF16, True, True), ((1, 3, 5, 7), BF16, True, False),
     ((3, 3, 5, 7), F32, False, True), ((5, 3, 30, 42), F16, True, True), ((5, 36, 105), F32, True, False),
-    ((3, 15, 252), BF16, False, False), ((123, 3, 2, 3), F32, True, False), ((123, 2, 9), F16, False, False),
+    ((3, 15, 252), BF16, False, False), ((37, 3, 2, 3), F32, True, False), ((37, 2, 9), F16, False, False),
     ((3, 1), F32, False, False),
 ]  # fmt: skip
 LARGE_ASCEND = [((5, 3, 224, 224), F32, True, False), ((5, 49, 3072), BF16, False, False)]
