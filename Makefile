@@ -24,7 +24,7 @@ mutations: $(VENV)/.installed-dev
 
 # Starts the defended classifier in each place that export/ has a folder for.
 test-export: $(VENV)/.installed-export
-	$(PYTEST) --dist loadgroup export
+	$(BIN)/python -m pytest export
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

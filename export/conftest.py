@@ -21,12 +21,6 @@ EXPORTED: dict[str, dict[str, Any]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps what a folder starts (a build, a server, a browser, a cluster) in one process."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
-
-
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory) -> Callable[[str], Path]:
     """The bundled model as one of the files in EXPORTED, made when it is first asked for."""
