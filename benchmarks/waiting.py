@@ -1,4 +1,4 @@
-"""How threads should wait for each other: `python benchmarks/waiting.py OUT.json`, about eight minutes.
+"""How threads should wait for each other: `python benchmarks/waiting.py OUT.json`, about half an hour.
 
 OpenMP's threads spin before they sleep. Spinning starts the next parallel region at once where each thread
 has a core; where cores are shared it takes them from whoever has work. Each setting of libgomp runs in
