@@ -6,7 +6,7 @@ import os
 
 __all__ = ["spin_briefly"]
 
-# Rounds that libgomp waits before a thread sleeps, else 300,000; not measured yet, by `benchmarks/waiting.py`.
+# Rounds that libgomp waits before a thread sleeps, else 300,000; `benchmarks/waiting.py` is to measure it.
 _SPINS = "10000"
 
 
