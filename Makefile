@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# A process for each core, of one thread. By stealing, tests of one file mostly share a process and its fixtures.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+# A process for each core, of one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
+# By stealing, tests of one file mostly share a process and its fixtures; export/conftest.py has a way of its own.
+STEALING := --dist worksteal
 
 .PHONY: demo test test-slow mutations test-export lint format bench bundled-model clean
 
@@ -12,11 +14,11 @@ demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
 
 test: $(VENV)/.installed-dev lint
-	$(PYTEST)
+	$(PYTEST) $(STEALING)
 
 # Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) $(STEALING) -m slow
 
 # Whether the tests notice faults that someone could make; about an hour.
 mutations: $(VENV)/.installed-dev
@@ -24,7 +26,7 @@ mutations: $(VENV)/.installed-dev
 
 # Starts the defended classifier in each place that export/ has a folder for.
 test-export: $(VENV)/.installed-export
-	$(BIN)/python -m pytest export
+	$(PYTEST) --no-loadscope-reorder export
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

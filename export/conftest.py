@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from attacked_pictures import write_pictures
 from sharing import made_once
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from clipfast import DefendedClassifier
 from clipfast.exporters import export
@@ -19,6 +21,26 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "serving.pt2": {"profile": "serving", "format": "aotinductor"},
     "lab.pt2": {"profile": "lab", "format": "aotinductor"},
 }
+
+# Whose tests take longest; they begin, one in each process.
+LONGEST = ("export/cpp/", "export/web/")
+
+
+class Deployments(LoadScopeScheduling):
+    """Keeps the tests of a deployment in one process, as they share a build, ports and workers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("/")[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Deployments:
+    """Takes the place of pytest-xdist's own, whatever --dist says."""
+    return Deployments(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from bundled_model.card import readme_table
 
 from clipfast import exporters
@@ -65,6 +67,7 @@ def test_python_blocks_run(folder, exported, capsys, monkeypatch):
 
     signature = inspect.signature(exporters.export)
     monkeypatch.setattr(exporters, "export", export)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # Inductor takes a minute
     monkeypatch.chdir(folder)
     bodies = [body for language, skipped, body in BLOCKS if language == "python" and not skipped]
     assert bodies

@@ -169,10 +169,8 @@ def test_serving_draws_its_noise_anew(run, artifact, pictures):
     expected = classifier.predict(classifier.preprocess.batch(files))
     best = expected.undefended_logits.argmax(axis=1)
     assert [row["undefended_class"] for row in first] == [classifier.classnames[i] for i in best]
-    # Of other noise, so only alike.
-    np.testing.assert_allclose(
-        np.median([row["drift"] for row in first]), np.median(expected.drift), rtol=0.25
-    )
+    # Of other noise, so only alike: the mean of these ratios has a standard deviation of 0.08.
+    assert abs(np.log([row["drift"] for row in first] / expected.drift).mean()) < 0.4
 
 
 def test_lab_draws_noise_where_none_is_given(run, artifact, pictures):

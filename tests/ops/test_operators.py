@@ -447,27 +447,33 @@ def test_addresses_of_perturbed_images_beyond_31_bits(norm):
         torch.testing.assert_close(d[some], alone[1], rtol=0, atol=0 if norm == "linf" else 1e-6 * EPS)
 
 
+WIDE = (2**31 // 2**26 + 2, 2**26)
+
+
+def untouched(dtype: torch.dtype, numpy_dtype: str) -> torch.Tensor:
+    # Zeros of numpy's that are not written to take no memory.
+    return torch.from_numpy(np.zeros(WIDE, numpy_dtype)).view(dtype)
+
+
 @pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 def test_addresses_of_the_cpu_beyond_31_bits():
-    width = 2**26
-    rows = 2**31 // width + 2
-
-    def untouched(dtype: torch.dtype, numpy_dtype: str) -> torch.Tensor:
-        # Zeros of numpy's that are not written to take no memory.
-        return torch.from_numpy(np.zeros((rows, width), numpy_dtype)).view(dtype)
-
     three, two = (untouched(BF16, "int16") for _ in range(2))
     three[-1, -3:], two[-1, -2:] = 1.0, 1.0
     tau, countered = drift_gate(two, three, torch.tensor(1.0), implementation="cpp")
     assert tau[-1] == torch.tensor(0.5).sqrt()
-    assert countered.tolist() == [False] * (rows - 1) + [True]
+    assert countered.tolist() == [False] * (WIDE[0] - 1) + [True]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+def test_addresses_of_steps_of_the_cpu_beyond_31_bits():
     if free_memory() < 12 * 2**30:
         pytest.skip("the sum of a step takes 9 GB")
-    x = untouched(F32, "float32")
-    x[-1, -3:] = 0.5
+    gradient, x = untouched(BF16, "int16"), untouched(F32, "float32")
+    gradient[-1, -3:], x[-1, -3:] = 1.0, 0.5
     options = {**LINF, "eps": 1.0, "last": True}
-    total = ascend(x, x, three, implementation="cpp", **options)[1]
-    expected = ascend(x[-1:, -4:], x[-1:, -4:], three[-1:, -4:], implementation="naive", **options)[1]
+    total = ascend(x, x, gradient, implementation="cpp", **options)[1]
+    expected = ascend(x[-1:, -4:], x[-1:, -4:], gradient[-1:, -4:], implementation="naive", **options)[1]
     assert torch.equal(total[-1:, -4:], expected)
     assert total.count_nonzero() == 3
 
