@@ -310,7 +310,7 @@ def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
 
 
 def test_options_compile_and_capture_and_warmup_leaves_nothing_to_compile():
-    tower = make_tower(gain=8.0)
+    tower = make_tower("one block", gain=8.0)
     x, noise, config, tau = batch(tower, 3, steps=3, **MOMENTUM, **LOW_PASS)
     encoder = CompiledEncoder(make_encoder(tower))
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
