@@ -32,7 +32,7 @@ class GateFacts(NamedTuple):
     not_exported: str | None = None
 
 
-# `clipfast.reference` and `clipfast.defence.schedule` say how each measures.
+# How each measures: `clipfast.reference`, and `clipfast.defence.gates`.
 GATES: dict[Gate, GateFacts] = {
     "drift": GateFacts(lambda config: f"{config.norm} {config.eps!r}", reads_probe=True),
     "low_pass": GateFacts(

@@ -15,7 +15,7 @@ from absent import absent
 import clipfast
 from clipfast import errors
 from clipfast.errors import names_extra
-from clipfast.evaluation.datasets.table import TABLE
+from clipfast.evaluation.datasets.registry import DATASETS
 from clipfast.exporters import export
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def imported() -> set[str]:
                 modules.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 modules.add(node.module)
-    needed = {entry.needs for entry in TABLE.values() if entry.needs is not None}
+    needed = {entry.needs for entry in DATASETS.values() if entry.needs is not None}
     packages = {module.partition(".")[0] for module in modules} | needed
     return packages - set(sys.stdlib_module_names) - {"clipfast"} - WITH_TORCH
 

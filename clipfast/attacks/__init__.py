@@ -6,11 +6,11 @@
 from .apgd import AutoPGD
 from .ascent import pgd
 from .attack import Attack, Attacked, Target
-from .catalogue import ADAPTIVE, ATTACKS, TRANSFER, make
 from .eps_ball import rounded, to_bytes
 from .gate_evasion import GateEvasion
 from .losses import Loss
 from .projected import ProjectedAttack, Targeted
+from .registry import ADAPTIVE, ATTACKS, TRANSFER, make
 from .retries import Retries
 from .square import Square
 

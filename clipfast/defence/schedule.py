@@ -22,14 +22,12 @@ from .. import ops
 from ..config import GATES, CounterattackConfig
 from ..encoders.base import Encoder, Saved
 from ..inputs.noise import Noise
-from ..inputs.tensors import as_unit
 from ..ops import Implementation
 from ..reference import Counterattacked
-from .low_pass import low_pass
+from .gates import MEASURES, Gated
 from .rows import Rows, selected
 
 __all__ = [
-    "Gated",
     "Halfway",
     "Probe",
     "Run",
@@ -37,7 +35,6 @@ __all__ = [
     "counterattack",
     "defend",
     "finish",
-    "gate",
     "probe",
     "start",
 ]
@@ -60,14 +57,6 @@ class Probe(NamedTuple):
     clean: Tensor  # [N, D] f(x)
     noisy: Tensor  # [N, D] f(x + d0)
     saved: Saved  # the activations of f(x + d0)
-
-
-class Gated(NamedTuple):
-    """What a gate says of N images."""
-
-    drift: Tensor  # [N] tau, or the low-pass gate's cosine
-    countered: Tensor  # [N] bool: drift < threshold
-    clean: Tensor  # [N, D] f(x) of the tower that measured
 
 
 class Halfway(NamedTuple):
@@ -118,13 +107,6 @@ def probe(
     if double:
         return Probe(x, base, d, *encoder.forward_pair(base, d))
     return Probe(x, base, d, encoder.embed(base), *encoder.forward(base, d))
-
-
-def gate(
-    clean: Tensor, noisy: Tensor, threshold: Tensor, implementation: Implementation = "auto"
-) -> tuple[Tensor, Tensor]:
-    """tau [N], and which images are countered, bool [N]: those that drift less than the threshold."""
-    return ops.drift_gate(clean.contiguous(), noisy.contiguous(), threshold, implementation=implementation)
 
 
 def passed(probed: Probe, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
@@ -262,11 +244,8 @@ class Schedule:
 
     def gate_by(self, pixels: Tensor, noise: Noise[Tensor]) -> Gated:
         """The gate by itself, 2 forward passes of the tower that measures it."""
-        if self.config.gate == "low_pass":
-            picture = as_unit(pixels)
-            # Seen as a perturbation, the filtered picture is kept in [0, 1] and put into layout alike.
-            noise = Noise(low_pass(picture, self.config.radius) - picture)
-        x, d = start(self._measuring, pixels, noise, self.config, self.implementation)
+        beside = MEASURES[self.config.gate].beside(pixels, noise, self.config)
+        x, d = start(self._measuring, pixels, beside, self.config, self.implementation)
         return self.run("gate_by", self._gate_by, x, d)
 
     @property
@@ -310,18 +289,16 @@ class Schedule:
 
     def _probe(self, x: Tensor, d: Tensor) -> tuple[Gated, Probe]:
         probed = probe(self.encoder, x, d, double=self._double(x))
-        tau, countered = gate(probed.clean, probed.noisy, self.threshold, self.implementation)
-        return Gated(tau, countered, probed.clean), probed
+        return self._compare(probed.clean, probed.noisy), probed
 
     def _gate_by(self, x: Tensor, d: Tensor) -> Gated:
         encoder = self._measuring
         base = encoder.project(x)
-        clean = encoder.embed(base)
-        other = encoder.embed(base, d)
-        if self.config.gate == "drift":
-            return Gated(*gate(clean, other, self.threshold, self.implementation), clean)
-        cosine = torch.cosine_similarity(other, clean, dim=1)
-        return Gated(cosine, cosine < self.threshold, clean)
+        return self._compare(encoder.embed(base), encoder.embed(base, d))
+
+    def _compare(self, clean: Tensor, other: Tensor) -> Gated:
+        compare = MEASURES[self.config.gate].compare
+        return Gated(*compare(clean, other, self.threshold, self.implementation), clean)
 
     def _pass_on(self, x: Tensor, d: Tensor, clean: Tensor | None) -> Tensor:
         """What images are answered from that a gate before the probe let pass."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..defence.passes import Passes
 from ..errors import InputError
 from .defences import Defence
-from .plan import Planned
+from .planned_attacks import Planned
 from .results import CLEAN, Results, SystemResult
 from .runner import Runner, Shard
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..attacks import ADAPTIVE, TRANSFER
-from ..attacks.catalogue import settings_of
+from ..attacks.registry import settings_of
 from ..errors import InputError
 from . import BudgetName
 

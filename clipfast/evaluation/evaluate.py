@@ -27,7 +27,7 @@ from .curves import curve_work, curves, make_curve_parts
 from .datasets import BUNDLED_DATA, PAPER, Dataset, Images, find_dataset
 from .defences import DEFENCES, Defence, make_defences
 from .model_pair import ModelPair
-from .plan import planned
+from .planned_attacks import planned
 from .report import write_csv, write_json, write_page, write_summary
 from .results import Results
 from .runner import Runner

@@ -8,7 +8,7 @@ from toys import noisy, plain, toy_logits, toy_pixels
 
 from clipfast import InputError
 from clipfast.attacks import ATTACKS, TRANSFER, Attack, make
-from clipfast.attacks.catalogue import settings_of
+from clipfast.attacks.registry import settings_of
 from clipfast.attacks.system import Answer, System, undefended
 from clipfast.evaluation.defences import systems
 

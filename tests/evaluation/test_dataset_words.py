@@ -8,7 +8,7 @@ from torchvision.datasets import Flowers102
 
 from clipfast.evaluation.datasets import class_words, find_dataset
 from clipfast.evaluation.datasets.countries import COUNTRIES, country
-from clipfast.evaluation.datasets.table import PAPER_TEMPLATES, TABLE
+from clipfast.evaluation.datasets.registry import DATASETS, PAPER_TEMPLATES
 
 
 def test_country_codes_become_the_names_of_211_countries():
@@ -68,8 +68,8 @@ def test_part_of_imagenet_is_named_by_its_first_synonyms():
 def test_prompts_of_the_names_that_are_known_without_data():
     known = {
         "country211": COUNTRIES.values(),
-        "flowers102": TABLE["flowers102"].read.classnames(Flowers102),
-        "pcam": TABLE["pcam"].read.classnames(None),
+        "flowers102": DATASETS["flowers102"].read.classnames(Flowers102),
+        "pcam": DATASETS["pcam"].read.classnames(None),
         "bundled": find_dataset("bundled").classnames,
         "imagenet": class_words.imagenet(imagenet_synonyms()),
     }

@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from clipfast import InputError
 from clipfast.evaluation.datasets import PAPER, dataset_names, find_dataset
-from clipfast.evaluation.datasets.table import TABLE
+from clipfast.evaluation.datasets.registry import DATASETS
 from clipfast.evaluation.datasets.torchvision_reader import TorchvisionReader
 from clipfast.preprocess import Preprocess
 
@@ -27,11 +27,11 @@ def assert_coloured_by_label(taken, shift=0):
 def test_the_table_holds_the_papers_sixteen_and_others():
     assert len(PAPER) == 16
     assert "tiny-imagenet" not in PAPER
-    assert dataset_names() == ("bundled", *TABLE)
-    assert set(COPIES) == set(TABLE)
+    assert dataset_names() == ("bundled", *DATASETS)
+    assert set(COPIES) == set(DATASETS)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", DATASETS)
 def test_a_copy_in_the_true_form_gives_its_classes_and_pictures(name, tmp_path, monkeypatch):
     copy = COPIES[name](tmp_path, monkeypatch)
     dataset = find_dataset(name, root=tmp_path)
@@ -107,15 +107,15 @@ def test_a_name_that_is_no_folder_either_lists_the_names():
         find_dataset("mnist")
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", DATASETS)
 def test_missing_data_name_the_folder_and_how_to_come_by_it(name, tmp_path):
     root = tmp_path / "data"
     with pytest.raises(InputError) as caught:
         find_dataset(name, root=root)
     message = str(caught.value)
-    assert TABLE[name].title in message
-    assert str(root / TABLE[name].folder) in message
-    by_hand = TABLE[name].get is not None
+    assert DATASETS[name].title in message
+    assert str(root / DATASETS[name].folder) in message
+    by_hand = DATASETS[name].get is not None
     assert ("--download" in message) == (not by_hand)
     if by_hand:
         with pytest.raises(InputError, match=r"unpack|register"):
@@ -123,9 +123,9 @@ def test_missing_data_name_the_folder_and_how_to_come_by_it(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", DATASETS)
 def test_an_empty_root_is_told_and_left_empty(name, tmp_path):
-    with pytest.raises(InputError, match=TABLE[name].title):
+    with pytest.raises(InputError, match=DATASETS[name].title):
         find_dataset(name, root=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -195,10 +195,10 @@ def test_a_missing_package_is_named_with_its_extra(name, package, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, row in TABLE.items() if isinstance(row.read, TorchvisionReader)]
+    "name", [name for name, row in DATASETS.items() if isinstance(row.read, TorchvisionReader)]
 )
 def test_torchvisions_classes_take_what_the_table_gives_them(name, tmp_path):
-    row = TABLE[name]
+    row = DATASETS[name]
     reader = getattr(datasets, row.read.name)
     parameters = inspect.signature(reader).parameters
     if name != "imagenet":  # which hands its options on to ImageFolder

@@ -15,7 +15,7 @@ from clipfast.attacks.system import Answer, System
 from clipfast.evaluation.attacking import attack_defences
 from clipfast.evaluation.datasets import Images
 from clipfast.evaluation.defences import Defence
-from clipfast.evaluation.plan import Planned
+from clipfast.evaluation.planned_attacks import Planned
 from clipfast.evaluation.results import Column
 from clipfast.evaluation.runner import Runner
 from clipfast.evaluation.store import Store

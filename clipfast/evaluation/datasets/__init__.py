@@ -2,6 +2,6 @@
 
 from .dataset import Dataset, Images, Skipped
 from .finding import BUNDLED_DATA, dataset_names, find_dataset
-from .table import PAPER
+from .registry import PAPER
 
 __all__ = ["BUNDLED_DATA", "PAPER", "Dataset", "Images", "Skipped", "dataset_names", "find_dataset"]

@@ -9,7 +9,7 @@ from ...errors import InputError, names_extra
 from .dataset import Dataset
 from .drawn import read_drawn
 from .folder import read_folder
-from .table import PAPER_TEMPLATES, TABLE, KnownDataset
+from .registry import DATASETS, PAPER_TEMPLATES, KnownDataset
 
 __all__ = ["BUNDLED_DATA", "dataset_names", "find_dataset"]
 
@@ -18,7 +18,7 @@ BUNDLED_DATA = "bundled"  # its name beside those of the table
 
 def dataset_names() -> tuple[str, ...]:
     """The names that `find_dataset` knows."""
-    return (BUNDLED_DATA, *TABLE)
+    return (BUNDLED_DATA, *DATASETS)
 
 
 def find_dataset(
@@ -38,8 +38,8 @@ def find_dataset(
     if isinstance(source, str):
         known = {_plain(name): name for name in dataset_names()}
         name = known.get(_plain(source))
-        if name in TABLE:
-            return _from_table(name, TABLE[name], root, download, split)
+        if name in DATASETS:
+            return _from_registry(name, DATASETS[name], root, download, split)
         if name == BUNDLED_DATA:
             _refuse_options(name, root, download, split)
             contents = read_drawn()
@@ -51,7 +51,7 @@ def find_dataset(
     return Dataset(name=folder.resolve().name, templates=PAPER_TEMPLATES, **read_folder(folder)._asdict())
 
 
-def _from_table(
+def _from_registry(
     name: str, row: KnownDataset, root: Path | None, download: bool, split: str | None
 ) -> Dataset:
     if root is None:

@@ -12,7 +12,7 @@ from .dataset import Contents
 from .tiny_imagenet import read_tiny_imagenet
 from .torchvision_reader import TorchvisionReader, named, train_argument, without_split
 
-__all__ = ["PAPER", "PAPER_TEMPLATES", "TABLE", "KnownDataset"]
+__all__ = ["DATASETS", "PAPER", "PAPER_TEMPLATES", "KnownDataset"]
 
 # The paper's prompt, for all of its data sets.
 PAPER_TEMPLATES = ("This is a photo of a {}.",)
@@ -165,5 +165,5 @@ _OTHERS = {
     ),
 }
 
-TABLE = _PAPER | _OTHERS
+DATASETS = _PAPER | _OTHERS
 PAPER = tuple(_PAPER)

@@ -8,7 +8,7 @@ from clipfast import InputError
 from clipfast.attacks import ADAPTIVE, ATTACKS, TRANSFER
 from clipfast.attacks.levels import level, parse_level
 from clipfast.evaluation.budgets import BUDGETS, budget_of
-from clipfast.evaluation.plan import planned
+from clipfast.evaluation.planned_attacks import planned
 
 EPS = 1 / 255
 
@@ -24,7 +24,7 @@ def test_full_runs_all_and_quick_what_is_not_on_request():
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_transfer_attacks_come_first_in_the_catalogues_order(budget):
+def test_transfer_attacks_come_first_in_the_registrys_order(budget):
     plan = [p for p in planned(budget_of(budget), None, EPS, classes=10) if p.column.labels == "true"]
     assert [p.attack.name for p in plan] == [n for n in (*TRANSFER, *ADAPTIVE) if n in names(budget)]
     assert [p.column.kind for p in plan] == [ATTACKS[p.attack.name].kind for p in plan]
