@@ -1,6 +1,6 @@
 """What each gate measures of an image: how f(x) compares with the embedding of a picture beside it.
 
-What else there is to know of a gate stands in `clipfast.config.GATES`; `clipfast.reference` is the plain form.
+What else is to be known of a gate stands in `clipfast.config.GATES`; `clipfast.reference` is the plain form.
 """
 
 from __future__ import annotations
