@@ -91,6 +91,12 @@ def test_any_batch_and_gate_in_one_session(vit, n, mix):
         vit.agrees(n, mix)
 
 
+def test_what_countered_rows_need_is_not_run_without_any(vit):
+    outside = {node.op_type for node in onnx.load(vit.path).graph.node}
+    assert "If" in outside
+    assert not {"NonZero", "ScatterND"} & outside
+
+
 # Each with an opset of its own: the bundled model in half precision has 21, all else has the default, 20.
 @pytest.mark.parametrize(("opset", "kind"), [*zip(OPSETS[-2:], DRIFT_TOWERS, strict=True)])
 def test_another_tower_measures_drift(tmp_path, opset, kind):
