@@ -1,8 +1,9 @@
-"""How threads should wait for each other: `python benchmarks/waiting.py OUT.json`, about half an hour.
+"""How threads should wait for each other: `python benchmarks/waiting.py OUT.json`, a quarter of an hour.
 
 OpenMP's threads spin before they sleep. Spinning starts the next parallel region at once where each thread
 has a core; where cores are shared it takes them from whoever has work. Each setting of libgomp runs in
-processes of its own, on an idle machine and beside as many busy processes as there are cores, in turns.
+processes of its own, in turns; each process measures on an idle machine first, and then beside as many busy
+processes as there are cores.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from clipfast.bench.environment import environment
@@ -30,7 +32,7 @@ TASKS = ("undefended eager, ViT-B/32, batch 1", "defended, ViT-B/32, batch 1", "
 
 
 def worker() -> None:
-    """Prints the median seconds of each task, as JSON."""
+    """Prints the median seconds of each task on an idle machine and on a busy one, as JSON."""
     import torch
 
     from clipfast import DefendedClassifier
@@ -55,19 +57,28 @@ def worker() -> None:
     def attacked() -> None:
         torch.autograd.grad(attackable(pictures).sum(), pictures)
 
-    medians = {}
-    for name, task in zip(TASKS, (undefended, defended, attacked), strict=True):
+    tasks = dict(zip(TASKS, (undefended, defended, attacked), strict=True))
+    found = {"idle": {name: _median(task) for name, task in tasks.items()}}
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        found["busy"] = {name: _median(task) for name, task in tasks.items()}
+    finally:
+        for hog in hogs:
+            hog.kill()
+    print(json.dumps(found))
+
+
+def _median(task: Callable[[], object]) -> float:
+    task()
+    taken, end = [], time.perf_counter() + SECONDS
+    while time.perf_counter() < end or len(taken) < 3:
+        start = time.perf_counter()
         task()
-        taken, end = [], time.perf_counter() + SECONDS
-        while time.perf_counter() < end or len(taken) < 3:
-            start = time.perf_counter()
-            task()
-            taken.append(time.perf_counter() - start)
-        medians[name] = statistics.median(taken)
-    print(json.dumps(medians))
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
 
 
-def measured(setting: dict[str, str]) -> dict[str, float]:
+def measured(setting: dict[str, str]) -> dict[str, dict[str, float]]:
     """A worker's medians under a setting."""
     clean = {
         name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -83,18 +94,13 @@ def main(out: Path) -> None:
 
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     order = random.Random(0)
-    for machine, busy in (("idle", 0), ("busy", os.cpu_count() or 1)):
-        hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
-        try:
-            for _ in range(ROUNDS):
-                for name in order.sample(list(SETTINGS), len(SETTINGS)):
-                    for task, seconds in measured(SETTINGS[name]).items():
-                        found.setdefault(machine, {}).setdefault(task, {}).setdefault(name, []).append(
-                            seconds
-                        )
-        finally:
-            for hog in hogs:
-                hog.kill()
+    for turn in range(ROUNDS):
+        for name in order.sample(list(SETTINGS), len(SETTINGS)):
+            print(f"round {turn + 1} of {ROUNDS}: {name}", file=sys.stderr)
+            for machine, tasks in measured(SETTINGS[name]).items():
+                for task, seconds in tasks.items():
+                    of_task = found.setdefault(machine, {}).setdefault(task, {})
+                    of_task.setdefault(name, []).append(seconds)
     result = {"environment": environment(torch.device("cpu")), "seconds": found}
     write_text(out, json.dumps(result, indent=1) + "\n")
     for machine, tasks in found.items():

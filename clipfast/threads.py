@@ -6,7 +6,7 @@ import os
 
 __all__ = ["spin_briefly"]
 
-# Rounds that libgomp waits before a thread sleeps, else 300,000; `benchmarks/waiting.py` is to measure it.
+# Rounds that libgomp waits before a thread sleeps, else 300,000; benchmarks/README.md has the measurement.
 _SPINS = "10000"
 
 

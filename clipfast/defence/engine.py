@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,15 +161,14 @@ class Engine:
 
     def _at_bucket(self, name: str, stage: Callable[..., Any], *inputs: Any) -> Any:
         """Runs a stage at a compiled batch size: rows are repeated, and the copies' results dropped."""
-        tensors = leaves(inputs)
-        n = len(tensors[0])
+        first = leaves(inputs)[0]
+        n = len(first)
         bucket = self._bucket(n)
         if bucket != n:
-            inputs = selected(inputs, torch.arange(bucket, device=tensors[0].device) % n)
-        if self._graphs is None:
-            outputs = stage(*inputs)
-        else:
-            outputs = self._graphs.run((name, bucket, len(tensors)), stage, *inputs)
+            inputs = selected(inputs, torch.arange(bucket, device=first.device) % n)
+        if self._graphs is not None:
+            stage = partial(self._graphs.run, (name, bucket), stage)
+        outputs = stage(*inputs)
         return outputs if bucket == n else mapped(lambda t: t[:n], outputs)
 
     @torch.no_grad()

@@ -349,7 +349,7 @@ def test_l2_noise_is_measured_in_l2(make, x):
 
 def test_answers_that_are_not_finite_are_no_answers(make, x):
     broken = WEIGHTS.copy()
-    broken[0] = np.inf  # times a red of nothing: NaN
+    broken[0, 2] = np.inf  # times a red of nothing: NaN, of one class alone
     x[[2, 5], 0] = 0
     classifier = make(weights=broken)
     with pytest.raises(InputError, match=r"expected a finite drift and logits, got drift \[0\.\d+, .*\] for"):

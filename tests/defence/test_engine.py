@@ -295,6 +295,18 @@ def test_compiled_is_the_reference_and_never_compiles_after_warmup(compiled):
     assert set(engine.encoder._compiled) == made
 
 
+def test_copies_that_fill_a_compiled_batch_are_no_answers(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 7)
+    encoder = CompiledEncoder(make_encoder(tower))
+    engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
+    engine.chunk = 8
+    for n in (7, 3, 5, 6):
+        result = engine.run(x[:n], Noise(noise[:n]))
+        assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
+
+
 @pytest.mark.slow  # test_warmup.py counts the same without compiling
 def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)

@@ -233,6 +233,14 @@ def test_an_image_counts_in_the_worst_case_only_if_it_is_right_in_every_round(tm
     np.testing.assert_array_equal(worst_case(results, ttc, EPS), np.logical_and.reduce(flags))
 
 
+def test_only_images_that_are_right_in_every_round_are_attacked_on(tmp_path):
+    results = results_of(tmp_path / "run", images=24, chunk=24, seeds=3, attacks=["bpda", "gate"])
+    right = results.systems[1].right
+    first, second = (right[f"{name}@2/255"] for name in ("bpda", "gate"))
+    assert (first.any(axis=0) & ~first.all(axis=0)).any()
+    assert not second[:, ~first.all(axis=0)].any()
+
+
 def test_each_defence_can_be_evaluated(tmp_path):
     results = results_of(
         tmp_path / "run", defences=list(DEFENCES), images=3, chunk=3, attacks=["pgd-10", "bpda", "gate"]
