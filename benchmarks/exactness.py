@@ -16,7 +16,7 @@ from torch import Tensor
 from clipfast.bench.scenario import make_images, make_tower
 from clipfast.encoders import linear, make_encoder
 from clipfast.models.tower import ImageTower
-from clipfast.reference import drift_of
+from clipfast.reference_stages import drift_of
 
 Passes = tuple[Tensor, Tensor, Tensor]
 

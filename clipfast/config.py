@@ -6,17 +6,29 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from .errors import InputError
+from .transforms import Transform
 
-__all__ = ["GATES", "CounterattackConfig", "Gate", "GateFacts", "Norm", "PassThrough"]
+__all__ = [
+    "GATES",
+    "CounterattackConfig",
+    "Gate",
+    "GateFacts",
+    "Norm",
+    "Objective",
+    "PassThrough",
+    "ViewWeights",
+]
 
 Norm = Literal["linf", "l2"]
 PassThrough = Literal["noise", "clean"]
-Gate = Literal["drift", "low_pass"]
+Gate = Literal["drift", "high_noise_drift", "agreement"]
+Objective = Literal["away", "towards"]
+ViewWeights = Literal["equal", "agreement"]
 
 
 class GateFacts(NamedTuple):
@@ -24,50 +36,61 @@ class GateFacts(NamedTuple):
 
     measured_with: the settings that its measure depends on, in the words of a mark of calibration.
     reads_probe: whether f(x) and f(x + d0), which the counterattack begins with, are all that it reads.
-    not_exported: why no format has it; None where all do.
+    draws: whether its measure depends on the noise.
     """
 
     measured_with: Callable[[CounterattackConfig], str]
-    reads_probe: bool
-    not_exported: str | None = None
+    reads_probe: bool = False
+    draws: bool = True
 
 
-# How each measures: `clipfast.reference`, and `clipfast.defence.gates`.
+# What each measures is low of attacked images. How: `clipfast.reference_stages` and `clipfast.defence.gates`.
 GATES: dict[Gate, GateFacts] = {
     "drift": GateFacts(lambda config: f"{config.norm} {config.eps!r}", reads_probe=True),
-    "low_pass": GateFacts(
-        lambda config: f"low_pass {config.radius!r}",
-        reads_probe=False,
-        not_exported="its Fourier transform is no operator that every format has",
-    ),
+    "high_noise_drift": GateFacts(lambda config: f"high noise {config.norm} {config.gate_noise!r}"),
+    "agreement": GateFacts(lambda config: config.transform, draws=False),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class CounterattackConfig:
-    """Settings of the test-time counterattack (TTC, arXiv 2503.03613, section 3; its defaults).
+    """Settings of a defence's three stages; the defaults are TTC's (arXiv 2503.03613, section 3).
+
+    A gate chooses the images that are countered, a counterattack moves them, and their answer is f of the
+    result, or of several views of it. All other images are answered as `pass_through` says.
 
     eps: budget of the counter-perturbation, in [0, 1] pixel units (l-inf: per pixel; l2: per image).
     step_size: length of one ascent step, in the same units.
-    steps: number of ascent steps, at least 1.
+    steps: number of ascent steps, at least 0. With 0 a countered image is moved as one that passes: not at
+        all, or by the noise.
     beta: how steeply the weights exp(beta k) of the steps k = 0..steps rise.
-    tau_threshold: images whose drift, as `gate` measures it, is strictly below it are countered; 0 passes
+    tau_threshold: images whose measure, by `gate`, is strictly below it are countered; 0 passes
         every image of the gate "drift".
     norm: "linf" or "l2".
     pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published,
         or "clean", x itself, so that its answer is exactly undefended CLIP's.
     calibrated_for: set by `calibrated`; None for a threshold that was not calibrated. A threshold does not
-        carry over to another model or gate, nor to another eps or norm of the noise that drift is measured
-        with, or radius of the low-pass gate.
+        carry over to another model or gate, nor to another size or norm of the noise that drift is measured
+        with, or transform.
     momentum: of Nesterov steps (NAC, with 0.9): at least 0 and below 1; 0 is TTC. From v_0 = 0, step k takes
         its gradient g at d_(k-1) + momentum v_(k-1), v_k = momentum v_(k-1) + step_size sign(g), and d_k is
         d_(k-1) + v_k within the budget and the bounds of pixels. The point ahead is held to neither: nothing
         but a gradient is taken there. In l2, step_size g / (||g|| + 1e-10) stands for the sign step.
-    gate: "drift" as published, ||f(x + d0) - f(x)|| / ||f(x)||; or "low_pass", as in CSR (arXiv 2601.19210;
-        its threshold is 0.85): cos(f(x), f(low-pass x)), which too is low of attacked images, and stands
-        wherever drift is spoken of. It needs no noise: an image that passes costs two forward passes with
-        pass_through "clean" and a third with "noise", and a countered one a pass more than by drift.
-    radius: of the low-pass filter: frequencies of more cycles a picture are cut off.
+    gate: what is measured, and called drift wherever a result has it. "drift" as published: tau = ||f(x + d0)
+        - f(x)|| / ||f(x)||, low of attacked images. "high_noise_drift" (arXiv 2606.03730): at noise of the
+        size gate_noise tau is high of them, so that 1 / (1 + tau) is measured. "agreement": cos(f(x),
+        f(t(x))), low of them; with t a low-pass filter of radius 40 and the threshold 0.85 it is CSR's (arXiv
+        2601.19210). All cost 2 forward passes; what an image that passes is answered from is among them but
+        for pass_through "noise" with another gate than "drift", and so is the counterattack's first pass of
+        the gate "drift" alone.
+    gate_noise: of "high_noise_drift": the size of its noise, in eps's units; d0 made as much larger.
+    transform: t, see `clipfast.transforms`; an agreement gate compares with it, and an ascent goes towards
+        it.
+    objective: "away" from f(x), as published: the ascent is of ||f(x + d) - f(x)||^2; or "towards" f(t(x))
+        and away from f(x) (CSR): of cos(f(x + d), f(t(x))) - cos(f(x + d), f(x)).
+    views: transforms of x + delta whose normalised embeddings' mean answers a countered image, in place of
+        f(x + delta); none as published. Each costs a forward pass.
+    view_weights: "equal", or "agreement": exp(10 cos) of each view's embedding and the equal mean.
 
     Raises InputError for values outside these ranges.
     """
@@ -82,24 +105,28 @@ class CounterattackConfig:
     calibrated_for: str | None = None
     momentum: float = 0.0
     gate: Gate = "drift"
-    radius: float = 40.0
+    gate_noise: float = 16 / 255
+    transform: str = "blur"
+    objective: Objective = "away"
+    views: tuple[str, ...] = ()
+    view_weights: ViewWeights = "equal"
 
     def __post_init__(self) -> None:
-        for name in ("eps", "step_size", "beta", "tau_threshold", "momentum", "radius"):
+        for name in ("eps", "step_size", "beta", "tau_threshold", "momentum", "gate_noise"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InputError(f"{name} must be a number, got {value!r}")
             if not math.isfinite(value):
                 raise InputError(f"{name} must be finite, got {value!r}")
             object.__setattr__(self, name, float(value))
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise InputError(f"steps must be an integer of at least 1, got {self.steps!r}")
-        for name, known in (("norm", Norm), ("pass_through", PassThrough), ("gate", Gate)):
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
+            raise InputError(f"steps must be an integer of at least 0, got {self.steps!r}")
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in get_args(known):
                 raise InputError(f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}")
         if not isinstance(self.calibrated_for, (str, type(None))):
             raise InputError(f"calibrated_for must be a string or None, got {self.calibrated_for!r}")
-        for name in ("eps", "step_size"):
+        for name in ("eps", "step_size", "gate_noise"):
             value = getattr(self, name)
             if value <= 0:
                 raise InputError(f"{name} must be positive, got {value!r}")
@@ -112,8 +139,25 @@ class CounterattackConfig:
             raise InputError(f"tau_threshold must not be negative, got {self.tau_threshold!r}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be at least 0 and below 1, got {self.momentum!r}")
-        if self.radius <= 0:
-            raise InputError(f"radius must be positive, got {self.radius!r}")
+        self._check_transforms()
+
+    def _check_transforms(self) -> None:
+        object.__setattr__(self, "transform", str(Transform.parse(self.transform)))
+        if isinstance(self.views, str) or not isinstance(self.views, Sequence):
+            raise InputError(f"views must be a sequence of transforms, got {self.views!r}")
+        object.__setattr__(self, "views", tuple(str(Transform.parse(view)) for view in self.views))
+        if self.transform == "identity" and self._uses_transform:
+            raise InputError(
+                f"expected a transform that changes the picture with gate {self.gate!r} and objective "
+                f"{self.objective!r}, got {self.transform!r}"
+            )
+        if self.objective == "towards" and not self.steps:
+            raise InputError("expected objective 'away' with steps=0, got 'towards': nothing ascends")
+        if self.view_weights == "agreement" and len(self.views) < 3:
+            raise InputError(
+                f"expected at least 3 views with view_weights 'agreement', got {len(self.views)}: two agree "
+                "with their mean alike"
+            )
 
     @classmethod
     def published(cls) -> CounterattackConfig:
@@ -124,6 +168,15 @@ class CounterattackConfig:
     def serving(cls) -> CounterattackConfig:
         """As published, but images that pass the gate are answered exactly as undefended CLIP does."""
         return cls(pass_through="clean")
+
+    def transforms(self) -> tuple[str, ...]:
+        """The transforms that the defence makes, each once."""
+        names = (self.transform,) if self._uses_transform else ()
+        return tuple(dict.fromkeys((*names, *self.views)))
+
+    @property
+    def _uses_transform(self) -> bool:
+        return self.gate == "agreement" or self.objective == "towards"
 
     def calibrated(self, weights: str) -> CounterattackConfig:
         """The same settings, marked as calibrated for a model.
@@ -158,7 +211,26 @@ class CounterattackConfig:
             raise InputError(f"expected a counterattack config as JSON: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"expected a JSON object of settings, got {type(values).__name__}")
+        return cls.from_settings(values)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> CounterattackConfig:
+        """Settings by their names, as versions before 0.2 named them too. Raises InputError for others."""
+        values = dict(settings)
+        # CSR's gate had a name, and its filter's radius, of its own.
+        radius = values.pop("radius", 40.0)
+        if values.get("gate") == "low_pass":
+            values |= {"gate": "agreement", "transform": f"low_pass {radius!r}"}
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise InputError(f"unknown settings {unknown}; known: {sorted(known)}")
         return cls(**values)
+
+
+_CHOICES = {
+    "norm": Norm,
+    "pass_through": PassThrough,
+    "gate": Gate,
+    "objective": Objective,
+    "view_weights": ViewWeights,
+}

@@ -1,9 +1,9 @@
 """The test-time counterattack (TTC; Xing, Zhao, Sebe, CVPR 2025, arXiv 2503.03613) in plain PyTorch.
 
-This page is the ground truth of every test and the baseline of every benchmark. `counterattack` spends
-what the published code spends, 4 forward and 2 backward passes for every image; `counterattack_early_return`
-reads the gate first and counters only the images that it holds back. Two options come from TTC's successors:
-Nesterov steps (NAC) and the low-pass gate (CSR); see `CounterattackConfig`.
+This page is the ground truth of every test and the baseline of every benchmark. `counterattack` spends what
+the published code spends, 4 forward and 2 backward passes for every image; `counterattack_early_return` reads
+the gate first and counters only the images that it holds back. Other gates, objectives and answers stand in
+`clipfast.reference_stages`; with the published settings none of them comes in.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ import torch
 from torch import Tensor
 
 from .config import CounterattackConfig
+from .reference_stages import (
+    Encoder,
+    answer_embedding,
+    ascended,
+    drift_of,
+    gate_measure,
+    goal_of,
+    into_bounds,
+)
 
-__all__ = [
-    "Counterattacked",
-    "counterattack",
-    "counterattack_early_return",
-    "drift_of",
-    "gate_measure",
-    "into_bounds",
-    "low_pass",
-]
-
-Encoder = Callable[[Tensor], Tensor]  # pixels [N, 3, H, W] in [0, 1] -> embeddings [N, D], not normalised
+__all__ = ["Counterattacked", "counterattack", "counterattack_early_return"]
 
 
 class Counterattacked(NamedTuple):
     """What a counterattack yields for N images."""
 
-    embedding: Tensor  # [N, D] f(x + delta)
+    embedding: Tensor  # [N, D] f(x + delta), or what of its views stands for it
     clean_embedding: Tensor  # [N, D] f(x)
-    drift: Tensor  # [N] tau, or the low-pass gate's cosine
+    drift: Tensor  # [N] what the gate measured
     countered: Tensor  # [N] bool: tau < tau_threshold
     delta: Tensor  # [N, 3, H, W]
 
@@ -69,13 +68,19 @@ def counterattack(
                 tau = drift_of(noisy, clean)
             else:
                 tau = gate_measure(encode, x, d0, clean, config)
-        gradient = _gradient(noisy, clean, d, create_graph)
-        delta = _ascend(encode, x, d, gradient, clean, config, sign, create_graph)
-        countered = tau < config.tau_threshold
+            goal = goal_of(encode, x, config)
         passed = d0 if config.pass_through == "noise" else torch.zeros_like(d0)
-        delta = torch.where(countered[:, None, None, None], delta, passed)
+        countering = passed
+        if config.steps:
+            gradient = _gradient(noisy, clean, goal, d, create_graph)
+            countering = _ascend(encode, x, d, gradient, clean, goal, config, sign, create_graph)
+        countered = tau < config.tau_threshold
+        delta = torch.where(countered[:, None, None, None], countering, passed)
         with torch.set_grad_enabled(create_graph):
             embedding = encode(x + delta)
+            if config.views:
+                seen = answer_embedding(encode, x + delta, config)
+                embedding = torch.where(countered[:, None], seen, embedding)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
 
@@ -91,7 +96,7 @@ def counterattack_early_return(
 
     Takes what `counterattack` takes. Images that pass cost 2 forward passes. Countered ones cost 4 and 2
     backward, as published; where they are less than half of the batch 5 and 2, because the step that the
-    probe's graph could serve runs again for them alone. The low-pass gate: 2, and one more with
+    probe's graph could serve runs again for them alone. Other gates: 2, and one more with
     pass_through="noise"; countered 5 and 2. With a separate drift encoder f(x) is computed only
     where it is needed: `clean_embedding` is NaN for an image that passes with pass_through="noise".
     """
@@ -108,8 +113,8 @@ def counterattack_early_return(
                 countered = tau < config.tau_threshold
                 rows = countered.nonzero().flatten()
                 # The probe's graph serves the first step where most rows need it; else they run again.
-                if 2 * len(rows) >= len(x):
-                    gradient = _gradient(noisy, clean, leaf)[rows]
+                if 2 * len(rows) >= len(x) and config.steps and config.objective == "away":
+                    gradient = _gradient(noisy, clean, None, leaf)[rows]
             embedding = clean.clone() if clean_passes else noisy.detach()
             del noisy  # and with it the probe's activations
         elif drift_encode is None:
@@ -131,41 +136,23 @@ def counterattack_early_return(
                 clean[~countered] = torch.nan
         delta = torch.zeros_like(d) if clean_passes else d.clone()
         if len(rows):
-            with torch.enable_grad():
-                x, leaf, clean_rows = x[rows], d[rows].requires_grad_(), clean[rows]
-                if gradient is None:
-                    gradient = _gradient(encode(x + leaf), clean_rows, leaf)
-                countering = _ascend(encode, x, leaf, gradient, clean_rows, config)
-            delta[rows] = countering
-            embedding[rows] = encode(x + countering)
+            x, clean_rows = x[rows], clean[rows]
+            if config.steps:
+                goal = goal_of(encode, x, config)
+                with torch.enable_grad():
+                    leaf = d[rows].requires_grad_()
+                    if gradient is None:
+                        gradient = _gradient(encode(x + leaf), clean_rows, goal, leaf)
+                    delta[rows] = _ascend(encode, x, leaf, gradient, clean_rows, goal, config)
+            embedding[rows] = answer_embedding(encode, x + delta[rows], config)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
 
-def drift_of(noisy: Tensor, clean: Tensor) -> Tensor:
-    """tau = ||f(x + d0) - f(x)|| / ||f(x)|| of embeddings f(x + d0) and f(x), [N, D]: [N]."""
-    return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
-
-
-def gate_measure(
-    encode: Encoder, x: Tensor, d0: Tensor, clean: Tensor, config: CounterattackConfig
+def _gradient(
+    noisy: Tensor, clean: Tensor, goal: Tensor | None, d: Tensor, create_graph: bool = False
 ) -> Tensor:
-    """What the gate holds against its threshold: tau, or the low-pass gate's cosine, [N]. clean: f(x)."""
-    if config.gate == "drift":
-        return drift_of(encode(x + d0), clean)
-    return torch.cosine_similarity(encode(within(low_pass(x, config.radius))), clean, dim=1)
-
-
-def low_pass(x: Tensor, radius: float) -> Tensor:
-    """x [N, 3, H, W] without frequencies further than `radius` cycles a picture from 0 (CSR)."""
-    rows, columns = (torch.fft.fftfreq(n, device=x.device).mul(n).round() for n in x.shape[-2:])
-    kept = rows[:, None] ** 2 + columns**2 <= radius**2
-    return torch.fft.ifft2(torch.where(kept, torch.fft.fft2(x), 0)).real
-
-
-def _gradient(noisy: Tensor, clean: Tensor, d: Tensor, create_graph: bool = False) -> Tensor:
-    """d/dd ||f(x + d) - f(x)||^2, given f(x + d) with its graph."""
-    distance = (noisy - clean).square().sum()
-    return torch.autograd.grad(distance, d, create_graph=create_graph)[0]
+    """d/dd ||f(x + d) - f(x)||^2, or of another objective, given f(x + d) with its graph."""
+    return torch.autograd.grad(ascended(noisy, clean, goal), d, create_graph=create_graph)[0]
 
 
 def _ascend(
@@ -174,6 +161,7 @@ def _ascend(
     d: Tensor,
     gradient: Tensor,
     clean: Tensor,
+    goal: Tensor | None,
     config: CounterattackConfig,
     sign: Callable[[Tensor], Tensor] = torch.sign,
     create_graph: bool = False,
@@ -191,7 +179,7 @@ def _ascend(
         if k < config.steps:
             d = d if create_graph else d.detach().requires_grad_()
             ahead = d + config.momentum * velocity if config.momentum else d
-            gradient = _gradient(encode(x + ahead), clean, ahead, create_graph)
+            gradient = _gradient(encode(x + ahead), clean, goal, ahead, create_graph)
     return delta if create_graph else delta.detach()
 
 
@@ -217,16 +205,3 @@ def _step(
     else:
         d = d.renorm(p=2, dim=0, maxnorm=config.eps)
     return into_bounds(d, x), step
-
-
-def within(pixels: Tensor) -> Tensor:
-    """Pixels clamped to [0, 1], with the gradient of what was given.
-
-    At its bounds clamp has none, and an attacker would not see what is flat white or black.
-    """
-    return pixels.clamp(0, 1).detach() + (pixels - pixels.detach())
-
-
-def into_bounds(d: Tensor, x: Tensor) -> Tensor:
-    """The perturbation nearest to d with x + d in [0, 1]: [N, 3, H, W]."""
-    return d.clamp(min=-x, max=1 - x)

@@ -15,7 +15,8 @@ from clipfast.artifacts.ports import Port, ports
 from clipfast.encoders import make_encoder
 from clipfast.exporters.defence_graph import DefenceGraph
 from clipfast.models.tower import ImageTower
-from clipfast.reference import counterattack, drift_of, into_bounds
+from clipfast.reference import counterattack
+from clipfast.reference_stages import answer_embedding, drift_of, into_bounds
 
 _CLASSES = 11
 _SCALE = 100.0
@@ -26,6 +27,17 @@ DRIFT_TOWERS = {
     "momentum": {"pass_through": "noise", "momentum": 0.9, "step_size": 2 / 255},
     "l2": {"pass_through": "clean", "norm": "l2", "eps": 0.5, "step_size": 0.2},
 }
+# Choices of the three stages, each in one of them.
+STAGES = {
+    "agreement, towards, views": {
+        "gate": "agreement", "transform": "blur", "objective": "towards", "pass_through": "clean",
+        "views": ["identity", "mirror", "crop 0.9 top-left"], "view_weights": "agreement",
+    },
+    "high noise, no steps, views": {
+        "gate": "high_noise_drift", "steps": 0, "views": ["gaussian 0.8", "crop 0.8 centre"],
+    },
+    "low-pass, momentum": {"gate": "agreement", "transform": "low_pass 5", "momentum": 0.9},
+}  # fmt: skip
 
 
 def restless(model: nn.Module) -> nn.Module:
@@ -57,6 +69,7 @@ class Lab:
             drift_encoder=None if self.drift_tower is None else make_encoder(self.drift_tower, pack=False),
             profile="lab",
             static=static,
+            image_size=self.tower.image_size,
         ).eval()
         self.examples = (pixels, torch.zeros_like(pixels), torch.full((len(pixels),), torch.inf))
         self.inputs, self.outputs = ports(
@@ -98,7 +111,11 @@ class Lab:
         # Steps of l2 have no sign that takes rounding away, so that delta differs a little everywhere.
         atol = 1e-3 if self.config.norm == "l2" else 2e-4
         torch.testing.assert_close(logits[same], wanted[same], rtol=0, atol=atol)
-        torch.testing.assert_close(logits, self._logits(self.tower(x + delta)), rtol=0, atol=2e-4)
+        answered = self.tower(x + delta)
+        if self.config.views:
+            seen = answer_embedding(self.tower, x + delta, self.config)
+            answered = torch.where(countered[:, None], seen, answered)
+        torch.testing.assert_close(logits, self._logits(answered), rtol=0, atol=2e-4)
         torch.testing.assert_close(undefended, self._logits(self.tower(x)), rtol=0, atol=2e-4)
 
     def _reference(self, x: Tensor, noise: Tensor, threshold: float):
@@ -119,6 +136,7 @@ def serving_graph(classifier: DefendedClassifier) -> DefenceGraph:
         drift_encoder=None,
         profile="serving",
         static=False,
+        image_size=classifier.image_size,
     ).eval()
 
 

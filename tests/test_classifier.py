@@ -24,6 +24,7 @@ from clipfast.defence.precision import available
 from clipfast.inputs.philox import linf_noise
 from clipfast.models.fingerprint import fingerprint
 from clipfast.reference import counterattack
+from clipfast.reference_stages import answer_embedding
 
 
 def gated(model, tokenizer, x, noise, **options):
@@ -329,7 +330,9 @@ def test_fresh_noise_is_within_eps_and_never_the_same(tiny_clip, tokenizer, x, n
         assert lengths.std() > 0.1 * config.eps  # the length is drawn too
 
 
-OPTIONS = pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "gate": "low_pass", "radius": 4}])
+CSR = {"momentum": 0.9, "gate": "agreement", "transform": "low_pass 4", "objective": "towards"}
+VIEWS = {"gate": "high_noise_drift", "views": ["identity", "mirror", "crop 0.9 centre"], "steps": 1}
+OPTIONS = pytest.mark.parametrize("options", [{}, CSR, VIEWS | {"view_weights": "agreement"}])
 
 
 @OPTIONS
@@ -345,7 +348,12 @@ def test_differentiable_bpda_is_the_gradient_with_the_counterattack_held(
     torch.testing.assert_close(logits.detach(), prediction.logits, atol=1e-4, rtol=0)
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
     moved = (x.float() / 255 + prediction.delta).clamp(0, 1).requires_grad_()
-    (expected,) = torch.autograd.grad(classifier.undefended(moved)[:, 0].sum(), moved)
+    seen = torch.nn.functional.normalize(answer_embedding(classifier.image_tower, moved, classifier.config))
+    plain = torch.where(
+        prediction.countered, classifier.logit_scale * (seen @ classifier.class_weights)[:, 0],
+        classifier.undefended(moved)[:, 0],
+    )  # fmt: skip
+    (expected,) = torch.autograd.grad(plain.sum(), moved)
     torch.testing.assert_close(gradient, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
@@ -557,7 +565,7 @@ def resized_clip():
 
 
 @pytest.mark.parametrize("broken", ["nan", "zero"])
-@pytest.mark.parametrize("gate", ["drift", "low_pass"])
+@pytest.mark.parametrize("gate", ["drift", "agreement", "high_noise_drift"])
 def test_a_broken_drift_never_passes_as_an_answer(tiny_clip, tokenizer, x, broken, gate):
     classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(gate=gate))
     with torch.no_grad():

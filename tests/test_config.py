@@ -35,7 +35,7 @@ def test_serving_differs_in_pass_through_only():
         ({"eps": "4/255"}, "eps must be a number"),
         ({"step_size": -1 / 255}, "step_size must be positive"),
         ({"step_size": 1.5}, "at most 1"),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"steps": -1}, "steps must be an integer of at least 0, got -1"),
         ({"steps": 2.0}, "steps must be an integer"),
         ({"steps": True}, "steps must be an integer"),
         ({"beta": math.inf}, "beta must be finite"),
@@ -47,10 +47,29 @@ def test_serving_differs_in_pass_through_only():
         ({"momentum": 1}, "momentum must be at least 0 and below 1, got 1.0"),
         ({"momentum": -0.1}, "momentum must be at least 0 and below 1"),
         ({"momentum": math.nan}, "momentum must be finite"),
-        ({"gate": "high_pass"}, "gate must be one of .*'low_pass'.*, got 'high_pass'"),
+        ({"gate": "high_pass"}, "gate must be one of .*'agreement'.*, got 'high_pass'"),
         ({"gate": None}, "gate must be one of"),
-        ({"radius": 0}, "radius must be positive, got 0.0"),
-        ({"radius": "40"}, "radius must be a number"),
+        ({"gate_noise": 0}, "gate_noise must be positive, got 0.0"),
+        ({"gate_noise": 16}, "gate_noise is in .* did you mean 16/255"),
+        ({"transform": "low_pass 0"}, "expected low_pass with a positive radius .*, got 'low_pass 0'"),
+        ({"transform": 40}, "expected a transform as a string, got 40"),
+        (
+            {"gate": "agreement", "transform": "identity"},
+            "a transform that changes the picture with gate 'agr",
+        ),
+        (
+            {"objective": "towards", "transform": "identity"},
+            "changes the picture with .* objective 'towards'",
+        ),
+        ({"objective": "up"}, "objective must be one of .*'away', 'towards'.*, got 'up'"),
+        ({"objective": "towards", "steps": 0}, "expected objective 'away' with steps=0, got 'towards'"),
+        ({"views": "mirror"}, "views must be a sequence of transforms, got 'mirror'"),
+        ({"views": ["mirror", "turn"]}, "expected a transform of identity, .*, got 'turn'"),
+        ({"view_weights": "best"}, "view_weights must be one of"),
+        (
+            {"view_weights": "agreement", "views": ["identity", "mirror"]},
+            "expected at least 3 views .*, got 2",
+        ),
     ],
 )
 def test_impossible_settings_are_named(values, named):
@@ -74,13 +93,42 @@ def test_json_round_trip_is_exact():
         eps=3 / 255, steps=7, norm="l2", pass_through="clean", tau_threshold=0.1, calibrated_for="ab"
     )
     assert CounterattackConfig.from_json(config.to_json()) == config
-    config = CounterattackConfig(momentum=0.9, gate="low_pass", radius=12, tau_threshold=0.85)
+    config = CounterattackConfig(momentum=0.9, gate="agreement", transform="low_pass 12", tau_threshold=0.85)
     assert CounterattackConfig.from_json(config.to_json()) == config
+
+
+def test_a_sequence_of_views_is_kept_as_it_is_read_again():
+    config = CounterattackConfig(steps=0, views=["identity", "crop .9 centre"], transform="gaussian 1")
+    assert config.views == ("identity", "crop 0.9 centre")
+    assert CounterattackConfig.from_json(config.to_json()) == config
+    assert hash(CounterattackConfig.from_json(config.to_json())) == hash(config)
+
+
+def test_the_transforms_of_a_config_are_those_that_it_makes():
+    assert CounterattackConfig().transforms() == ()
+    config = CounterattackConfig(gate="agreement", views=["blur", "identity", "mirror"])
+    assert config.transforms() == ("blur", "identity", "mirror")
+    assert CounterattackConfig(objective="towards", transform="mirror").transforms() == ("mirror",)
+
+
+def test_csr_s_gate_is_read_as_older_versions_wrote_it():
+    values = json.loads(CounterattackConfig(gate="agreement", transform="low_pass 12").to_json())
+    for name in ("gate_noise", "transform", "objective", "views", "view_weights"):
+        del values[name]
+    older = {**values, "gate": "low_pass", "radius": 12.0}
+    mark = "a2257e3836da77bd14784e48dc975303c71ae789a497c835604487f8b29b065c"
+    assert CounterattackConfig.from_json(json.dumps(older)) == CounterattackConfig(
+        gate="agreement", transform="low_pass 12"
+    )
+    assert CounterattackConfig.from_json(json.dumps({**older, "gate": "drift"})) == CounterattackConfig()
+    assert CounterattackConfig.from_settings(older).calibrated("weights").calibrated_for == mark
 
 
 def test_settings_that_a_file_lacks_are_defaults():
     values = json.loads(CounterattackConfig(tau_threshold=0.1).calibrated("weights").to_json())
-    older = json.dumps({name: values[name] for name in values.keys() - {"momentum", "gate", "radius"}})
+    older = json.dumps(
+        {name: values[name] for name in values.keys() - {"momentum", "gate", "transform", "views"}}
+    )
     config = CounterattackConfig.from_json(older)
     assert config == CounterattackConfig(tau_threshold=0.1).calibrated("weights")
     assert config.is_calibrated("weights")
@@ -117,13 +165,19 @@ def test_the_mark_of_the_drift_gate_is_that_of_older_files():
 
 def test_calibration_belongs_to_the_gate():
     drift = CounterattackConfig(tau_threshold=0.5).calibrated("weights")
-    low_pass = CounterattackConfig(tau_threshold=0.5, gate="low_pass").calibrated("weights")
-    assert low_pass.is_calibrated("weights")
-    assert not low_pass.is_calibrated("other weights")
-    assert not dataclasses.replace(drift, gate="low_pass").is_calibrated("weights")
-    assert not dataclasses.replace(low_pass, gate="drift").is_calibrated("weights")
-    for change in ({"tau_threshold": 0.51}, {"radius": 39}):
-        assert not dataclasses.replace(low_pass, **change).is_calibrated("weights")
-    for change in ({"eps": 8 / 255}, {"norm": "l2"}, {"momentum": 0.9}):  # it draws no noise
-        assert dataclasses.replace(low_pass, **change).is_calibrated("weights")
-    assert dataclasses.replace(drift, momentum=0.9, radius=39).is_calibrated("weights")
+    agreement = CounterattackConfig(tau_threshold=0.5, gate="agreement").calibrated("weights")
+    assert agreement.is_calibrated("weights")
+    assert not agreement.is_calibrated("other weights")
+    assert not dataclasses.replace(drift, gate="agreement").is_calibrated("weights")
+    assert not dataclasses.replace(drift, gate="high_noise_drift", gate_noise=drift.eps).is_calibrated(
+        "weights"
+    )
+    assert not dataclasses.replace(agreement, gate="drift").is_calibrated("weights")
+    for change in ({"tau_threshold": 0.51}, {"transform": "mirror"}):
+        assert not dataclasses.replace(agreement, **change).is_calibrated("weights")
+    for change in ({"eps": 8 / 255}, {"norm": "l2"}, {"momentum": 0.9}, {"views": ["mirror"]}):
+        assert dataclasses.replace(agreement, **change).is_calibrated("weights")  # it draws no noise
+    assert dataclasses.replace(drift, momentum=0.9, transform="mirror").is_calibrated("weights")
+    high = CounterattackConfig(tau_threshold=0.5, gate="high_noise_drift").calibrated("weights")
+    assert dataclasses.replace(high, eps=8 / 255).is_calibrated("weights")
+    assert not dataclasses.replace(high, gate_noise=8 / 255).is_calibrated("weights")

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from clipfast import CounterattackConfig
-from clipfast.reference import counterattack, counterattack_early_return, gate_measure
+from clipfast.reference import counterattack, counterattack_early_return
+from clipfast.reference_stages import gate_measure
 
 N, SHAPE, D = 6, (3, 4, 4), 5
 SCHEDULES = [counterattack, counterattack_early_return]
-MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "agreement", "transform": "low_pass 1.5"}
 
 
 class TinyTower:
@@ -77,8 +78,8 @@ def second_derivation(tower, x, noise, config, drift_tower=None):
         d0 = into_bounds(start)
         measured = drift_tower or tower
         base = measured.numpy(image)
-        if config.gate == "low_pass":
-            low = measured.numpy(smoothed(image, config.radius))
+        if config.gate == "agreement":
+            low = measured.numpy(smoothed(image, float(config.transform.removeprefix("low_pass "))))
             drifts.append(low @ base / np.sqrt((low @ low) * (base @ base)))
         else:
             moved = measured.numpy(image + d0) - base

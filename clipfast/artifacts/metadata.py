@@ -27,11 +27,13 @@ Precision = Literal["fp32", "fp16"]
 # The name under which a file keeps the text; TorchScript's extra file has .json behind it.
 KEY = "clipfast"
 
-SCHEMA = 2
-_READABLE = (1, 2)  # this schema and the one before it
+SCHEMA = 3
 
+_SINCE_3 = {"gate_noise", "transform", "objective", "views", "view_weights"}
 _CONFIG = {field.name for field in dataclasses.fields(CounterattackConfig)}
-_CONFIG_SINCE_2 = {"momentum", "gate", "radius"}
+_OLDER = _CONFIG - _SINCE_3
+# The fields of `config` in each schema that is read.
+_CONFIGS = {1: _OLDER - {"momentum", "gate"}, 2: _OLDER | {"radius"}, SCHEMA: _CONFIG}
 
 LIMITS = (
     "A randomised defence that optimises at inference is not a certified one: adaptive attackers who know "
@@ -96,7 +98,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> Metadata:
-        """Reads what `to_json` wrote, in this version or the one before: settings that it lacks are defaults.
+        """Reads what `to_json` wrote, in this version or an older one: settings that it lacks are defaults.
 
         Raises ArtifactError for anything else: no JSON, a newer schema, and fields that are missing, unknown,
         of another type or value, or that contradict each other; the message names the field.
@@ -111,8 +113,8 @@ class Metadata:
         _check_schema(schema)
         _check_fields(values, _FIELDS)
         _check_fields(values["preprocess"], _PREPROCESS, "preprocess.")
-        _check_keys(values["config"], _CONFIG if schema > 1 else _CONFIG - _CONFIG_SINCE_2, "config.")
-        config = _made(CounterattackConfig, "config", values["config"])
+        _check_keys(values["config"], _CONFIGS[schema], "config.")
+        config = _made(CounterattackConfig.from_settings, "config", {"settings": values["config"]})
         settings = {name: value for name, value in values["preprocess"].items() if name not in _PIXELS}
         settings["size"] = tuple(settings["size"])
         preprocess = _made(Preprocess, "preprocess", settings)
@@ -196,8 +198,10 @@ def _check_schema(schema: Any) -> None:
             f"its metadata has schema {schema}, clipfast {__version__} reads up to {SCHEMA}: "
             "a newer clipfast is needed"
         )
-    if schema not in _READABLE:
-        raise ArtifactError(f"its metadata has schema {schema}, clipfast {__version__} reads {_READABLE}")
+    if schema not in _CONFIGS:
+        raise ArtifactError(
+            f"its metadata has schema {schema}, clipfast {__version__} reads {tuple(_CONFIGS)}"
+        )
 
 
 def _check_keys(values: dict[str, Any], known: Set[str], prefix: str = "") -> None:

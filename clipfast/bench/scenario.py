@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import CounterattackConfig
 from ..models.tower import ImageTower
-from ..reference import drift_of, into_bounds
+from ..reference_stages import drift_of, into_bounds
 
 __all__ = ["GatedImages", "Scenario", "make_images", "make_tower", "published_noise"]
 

@@ -296,7 +296,7 @@ def figures_beside(path: Path) -> dict[str, float] | None:
         return None
     try:
         values = json.loads(report.read_text(encoding="utf-8"))
-        reported = CounterattackConfig(**values["config"])
+        reported = CounterattackConfig.from_settings(values["config"])
         figures = {name: float(value) for name, value in values["figures"].items()}
         config = CounterattackConfig.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -16,7 +16,8 @@ from ..inputs.draws import draw_noise, seeded, torch_seed
 from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit, check_noise, check_pixels
 from ..models.tower import ImageTower
-from ..reference import Counterattacked, counterattack, gate_measure, into_bounds
+from ..reference import Counterattacked, counterattack
+from ..reference_stages import answer_embedding, gate_measure, into_bounds
 from .reference_engine import DefenceEngine
 
 __all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
@@ -27,13 +28,13 @@ Mode = Literal["bpda", "unrolled", "undefended"]
 class DifferentiableDefence(nn.Module):
     """Defended logits as a differentiable function of the pixels.
 
-    mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): the counterattack is
-    computed and then held constant, so the gradient is that of f at x + delta. "unrolled": the gradient runs
-    through the steps too, each sign smoothed to tanh(g / (smoothing * mean |g|)); needs double backward.
-    "undefended": f alone, no noise and no defence. All but "unrolled" run on the engine, and give a gradient
-    once; it is in float32, on the model's own tower where the engine is of lower precision.
-    Each call draws noise from torch's generator unless given some: average calls for EOT. Made by
-    `DefendedClassifier.differentiable`. Raises InputError for another mode.
+    mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): gate and
+    counterattack are computed and then held constant, so the gradient is that of f at x + delta, or of f at
+    all views of it. "unrolled": the gradient runs through the steps too, each sign smoothed to tanh(g /
+    (smoothing * mean |g|)); needs double backward. "undefended": f alone, no noise and no defence. All but
+    "unrolled" run on the engine, and give a gradient once; it is in float32, on the model's own tower where
+    the engine is of lower precision. Each call draws noise from torch's generator unless given some: average
+    calls for EOT. Made by `DefendedClassifier.differentiable`. Raises InputError for another mode.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class DifferentiableDefence(nn.Module):
         x, start = self._inputs(pixels, noise)
         if self.mode == "unrolled":
             return self._head(self._unrolled(x, start).embedding)
-        return self._head(self._embed(x + self._counter(x.detach(), start)))
+        return self._head(self._answered(x, self._counter(x.detach(), start)))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Drift tau [N], or the low-pass gate's cosine, with its gradient: to push an image over the gate."""
+        """What the gate measures [N], with its gradient: to push an image over the gate."""
         x, start = self._inputs(pixels, noise)
         tower = self._embed if self.drift_tower is None else self.drift_tower
         return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
@@ -80,10 +81,23 @@ class DifferentiableDefence(nn.Module):
             return engine.embed(x)
         return engine.embed_with_gradient(x) if engine.has_exact_gradient else self.image_tower(x)
 
-    def _counter(self, x: Tensor, start: Tensor) -> Tensor:
-        """What the defence adds to x, constant."""
+    def _counter(self, x: Tensor, start: Tensor) -> Counterattacked:
+        """What the defence adds to x, and to which images it does so, constant."""
         with torch.autocast(x.device.type, enabled=False):
-            return self._engine().run(x.contiguous(), Noise(start.contiguous())).delta
+            return self._engine().run(x.contiguous(), Noise(start.contiguous()))
+
+    def _answered(self, x: Tensor, found: Counterattacked) -> Tensor:
+        """What images are answered from [N, D]: countered ones by their views."""
+        moved = x + found.delta
+        if not self.config.views:
+            return self._embed(moved)
+        rows, others = (chosen.nonzero().flatten() for chosen in (found.countered, ~found.countered))
+        parts = []
+        if len(rows):
+            parts.append(answer_embedding(self._embed, moved[rows], self.config))
+        if len(others):
+            parts.append(self._embed(moved[others]))
+        return torch.cat(parts)[torch.cat([rows, others]).argsort()]
 
     def _draw_noise(self, x: Tensor) -> Tensor:
         return draw_noise(seeded(torch_seed(), 0, len(x), x.device), x.shape, self.config)

@@ -23,6 +23,7 @@ from .batch import Batch
 from .cuda_graphs import Graphs
 from .rows import leaves, mapped, selected
 from .schedule import Schedule, probe, start
+from .transforming import transforms_of
 
 __all__ = ["Engine"]
 
@@ -69,6 +70,7 @@ class Engine:
             drift_encoder=drift_encoder,
             implementation=implementation,
             run=self._at_bucket,
+            transforms=transforms_of(config, image_size, device),
         )
         if memory is None:
             memory = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_MEMORY

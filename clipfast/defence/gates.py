@@ -1,6 +1,7 @@
 """What each gate measures of an image: how f(x) compares with the embedding of a picture beside it.
 
-What else is to be known of a gate stands in `clipfast.config.GATES`; `clipfast.reference` is the plain form.
+What else is to be known of a gate stands in `clipfast.config.GATES`; `clipfast.reference_stages` is the plain
+form.
 """
 
 from __future__ import annotations
@@ -13,36 +14,40 @@ from torch import Tensor
 
 from .. import ops
 from ..config import CounterattackConfig, Gate
-from ..inputs.noise import Noise
-from ..inputs.tensors import as_unit
 from ..ops import Implementation
-from .low_pass import low_pass
+from ..ops.arithmetic import into_bounds
+from .transforming import Pictures
 
-__all__ = ["MEASURES", "Gated", "Measure"]
+__all__ = ["MEASURES", "Compared", "Gated", "Measure"]
+
+
+class Compared(NamedTuple):
+    """What a gate may compare x with, in layout."""
+
+    x: Tensor
+    d: Tensor  # d0
+    transformed: Pictures  # x -> t(x), both in layout
 
 
 class Gated(NamedTuple):
     """What a gate says of N images."""
 
-    drift: Tensor  # [N] tau, or the low-pass gate's cosine
-    countered: Tensor  # [N] bool: drift < threshold
+    drift: Tensor  # [N] what it measured
+    countered: Tensor  # [N] bool
     clean: Tensor  # [N, D] f(x) of the tower that measured
+    beside: Tensor  # [N, D] f of the picture that x was compared with
 
 
 class Measure(NamedTuple):
     """A gate in two functions.
 
-    beside: pixels [N, 3, H, W], the defence's noise and its settings -> what is added to the pixels.
+    beside: the perturbation of x, in layout, that leads to the picture it is compared with.
     compare: f(x) and f(x + that), [N, D], the threshold, and the operators' implementation -> drift [N], and
     which images are countered, bool [N].
     """
 
-    beside: Callable[[Tensor, Noise[Tensor], CounterattackConfig], Noise[Tensor]]
+    beside: Callable[[Compared, CounterattackConfig], Tensor]
     compare: Callable[[Tensor, Tensor, Tensor, Implementation], tuple[Tensor, Tensor]]
-
-
-def _the_noise(_: Tensor, noise: Noise[Tensor], __: CounterattackConfig) -> Noise[Tensor]:
-    return noise
 
 
 def _drift(
@@ -51,18 +56,28 @@ def _drift(
     return ops.drift_gate(clean.contiguous(), noisy.contiguous(), threshold, implementation=implementation)
 
 
-def _what_low_pass_takes(pixels: Tensor, _: Noise[Tensor], config: CounterattackConfig) -> Noise[Tensor]:
-    # Seen as a perturbation, the filtered picture is kept in [0, 1] and put into layout as noise is.
-    picture = as_unit(pixels)
-    return Noise(low_pass(picture, config.radius) - picture)
+def _steadiness(
+    clean: Tensor, noisy: Tensor, threshold: Tensor, implementation: Implementation
+) -> tuple[Tensor, Tensor]:
+    steadiness = 1 / (1 + _drift(clean, noisy, threshold, implementation)[0])
+    return steadiness, steadiness < threshold
 
 
-def _cosine(clean: Tensor, other: Tensor, threshold: Tensor, _: Implementation) -> tuple[Tensor, Tensor]:
+def _agreement(clean: Tensor, other: Tensor, threshold: Tensor, _: Implementation) -> tuple[Tensor, Tensor]:
     cosine = torch.cosine_similarity(other, clean, dim=1)
     return cosine, cosine < threshold
 
 
+def _larger_noise(compared: Compared, config: CounterattackConfig) -> Tensor:
+    return into_bounds(compared.d * (config.gate_noise / config.eps), compared.x)
+
+
+def _transformed(compared: Compared, _: CounterattackConfig) -> Tensor:
+    return compared.transformed(compared.x) - compared.x
+
+
 MEASURES: dict[Gate, Measure] = {
-    "drift": Measure(_the_noise, _drift),
-    "low_pass": Measure(_what_low_pass_takes, _cosine),
+    "drift": Measure(lambda compared, _: compared.d, _drift),
+    "high_noise_drift": Measure(_larger_noise, _steadiness),
+    "agreement": Measure(_transformed, _agreement),
 }

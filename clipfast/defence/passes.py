@@ -27,17 +27,24 @@ def engine_passes(
 ) -> tuple[int, int]:
     """Forward and backward passes of a batch in which some images were countered.
 
-    A countered image costs as many of both as there are steps, beyond its probe. The probe is 2 forward
-    passes; where the gate reads others first, it is those 2, and then what is not known yet of f(x) and
-    f(x + d0) and is needed: of images that pass, only the one that they are answered from; with_clean: f(x)
-    of those too.
+    A countered image costs, beyond its probe, as many of both as there are steps, but that the probe made the
+    first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view. The
+    probe is 2 forward passes; where the gate reads others first, it is those 2, and then what is not known
+    yet of f(x) and f(x + d0) and is needed: of images that pass, only the one that they are answered from;
+    with_clean: f(x) of those too. An ascent towards f(t(x)) needs that too, where the gate did not make it.
     """
     passed = images - countered
-    forward = 2 * images + config.steps * countered
+    forward = 2 * images
     if drift_encoder:
-        forward += passed + 2 * countered
+        forward += passed + countered
         if with_clean and config.pass_through == "noise":
             forward += passed
     elif not GATES[config.gate].reads_probe:
-        forward += countered + (passed if config.pass_through == "noise" else 0)
+        forward += passed if config.pass_through == "noise" else 0
+    probed = not drift_encoder and GATES[config.gate].reads_probe
+    if config.steps:
+        forward += countered * (config.steps - 1 if probed else config.steps)
+    if config.objective == "towards" and (drift_encoder or config.gate != "agreement"):
+        forward += countered
+    forward += countered * max(1, len(config.views))
     return forward, config.steps * countered

@@ -1,21 +1,23 @@
-"""The counterattack (TTC, arXiv 2503.03613, section 3) as pure functions of tensors, each pass made once.
+"""A defence's three stages (TTC, arXiv 2503.03613, section 3, and others) as pure functions.
 
-`start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them, `counterattack` ascends from the
-activations that the probe saved, for countered rows alone, and `finish` embeds the result. `Schedule` puts
-them in order, for engine and exporters alike. The answers are `clipfast.reference`'s, for 2 forward passes
-where an image passes the gate and 4 forward and 2 backward where it is countered. The gate goes before the
-probe where another tower measures drift, and where it is the low-pass gate. x and perturbations are in the
-encoder's layout. implementation: of the operators between the passes, see `clipfast.ops`.
+Each pass is made once. `start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them,
+`counterattack` ascends from the activations that the probe saved, for countered rows alone, and `finish`
+embeds the result. `Schedule` puts them in order, for engine and exporters alike. The answers are
+`clipfast.reference`'s, for 2 forward passes where an image passes the gate and 4 forward and 2 backward where
+it is countered. The gate goes before the probe where another tower measures it, and where it reads other
+passes. x and perturbations are in the encoder's layout. implementation: of the operators between the passes,
+see `clipfast.ops`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
@@ -24,8 +26,10 @@ from ..encoders.base import Encoder, Saved
 from ..inputs.noise import Noise
 from ..ops import Implementation
 from ..reference import Counterattacked
-from .gates import MEASURES, Gated
+from .gates import MEASURES, Compared, Gated
 from .rows import Rows, selected
+from .transforming import Pictures
+from .views import mean_of_views
 
 __all__ = [
     "Halfway",
@@ -57,6 +61,7 @@ class Probe(NamedTuple):
     clean: Tensor  # [N, D] f(x)
     noisy: Tensor  # [N, D] f(x + d0)
     saved: Saved  # the activations of f(x + d0)
+    goal: Tensor | None = None  # [N, D] f(t(x)), where an ascent goes towards it and the gate measured it
 
 
 class Halfway(NamedTuple):
@@ -120,15 +125,13 @@ def counterattack(
     encoder: Encoder, probed: Probe, config: CounterattackConfig, implementation: Implementation = "auto"
 ) -> Tensor:
     """delta = sum_k w_k d_k in layout, w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
-    x, base, d, clean, embedding, saved = probed
+    x, base, d, clean, embedding, saved, goal = probed
     velocity = None
     exponents = [math.exp(config.beta * (k - config.steps)) for k in range(config.steps + 1)]
     weights = [e / sum(exponents) for e in exponents]
     total = None
     for k in range(1, config.steps + 1):
-        cotangent, scale = ops.cotangent(
-            embedding.contiguous(), clean.contiguous(), implementation=implementation
-        )
+        cotangent, scale = _cotangent(embedding, clean, goal, implementation)
         gradient = encoder.input_gradient(saved, cotangent).contiguous()
         # With momentum, d is the point ahead: a step from there is v_k from d_(k-1).
         d, total = ops.ascend(
@@ -153,6 +156,21 @@ def counterattack(
             embedding, saved = encoder.forward(base, d)
     assert total is not None
     return total
+
+
+def _cotangent(
+    moved: Tensor, clean: Tensor, goal: Tensor | None, implementation: Implementation
+) -> tuple[Tensor, Tensor]:
+    """The gradient of what is ascended to f(x + d) [N, D], each image's at a scale of its own [N]."""
+    if goal is None:
+        return ops.cotangent(moved.contiguous(), clean.contiguous(), implementation=implementation)
+    # Of cos(e, a) - cos(e, b): what of the unit vectors' difference a - b is at a right angle to e.
+    here, a, b = (F.normalize(embedding) for embedding in (moved, goal, clean))
+    apart = a - b
+    return ops.cotangent(
+        apart.contiguous(), ((apart * here).sum(dim=1, keepdim=True) * here).contiguous(),
+        implementation=implementation,
+    )  # fmt: skip
 
 
 def _velocity(
@@ -193,7 +211,8 @@ class Schedule:
 
     Each half is made of stages, functions of tensors whose shapes depend on no value. run: how a stage is
     run, by its name. threshold: float32, a scalar or one an image, [N]. drift_encoder: the tower that
-    measures drift, where it is another one. implementation: of the operators between passes.
+    measures drift, where it is another one. implementation: of the operators between passes. transforms:
+    those that the config names, see `clipfast.defence.transforming.transforms_of`.
     """
 
     encoder: Encoder
@@ -202,6 +221,7 @@ class Schedule:
     drift_encoder: Encoder | None = None
     implementation: Implementation = "auto"
     run: Run = _directly
+    transforms: Mapping[str, Pictures] = field(default_factory=dict)
 
     @property
     def gates_first(self) -> bool:
@@ -236,36 +256,46 @@ class Schedule:
         if not self.gates_first:
             held = self.run("probe", self._probe, x, d)[1]
         else:
-            clean = self._known(self.gate_by(pixels, noise))
-            self.run("pass_on", self._pass_on, x, d, clean)
+            known = self._known(self._gate(pixels, noise, x, d))
+            self.run("pass_on", self._pass_on, x, d, known[0])
             self.embed(x)
-            held = self.run("probe_gated", self._probe_gated, x, d, clean)
+            held = self.run("probe_gated", self._probe_gated, x, d, *known)
         self.second_half(held)
 
-    def gate_by(self, pixels: Tensor, noise: Noise[Tensor]) -> Gated:
-        """The gate by itself, 2 forward passes of the tower that measures it."""
-        beside = MEASURES[self.config.gate].beside(pixels, noise, self.config)
-        x, d = start(self._measuring, pixels, beside, self.config, self.implementation)
-        return self.run("gate_by", self._gate_by, x, d)
+    def _gate(self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor) -> Gated:
+        """The gate by itself, 2 forward passes of the tower that measures it; x, d: as `start` gave them."""
+        encoder = self._measuring
+        if self.drift_encoder is not None:
+            x, d = start(encoder, pixels, noise, self.config, self.implementation)
+        compared = Compared(x, d, lambda x: self._transformed(x, self.config.transform, encoder))
+        beside = MEASURES[self.config.gate].beside(compared, self.config)
+        return self.run("gate_by", self._gate_by, x, beside)
 
     @property
     def _measuring(self) -> Encoder:
         return self.encoder if self.drift_encoder is None else self.drift_encoder
 
-    def _known(self, gated: Gated) -> Tensor | None:
-        """f(x), if the gate's tower is the one that answers."""
-        return gated.clean if self.drift_encoder is None else None
+    def _known(self, gated: Gated) -> tuple[Tensor | None, Tensor | None]:
+        """f(x), and f(t(x)) if an ascent goes towards it, if the gate's tower is the one that answers."""
+        if self.drift_encoder is not None:
+            return None, None
+        is_goal = self.config.objective == "towards" and self.config.gate == "agreement"
+        return gated.clean, gated.beside if is_goal else None
+
+    def _transformed(self, x: Tensor, transform: str, encoder: Encoder) -> Tensor:
+        """t(x) of x, both in an encoder's layout."""
+        return encoder.to_layout(self.transforms[transform](encoder.from_layout(x)))
 
     def _gated_first(
         self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor, *, with_clean: bool
     ) -> Halfway:
         n, clean_passes = pixels.shape[0], self.config.pass_through == "clean"
-        gated = self.gate_by(pixels, noise)
-        known = self._known(gated)
+        gated = self._gate(pixels, noise, x, d)
+        known, goal = self._known(gated)
         rows, others = gated.countered.nonzero().flatten(), (~gated.countered).nonzero().flatten()
         some = _chosen((x, d, known), others, n)
         passing = None if some is None else self.run("pass_on", self._pass_on, *some)
-        some = _chosen((x, d, known), rows, n)
+        some = _chosen((x, d, known, goal), rows, n)
         held = None if some is None else self.run("probe_gated", self._probe_gated, *some)
         like = held.clean if passing is None else passing  # pyright: ignore[reportOptionalMemberAccess]
         unknown = like.new_full((n, like.shape[1]), torch.nan)
@@ -298,7 +328,7 @@ class Schedule:
 
     def _compare(self, clean: Tensor, other: Tensor) -> Gated:
         compare = MEASURES[self.config.gate].compare
-        return Gated(*compare(clean, other, self.threshold, self.implementation), clean)
+        return Gated(*compare(clean, other, self.threshold, self.implementation), clean, other)
 
     def _pass_on(self, x: Tensor, d: Tensor, clean: Tensor | None) -> Tensor:
         """What images are answered from that a gate before the probe let pass."""
@@ -306,12 +336,31 @@ class Schedule:
             return self.encoder.embed(self.encoder.project(x), d)
         return self._embed(x) if clean is None else clean
 
-    def _probe_gated(self, x: Tensor, d: Tensor, clean: Tensor | None) -> Probe:
-        return probe(self.encoder, x, d, double=self._double(x), clean=clean)
+    def _probe_gated(self, x: Tensor, d: Tensor, clean: Tensor | None, goal: Tensor | None) -> Probe:
+        if not self.config.steps:  # nothing ascends from f(x + d0)
+            base = self.encoder.project(x)
+            clean = self.encoder.embed(base) if clean is None else clean
+            return Probe(x, base, d, clean, clean, ())
+        return probe(self.encoder, x, d, double=self._double(x), clean=clean)._replace(goal=goal)
 
     def _counterattack(self, held: Probe) -> tuple[Tensor, Tensor]:
-        delta = counterattack(self.encoder, held, self.config, self.implementation)
-        return finish(self.encoder, held.base, delta), delta
+        config = self.config
+        if not config.steps:
+            delta = passed(held, config)[1]
+        else:
+            if config.objective == "towards" and held.goal is None:
+                goal = self._transformed(held.x, config.transform, self.encoder)
+                held = held._replace(goal=self._embed(goal))
+            delta = counterattack(self.encoder, held, config, self.implementation)
+        return self._answer(held, delta), delta
+
+    def _answer(self, held: Probe, delta: Tensor) -> Tensor:
+        """What countered images are answered from: f(x + delta), or the mean over its views."""
+        if not self.config.views:
+            return finish(self.encoder, held.base, delta)
+        moved = held.x + delta
+        seen = [self._embed(self._transformed(moved, view, self.encoder)) for view in self.config.views]
+        return mean_of_views(seen, self.config.view_weights)
 
     def _double(self, x: Tensor) -> bool:
         return torch.compiler.is_exporting() or self.encoder.prefers_double(len(x))
@@ -358,8 +407,11 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
     encoder, config = schedule.encoder, schedule.config
     x, d = start(encoder, pixels, noise, config, schedule.implementation)
     if schedule.gates_first:
-        gated = schedule.gate_by(pixels, noise)
-        held = schedule._probe_gated(x, d, schedule._known(gated))
+        gated = schedule._gate(pixels, noise, x, d)
+        known = schedule._known(gated)
+        held = schedule._probe_gated(x, d, *known)
+        if not config.steps:  # no f(x + d0) was made for an ascent
+            held = held._replace(noisy=schedule._pass_on(x, d, known[0]))
     else:
         gated, held = schedule._probe(x, d)
     embedding, delta = passed(held, config)

@@ -9,6 +9,7 @@ from .. import ops
 from ..artifacts.ports import Profile
 from ..config import CounterattackConfig
 from ..defence.schedule import Schedule, defend
+from ..defence.transforming import transforms_of
 from ..encoders import Encoder
 from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit
@@ -22,7 +23,8 @@ class DefenceGraph(nn.Module):
     """The inputs of `clipfast.artifacts.ports.ports` -> its outputs, in order.
 
     encoder, drift_encoder: unpacked forms, which can be traced. class_weights: float32 [D, C]. logit_scale:
-    float32, a scalar. static: the masked schedule, whose shapes depend on no value.
+    float32, a scalar. static: the masked schedule, whose shapes depend on no value. image_size:
+    (height, width) of the pixels.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class DefenceGraph(nn.Module):
         drift_encoder: Encoder | None,
         profile: Profile,
         static: bool,
+        image_size: tuple[int, int],
     ) -> None:
         super().__init__()
         self.config, self.profile, self.static = config, profile, static
         self.encoder, self.drift_encoder = encoder, drift_encoder
         self.class_weights, self.logit_scale = class_weights, logit_scale
         self.threshold = torch.tensor(config.tau_threshold, device=class_weights.device)
+        self.transforms = transforms_of(config, image_size, class_weights.device)
 
     def forward(
         self, pixels: Tensor, noise: Tensor | None = None, tau_threshold: Tensor | None = None
@@ -52,6 +56,7 @@ class DefenceGraph(nn.Module):
             self.threshold if tau_threshold is None else tau_threshold,
             drift_encoder=self.drift_encoder,
             implementation="naive",
+            transforms=self.transforms,
         )
         start = _drawn(pixels, self.config) if noise is None else noise
         result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=True)

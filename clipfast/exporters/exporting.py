@@ -19,7 +19,6 @@ from ..artifacts.formats import Format, FormatName, named_format
 from ..artifacts.metadata import Metadata, Precision
 from ..artifacts.ports import PixelType, Port, Profile
 from ..classifier import DefendedClassifier
-from ..config import GATES, CounterattackConfig
 from ..encoders import Encoder, make_encoder
 from ..errors import InputError, VerificationError
 from ..files import move_into_place
@@ -107,7 +106,7 @@ def export(
     """
     path = Path(path)
     target = named_format(format)
-    _check(path, target, precision, opset, classifier.config)
+    _check(path, target, precision, opset)
     described = _describe(
         classifier, profile, precision, pixels, 1 if static else batch, static, license, calibration
     )
@@ -120,6 +119,7 @@ def export(
         drift_encoder=None if classifier.drift_tower is None else _encoder(classifier.drift_tower, precision),
         profile=profile,
         static=static,
+        image_size=classifier.image_size,
     ).eval()
     examples = _examples(inputs, classifier)
     write: Writer = target.writes()
@@ -152,13 +152,7 @@ def _verified(
     return verification
 
 
-def _check(path: Path, format: Format, precision: str, opset: int, config: CounterattackConfig) -> None:
-    if reason := GATES[config.gate].not_exported:
-        known = [name for name, gate in GATES.items() if gate.not_exported is None]
-        raise InputError(
-            f"gate {config.gate!r} is refused, as {reason}: expected a config with gate "
-            f"{' or '.join(map(repr, known))}"
-        )
+def _check(path: Path, format: Format, precision: str, opset: int) -> None:
     if precision == "int8":
         raise InputError(
             "precision 'int8' is refused, as it has not been shown to keep the defence: "

@@ -84,7 +84,7 @@ def paired_rows(
     yield from _rows(all_errors, limits)
     if delta_errors:
         deltas = DeltaErrors(*map(torch.cat, zip(*delta_errors, strict=True)))
-        yield from _delta_rows(deltas, all_errors, limits)
+        yield from _delta_rows(deltas, all_errors, limits, ascends=reference.config.steps > 0)
 
 
 def _between(drift: Tensor) -> float:
@@ -124,19 +124,19 @@ def _delta_compared(
     answer: FileAnswer,
     delta: Tensor,
 ) -> DeltaErrors:
-    config, countered = reference.config, pixels + delta
-    embedding = reference.embed(countered)
+    config, moved = reference.config, pixels + delta
+    embedding, wanted = reference.embed(moved), reference.embed(pixels + expected.delta)
     difference, entries = (delta - expected.delta).flatten(1), delta.flatten(1)
     if config.norm == "l2":
         size, strayed = entries.norm(dim=1), difference.norm(dim=1) / config.eps
     else:
         size, strayed = _largest(entries), (difference.abs() > 1e-5).double().mean(dim=1)
-    over, under = countered.flatten(1).amax(dim=1) - 1, -countered.flatten(1).amin(dim=1)
+    over, under = moved.flatten(1).amax(dim=1) - 1, -moved.flatten(1).amin(dim=1)
     return DeltaErrors(
-        logits=_largest(answer.logits - reference.logits(embedding)),
+        logits=_largest(answer.logits - reference.logits(reference.answer(moved, answer.countered))),
         largest=_largest(difference),
         strayed=strayed,
-        displaced=(embedding - clean).norm(dim=1) / (expected.embedding - clean).norm(dim=1),
+        displaced=(embedding - clean).norm(dim=1) / (wanted - clean).norm(dim=1),
         beyond_eps=size - config.eps,
         beyond_range=over.maximum(under),
     )
@@ -159,16 +159,19 @@ def _rows(errors: AnswerErrors, limits: Limits) -> list[CheckRow]:
     ]
 
 
-def _delta_rows(deltas: DeltaErrors, errors: AnswerErrors, limits: Limits) -> list[CheckRow]:
+def _delta_rows(
+    deltas: DeltaErrors, errors: AnswerErrors, limits: Limits, *, ascends: bool
+) -> list[CheckRow]:
     passed, countered = _by_gate(errors)
     rows = [
         *at_most("logits of x + delta", deltas.logits, limits.logits),
         *at_most("delta, passed", deltas.largest[passed], 1e-6),
         *at_most("delta beyond eps", deltas.beyond_eps, 1e-6),
         *at_most("x + delta beyond [0, 1]", deltas.beyond_range, 1e-6),
-        *at_least("displacement", deltas.displaced[countered], limits.displaced[1]),
-        *at_least("displacement, mean", _mean(deltas.displaced[countered]), limits.displaced[0]),
     ]
+    if ascends:
+        rows += at_least("displacement", deltas.displaced[countered], limits.displaced[1])
+        rows += at_least("displacement, mean", _mean(deltas.displaced[countered]), limits.displaced[0])
     if limits.strayed is not None:
         strayed = deltas.strayed[countered]
         rows += at_most("delta, countered", strayed, limits.strayed[1])

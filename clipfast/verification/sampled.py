@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts.base import ArtifactClassifier
+from ..config import GATES
 from ..inputs.tensors import as_unit
 from .limits import Limits
 from .outcome import CheckRow, at_least, at_most, share_at_most
@@ -56,8 +57,9 @@ def sampled_rows(
     of_copies = clean[:_PICTURES].repeat_interleave(_DRAWS, dim=0)
     undefended = torch.cat([clean.repeat(len(once), 1), of_copies])
     yield from _exact_rows([*once, *ours], undefended, reference, limits)
-    distinct = torch.tensor([len(answer.drift.unique()) for answer in ours])
-    yield from at_least(f"different drifts of {_DRAWS} draws", distinct, _DRAWS - 1)
+    if GATES[reference.config.gate].draws:
+        distinct = torch.tensor([len(answer.drift.unique()) for answer in ours])
+        yield from at_least(f"different drifts of {_DRAWS} draws", distinct, _DRAWS - 1)
     found = Samples(*(torch.stack([getattr(answer, name) for answer in ours]) for name in Samples._fields))
     expected = Samples(*(torch.stack(tensors) for tensors in zip(*theirs, strict=True)))
     yield from _apart_rows("drift", found.drift, expected.drift, limits.drift)

@@ -14,6 +14,7 @@ from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..inputs.draws import draw_noise, seeded
 from ..reference import Counterattacked, counterattack_early_return
+from ..reference_stages import answer_embedding
 
 __all__ = ["MOST", "FileAnswer", "Reference", "answers_of", "batch_sizes", "takes"]
 
@@ -94,6 +95,15 @@ class Reference:
     def embed(self, pixels: Tensor) -> Tensor:
         """f(x): [N, D]."""
         return self._classifier.image_tower(pixels)
+
+    @torch.no_grad()
+    def answer(self, moved: Tensor, countered: Tensor) -> Tensor:
+        """What x + delta is answered from [N, D]: of countered images, bool [N], by their views."""
+        embedding = self.embed(moved)
+        if self.config.views and countered.any():
+            seen = answer_embedding(self._classifier.image_tower, moved[countered], self.config)
+            embedding = embedding.index_put((countered,), seen)
+        return embedding
 
     @torch.no_grad()
     def logits(self, embedding: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipfast.artifacts.metadata import Metadata
+from clipfast.defence.passes import engine_passes
 from clipfast.errors import InputError
 
 __all__ = ["Admission", "Cost", "cost"]
@@ -24,15 +25,20 @@ class Cost:
 
 
 def cost(metadata: Metadata) -> Cost:
-    """The passes of an exported classifier: 2 and 6 with the published settings.
-
-    f(x) and f(x + d0) for every image; for a countered one a backward pass for each step, the forward passes
-    between them and the one of the result. A gate that reads other passes (another tower's, or the low-pass
-    gate's) goes before.
-    """
-    first = metadata.drift_weights_sha256 is not None or metadata.config.gate == "low_pass"
-    probe = 4 if first else 2
-    return Cost(passed=probe, countered=probe + 2 * metadata.config.steps)
+    """The passes of an exported classifier: 2 and 6 with the published settings."""
+    passed, countered = (
+        sum(
+            engine_passes(
+                metadata.config,
+                images=1,
+                countered=n,
+                drift_encoder=metadata.drift_weights_sha256 is not None,
+                with_clean=True,
+            )
+        )
+        for n in (0, 1)
+    )
+    return Cost(passed=passed, countered=countered)
 
 
 class Admission:

@@ -31,7 +31,10 @@ def altered(path: str, value):
         {"profile": "serving", "static": True, "batch": 1, "precision": "fp16"},
         {"model_name": None, "pretrained": "openai", "calibrated": False, "calibration": None},
         {"drift_weights_sha256": "f" * 64, "config": CounterattackConfig(norm="l2", eps=3)},
-        {"calibrated": False, "config": CounterattackConfig(momentum=0.9, gate="low_pass", radius=30)},
+        {
+            "calibrated": False,
+            "config": CounterattackConfig(momentum=0.9, gate="agreement", transform="low_pass 30"),
+        },
         {"preprocess": Preprocess(size=(30, 40), resize_mode="longest", fill_color=127)},
         {"classnames": ("café", 'a "quoted" one')},
     ],
@@ -43,7 +46,7 @@ def test_json_gives_equal_metadata_back(changes):
 
 def test_json_reads_as_documented():
     values = json.loads(make_metadata().to_json())
-    assert values["schema"] == SCHEMA == 2
+    assert values["schema"] == SCHEMA == 3
     assert values["preprocess"] == {
         "size": [32, 32],
         "interpolation": "bicubic",
@@ -58,11 +61,15 @@ def test_json_reads_as_documented():
 
 
 @pytest.mark.parametrize("without", [None, "steps"])
-def test_the_schema_before_this_one_is_read(without):
+@pytest.mark.parametrize("schema", [1, 2])
+def test_the_schemas_before_this_one_are_read(schema, without):
     values = json.loads(make_metadata().to_json())
-    for name in ("momentum", "gate", "radius", *([without] if without else [])):
+    since = ["gate_noise", "transform", "objective", "views", "view_weights"]
+    for name in (*since, *(["momentum", "gate"] if schema == 1 else []), *([without] if without else [])):
         del values["config"][name]
-    older = json.dumps(values | {"schema": 1})
+    if schema == 2:
+        values["config"]["radius"] = 40.0
+    older = json.dumps(values | {"schema": schema})
     if without:
         with pytest.raises(ArtifactError, match=r"metadata field 'config\.steps' is missing"):
             Metadata.from_json(older)
@@ -82,8 +89,8 @@ def test_ports_are_those_of_the_interface():
     [
         ("schema", ..., "expected an integer as metadata field 'schema', got None"),
         ("schema", "1", "expected an integer as metadata field 'schema', got '1'"),
-        ("schema", 3, "schema 3, .* reads up to 2: a newer clipfast is needed"),
-        ("schema", 0, r"schema 0, .* reads \(1, 2\)"),
+        ("schema", 4, "schema 4, .* reads up to 3: a newer clipfast is needed"),
+        ("schema", 0, r"schema 0, .* reads \(1, 2, 3\)"),
         ("schema", 1, "unknown metadata field 'config.gate'"),
         (
             "profile",
@@ -115,10 +122,11 @@ def test_ports_are_those_of_the_interface():
         ("config", None, "expected an object as metadata field 'config', got None"),
         ("config.steps", ..., "metadata field 'config.steps' is missing"),
         ("config.momentum", ..., "metadata field 'config.momentum' is missing"),
-        ("config.gate", "low_pass", "'calibrated' is true, but 'config' is marked .* for other .*gate"),
-        ("config.radius", -1, "metadata field 'config': radius must be positive"),
+        ("config.gate", "agreement", "'calibrated' is true, but 'config' is marked .* for other .*gate"),
+        ("config.transform", "turn", "metadata field 'config': expected a transform of"),
+        ("config.views", 3, "metadata field 'config': views must be a sequence"),
         ("config.step", 1, "unknown metadata field 'config.step'"),
-        ("config.steps", 0, "metadata field 'config': steps must be an integer of at least 1"),
+        ("config.steps", -1, "metadata field 'config': steps must be an integer of at least 0"),
         ("config.beta", 10**400, "metadata field 'config'"),
         ("config.tau_threshold", 0.4, "'calibrated' is true, but 'config' is marked .* for other weights"),
         ("drift_weights_sha256", "f" * 64, "'calibrated' is true, but 'config' is marked"),

@@ -25,6 +25,7 @@ from hand_made import (
 )
 
 from clipfast import ArtifactError, CounterattackConfig, InputError, UncalibratedWarning
+from clipfast.artifacts.metadata import SCHEMA
 from clipfast.inputs.philox import linf_noise
 from clipfast.runtime import OnnxClassifier, load_artifact
 
@@ -461,7 +462,7 @@ def test_the_order_of_a_graphs_ports_does_not_matter(tmp_path, x):
 
 
 def test_metadata_that_cannot_be_read_name_the_file(tmp_path):
-    newer = make_metadata().to_json().replace('"schema": 2', '"schema": 3')
+    newer = make_metadata().to_json().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}')
     for said, named in ((newer, "a newer clipfast is needed"), ("{", "its metadata is no JSON")):
         path = write_onnx(tmp_path / "a.onnx", make_metadata(), said=said)
         with pytest.raises(ArtifactError, match=f"a\\.onnx: .*{named}") as caught:

@@ -37,14 +37,14 @@ def backward(logits, x):
 @pytest.mark.parametrize(("threshold", "expected"), [(0.0, (2 * N, 0)), (1e9, (4 * N, 2 * N))])
 @pytest.mark.parametrize("drift_model", [False, True])
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
-@pytest.mark.parametrize("gate", ["drift", "low_pass"])
+@pytest.mark.parametrize("gate", ["drift", "agreement"])
 def test_an_answer_costs_what_its_gate_says(
     tiny_clip, tokenizer, x, implementation, threshold, expected, drift_model, pass_through, gate
 ):
     """Of the engine by its rule, of the reference by what the towers are seen to do."""
     config = CounterattackConfig(tau_threshold=threshold, pass_through=pass_through, gate=gate)
-    if gate == "low_pass" and threshold == 0:
-        config = dataclasses.replace(config, radius=100)  # the cosine is 1
+    if gate == "agreement" and threshold == 0:
+        config = dataclasses.replace(config, transform="low_pass 100")  # the cosine is 1
     other = make_tiny_clip(seed=5) if drift_model else None
     classifier = make_classifier(
         tiny_clip, tokenizer, config=config, implementation=implementation, drift_model=other
@@ -57,7 +57,7 @@ def test_an_answer_costs_what_its_gate_says(
     extra = 0
     if drift_model:
         extra = 2 * N if threshold else N
-    elif gate == "low_pass":
+    elif gate == "agreement":
         extra = N if threshold or pass_through == "noise" else 0
     assert (forward, backwards) == (expected[0] + extra, expected[1])
 

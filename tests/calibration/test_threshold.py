@@ -214,8 +214,12 @@ def test_figures_and_curve_are_what_a_classifier_would_do():
         ({}, False, (2, 0), (4, 2)),
         ({"steps": 3}, False, (2, 0), (5, 3)),
         ({}, True, (3, 0), (6, 2)),
-        ({"gate": "low_pass"}, False, (3, 0), (5, 2)),
-        ({"gate": "low_pass", "pass_through": "clean"}, False, (2, 0), (5, 2)),
+        ({"gate": "agreement"}, False, (3, 0), (5, 2)),
+        ({"gate": "agreement", "pass_through": "clean"}, False, (2, 0), (5, 2)),
+        ({"steps": 0, "gate": "agreement", "pass_through": "clean"}, False, (2, 0), (3, 0)),
+        ({"gate": "high_noise_drift", "views": ["mirror", "identity", "blur"]}, False, (3, 0), (7, 2)),
+        ({"objective": "towards"}, False, (2, 0), (5, 2)),
+        ({"gate": "agreement", "objective": "towards"}, False, (3, 0), (5, 2)),
     ],
 )
 def test_passes_are_those_of_the_schedule(config, drift_encoder, passed, countered):

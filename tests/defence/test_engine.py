@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import split_threshold
-from lab import restless
+from lab import STAGES, restless
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from towers import TRACED, make_tower, smooth
@@ -19,6 +19,7 @@ import clipfast
 from clipfast import CounterattackConfig
 from clipfast.defence.cuda_graphs import Graphs
 from clipfast.defence.engine import Engine
+from clipfast.defence.passes import engine_passes
 from clipfast.defence.precision import available, dtype_of
 from clipfast.defence.rows import leaves
 from clipfast.defence.schedule import probe
@@ -29,10 +30,11 @@ from clipfast.errors import OutOfMemoryError
 from clipfast.inputs import draws
 from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
-from clipfast.reference import Counterattacked, counterattack, gate_measure, into_bounds
+from clipfast.reference import Counterattacked, counterattack
+from clipfast.reference_stages import gate_measure, into_bounds
 
 CPU = torch.device("cpu")
-MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "agreement", "transform": "low_pass 1.5"}
 LOW = [name for name in ("bf16", "fp16") if name in available(CPU)]
 
 
@@ -167,6 +169,24 @@ def test_options_are_the_reference(options, pass_through, separate, mix):
     if separate and pass_through == "noise":
         expected.clean_embedding[~expected.countered] = torch.nan
     assert_tiers(result, expected, config)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("kind", STAGES)
+def test_other_stages_are_the_reference_for_the_passes_that_they_are_said_to_cost(kind, mix):
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, **STAGES[kind])
+    config = gated(config, tau, mix)
+    encoder = Counting(tower.model.visual)
+    engine = make_engine(tower, config, encoder=encoder)
+    encoder.forwards = encoder.backwards = 0  # the engine measures what an image holds
+    engine.chunk = 4
+    result = engine.run(x, Noise(noise))
+    expected = counterattack(tower, x, noise, config)
+    assert_tiers(result, expected, config)
+    countered = int(expected.countered.sum())
+    assert countered == {"none": 0, "some": 3, "all": 6}[mix]
+    assert (encoder.forwards, encoder.backwards) == engine_passes(config, images=6, countered=countered)
 
 
 def test_the_low_pass_gate_may_have_its_noise_drawn():

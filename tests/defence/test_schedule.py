@@ -10,10 +10,12 @@ from towers import doubled, make_tower, smooth
 
 from clipfast import CounterattackConfig
 from clipfast.defence.schedule import Schedule, defend
+from clipfast.defence.transforming import Pictures, transforms_of
 from clipfast.encoders.vit import VitEncoder
 from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
-from clipfast.reference import Counterattacked, counterattack, gate_measure, into_bounds
+from clipfast.reference import Counterattacked, counterattack
+from clipfast.reference_stages import gate_measure, into_bounds
 
 NORMS = {
     "linf": {"norm": "linf"},
@@ -22,11 +24,22 @@ NORMS = {
 }
 
 
-MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "low_pass", "radius": 1.5}
+MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "agreement", "transform": "low_pass 1.5"}
 CASES = [(norm, steps, {}) for norm in NORMS for steps in (1, 2, 3, 10)]
 CASES += [("linf", steps, options) for options in (MOMENTUM, LOW_PASS) for steps in (1, 2, 4)]
 CASES += [("linf", 2, MOMENTUM | LOW_PASS), ("linf", 4, MOMENTUM | LOW_PASS)]
 CASES += [("l2", 4, MOMENTUM), ("l2, steps beyond the ball", 4, MOMENTUM), ("l2", 2, LOW_PASS)]
+HIGH_NOISE, BLUR = {"gate": "high_noise_drift", "gate_noise": 0.1}, {"gate": "agreement", "transform": "blur"}
+TOWARDS = {"objective": "towards", "transform": "gaussian 0.8"}
+VIEWS = {"views": ["identity", "mirror", "crop 0.9 top-left", "crop 0.8 centre"]}
+AGREED = VIEWS | {"view_weights": "agreement"}
+# Each choice of a stage with each of the others, in pairs.
+CASES += [
+    ("linf", 2, HIGH_NOISE), ("linf", 0, HIGH_NOISE | VIEWS), ("l2", 3, HIGH_NOISE | TOWARDS | AGREED),
+    ("linf", 3, BLUR | {"objective": "towards"}), ("linf", 0, BLUR), ("l2", 2, BLUR | AGREED),
+    ("linf", 1, BLUR | VIEWS | MOMENTUM), ("linf", 2, TOWARDS), ("linf", 3, TOWARDS | VIEWS | MOMENTUM),
+    ("linf", 0, AGREED), ("l2", 1, VIEWS), ("linf", 2, LOW_PASS | {"objective": "towards"} | AGREED),
+]  # fmt: skip
 
 
 def encoder_of(tower: ImageTower) -> VitEncoder:
@@ -43,6 +56,10 @@ def start(x: Tensor, config: CounterattackConfig) -> Tensor:
 
 def threshold(mix: str, tau: Tensor) -> float:
     return {"none": 0.0, "some": split_threshold(tau), "all": 1e9}[mix]
+
+
+def transforms(config: CounterattackConfig, tower: ImageTower) -> dict[str, Pictures]:
+    return transforms_of(config, tower.image_size, torch.device("cpu"), torch.float64)
 
 
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
@@ -66,6 +83,7 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
             config,
             torch.tensor(config.tau_threshold),
             drift_encoder=None if drift_tower is None else encoder_of(drift_tower),
+            transforms=transforms(config, tower),
         )
         result = defend(schedule, x, Noise(noise))
     assert result.delta is not None
@@ -89,7 +107,10 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
 
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
 @pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
-@pytest.mark.parametrize("options", [{}, MOMENTUM, LOW_PASS])
+@pytest.mark.parametrize(
+    "options",
+    [{}, MOMENTUM, LOW_PASS, HIGH_NOISE | AGREED, BLUR | {"objective": "towards"}, VIEWS | {"steps": 0}],
+)
 def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     tower = doubled(make_tower(gain=8.0))
     drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else tower
@@ -102,7 +123,13 @@ def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     with torch.no_grad():
         masked, rows = (
             defend(
-                Schedule(encoder_of(tower), config, limit, drift_encoder=drift_encoder),
+                Schedule(
+                    encoder_of(tower),
+                    config,
+                    limit,
+                    drift_encoder=drift_encoder,
+                    transforms=transforms(config, tower),
+                ),
                 x,
                 Noise(noise),
                 masked=masked,
@@ -123,7 +150,8 @@ def test_the_gate_is_strict_and_nan_is_below_no_threshold(options):
 
     def gated(x: Tensor, limit: Tensor) -> Counterattacked:
         with torch.no_grad():
-            return defend(Schedule(encoder_of(tower), config, limit), x, Noise(noise))
+            schedule = Schedule(encoder_of(tower), config, limit, transforms=transforms(config, tower))
+            return defend(schedule, x, Noise(noise))
 
     drift = gated(x, torch.tensor(0.0)).drift
     assert gated(x, drift[2]).countered.tolist() == (drift < drift[2]).tolist()

@@ -40,12 +40,14 @@ def met(monkeypatch) -> set[object]:
 
 
 @pytest.mark.parametrize("drift_model", [False, True], ids=["one tower", "drift tower"])
-@pytest.mark.parametrize("gate", ["drift", "low_pass"])
+@pytest.mark.parametrize("gate", ["drift", "agreement", "high_noise_drift"])
 def test_nothing_is_new_after_a_warmup(tiny_clip, tokenizer, met, gate, drift_model):
     x = pixels(8)
     noise = torch.empty(8, 3, 32, 32).uniform_(-0.01, 0.01)
     options = {"drift_model": make_tiny_clip(seed=3, sensitive=True)} if drift_model else {}
-    settings = {"gate": gate, "radius": 3}
+    settings = {"gate": gate, "transform": "low_pass 3"}
+    if gate != "drift":
+        settings |= {"objective": "towards", "views": ["mirror", "blur"]}
     drift = (
         make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(**settings), **options)
         .predict(x)

@@ -8,7 +8,7 @@ from towers import VITS, doubled, make_tower, smooth
 from clipfast.defence.precision import available, dtype_of
 from clipfast.encoders.attention import PROBABILITIES_UP_TO
 from clipfast.encoders.vit import VitEncoder
-from clipfast.reference import drift_of
+from clipfast.reference_stages import drift_of
 
 LOW = [name for name in ("bf16", "fp16") if name in available(torch.device("cpu"))]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import make_classifier, pixels
 from torch import Tensor
 
-from clipfast import CounterattackConfig, DefendedClassifier, reference
+from clipfast import CounterattackConfig, DefendedClassifier
 from clipfast.attacks.pass_counter import PassCounter
 from clipfast.attacks.system import System
 from clipfast.defence.differentiable import smooth_sign, twice_differentiable
@@ -16,8 +16,9 @@ from clipfast.defence.passes import Passes
 from clipfast.evaluation.defences import baselines, systems
 from clipfast.evaluation.defences.baselines import HEDGE, views
 from clipfast.inputs import draws
+from clipfast.reference_stages import low_pass
 
-CONFIG = CounterattackConfig(steps=3, step_size=2 / 255, radius=6)
+CONFIG = CounterattackConfig(steps=3, step_size=2 / 255, transform="low_pass 6")
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def expected(classifier: DefendedClassifier, name: str, x: Tensor) -> Tensor:
     """The logits of the seed 3."""
     undefended = classifier.undefended
     if name == "low_passed":
-        smooth = reference.low_pass(x, 6)
+        smooth = low_pass(x, 6)
         return undefended(smooth - (smooth - smooth.clamp(0, 1)).detach())
     if name == "ensembled":
         return sum(undefended(view) for view in views(x)) / 10

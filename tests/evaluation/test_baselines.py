@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfast import CounterattackConfig, InputError
-from clipfast.defence import low_pass
 from clipfast.evaluation.defences import baselines
 from clipfast.evaluation.defences.baselines import anti_adversary, blur, ensemble, hedge, random_noise, views
 
@@ -32,10 +31,6 @@ def test_random_noise_stays_in_budget_and_bounds():
     assert difference.abs().max() <= 0.05 + 1e-6
     assert difference[1:].std() > 0.025
     assert torch.equal(noisy, random_noise(x, eps=0.05, generator=torch.Generator().manual_seed(1)))
-
-
-def test_the_low_pass_filter_is_the_gates():
-    assert baselines.low_pass is low_pass.low_pass
 
 
 def enlarging(whole: int, first: int) -> Tensor:

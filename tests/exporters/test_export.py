@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from conftest import make_classifier, make_tiny_clip
+from lab import STAGES
 
 from clipfast import CounterattackConfig, InputError, VerificationError, __version__
 from clipfast.artifacts.metadata import LIMITS, Metadata
@@ -133,11 +134,21 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_low_pass_gate_is_refused_by_name(tiny_clip, tokenizer, beside):
-    classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(gate="low_pass"))
-    with pytest.raises(InputError, match=r"gate 'low_pass' is refused, .* expected .* gate 'drift'"):
-        export(classifier, beside)
-    assert beside.read_bytes() == b"older"
+@pytest.mark.parametrize(
+    ("profile", "kind"),
+    [
+        ("lab", "agreement, towards, views"),
+        ("serving", "agreement, towards, views"),
+        ("lab", "high noise, no steps, views"),
+    ],
+)
+def test_files_of_other_stages_are_verified(tiny_clip, tokenizer, beside, profile, kind):
+    config = CounterattackConfig(**STAGES[kind], tau_threshold=0.97)
+    classifier = make_classifier(tiny_clip, tokenizer, config=config)
+    made = export(classifier, beside, profile=profile)
+    assert made.metadata.config == config
+    assert made.verification is not None
+    assert made.verification.agrees
 
 
 def test_int8_is_refused_by_name(bundled, beside):

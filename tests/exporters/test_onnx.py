@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from lab import DRIFT_TOWERS, Lab, restless
+from lab import DRIFT_TOWERS, STAGES, Lab, restless
 from torch import Tensor, nn
 from towers import EXPLICIT, TRACED, VIT, VITS, build, build_vit
 
@@ -107,6 +107,15 @@ def test_another_tower_measures_drift(tmp_path, opset, kind):
     assert onnx.load(exported.path).opset_import[0].version == opset
     for mix in ("none", "some", "all"):
         exported.agrees(4, mix)
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("kind", STAGES)
+def test_other_stages(tmp_path, kind, static):
+    tower = build_vit("one block", gain=8.0)
+    exported = Exported(tower, tmp_path / "t.onnx", static=static, **STAGES[kind])
+    for mix in ("none", "all") if static else ("none", "some", "all"):
+        exported.agrees(1 if static else 4, mix)
 
 
 def test_static_file_has_no_shape_that_depends_on_a_value(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import DRIFT_TOWERS, Lab, check_draws, restless, serving_graph, serving_ports
+from lab import DRIFT_TOWERS, STAGES, Lab, check_draws, restless, serving_graph, serving_ports
 from towers import TRACED, build_vit
 
 from clipfast.exporters import torchscript as to_torchscript
@@ -72,6 +72,14 @@ def test_traced_towers(name, tmp_path):
 def test_another_tower_measures_drift(tmp_path, options):
     other = build_vit("one block, mean", seed=1, gain=8.0)
     lab = Lab(build_vit("one block", gain=8.0), drift_model=other, **options)
+    program = written(lab, tmp_path)
+    for mix in ("none", "some", "all"):
+        lab.check(program, 4, mix)
+
+
+@pytest.mark.parametrize("kind", list(STAGES)[:2])
+def test_other_stages(tmp_path, kind):
+    lab = Lab(build_vit("one block", gain=8.0), **STAGES[kind])
     program = written(lab, tmp_path)
     for mix in ("none", "some", "all"):
         lab.check(program, 4, mix)

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...config import CounterattackConfig
-from ...defence.low_pass import low_pass
 from ...errors import InputError
-from ...reference import into_bounds, within
+from ...reference_stages import into_bounds, within
 
 __all__ = [
     "ANTI_ADVERSARY",
@@ -25,7 +24,6 @@ __all__ = [
     "blur",
     "ensemble",
     "hedge",
-    "low_pass",
     "random_noise",
     "views",
     "within",

@@ -57,7 +57,12 @@ def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make
 
 def _filtered(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
     """With a low-pass filter that cuts off what CSR's does of its pictures."""
-    return lambda base: _with(make, radius=_CSR_RADIUS * min(base.image_size) / _CSR_SIZE, **changes)(base)
+
+    def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
+        radius = _CSR_RADIUS * min(base.image_size) / _CSR_SIZE
+        return _with(make, transform=f"low_pass {radius!r}", **changes)(base)
+
+    return made
 
 
 def _ttc(name: str) -> Callable[[DefendedClassifier], System]:
@@ -96,7 +101,7 @@ DEFENCES = {
         "counterattack behind CSR's gate, a low-pass filter",
         _filtered(
             _ttc("TTC, low-pass gate"),
-            gate="low_pass",
+            gate="agreement",
             tau_threshold=_CSR_THRESHOLD,
             pass_through="clean",
         ),

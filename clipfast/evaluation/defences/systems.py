@@ -12,8 +12,9 @@ from ...classifier import DefendedClassifier
 from ...config import CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
 from ...inputs import draws
+from ...reference_stages import transformed
 from . import baselines
-from .baselines import blur, low_pass, random_noise, within
+from .baselines import blur, random_noise, within
 
 __all__ = [
     "anti_adversarial",
@@ -33,9 +34,9 @@ def blurred(classifier: DefendedClassifier) -> System:
 
 
 def low_passed(classifier: DefendedClassifier) -> System:
-    """Plain CLIP behind a low-pass filter of the config's radius: 1 forward pass."""
-    radius, logits = classifier.config.radius, classifier.differentiable("undefended")
-    return plain("low-pass", lambda pixels: logits(within(low_pass(pixels, radius))), classifier)
+    """Plain CLIP behind the config's transform, a low-pass filter: 1 forward pass."""
+    transform, logits = classifier.config.transform, classifier.differentiable("undefended")
+    return plain("low-pass", lambda pixels: logits(within(transformed(pixels, transform))), classifier)
 
 
 def ensembled(classifier: DefendedClassifier) -> System:

@@ -1,0 +1,105 @@
+"""Transforms of pictures as products with constant matrices, which every format and device has.
+
+All but the low-pass filter change rows and columns by themselves: t(x) = R x C in each plane, R [H, H] and
+C [W, W]. The low-pass filter is round, and so takes the discrete Fourier transform, as products too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..config import CounterattackConfig
+from ..transforms import Transform, crop_window, gaussian_weights
+
+__all__ = ["Pictures", "transform_maker", "transforms_of"]
+
+Pictures = Callable[[Tensor], Tensor]  # float [N, 3, H, W] in [0, 1] -> the same
+
+
+def transforms_of(
+    config: CounterattackConfig,
+    size: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Pictures]:
+    """All transforms that a config names, for pictures of (height, width), each with its constants made.
+
+    Raises InputError where one does not fit the size.
+    """
+    return {name: transform_maker(Transform.parse(name), size, device, dtype) for name in config.transforms()}
+
+
+def transform_maker(
+    transform: Transform, size: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Pictures:
+    """One transform, clamped to [0, 1], which a low-pass filter leaves, and sums leave by rounding.
+
+    Raises InputError where it does not fit the size.
+    """
+    transform.check_size(size)
+    if transform.name == "identity":
+        return lambda pixels: pixels
+    if transform.name == "low_pass":
+        return _low_pass(transform.number or 0.0, size, device, dtype)
+    if transform.name == "mirror":
+        matrices = torch.eye(size[0]), torch.eye(size[1]).flip(0)
+    elif transform.name == "crop":
+        top, left, height, width = crop_window(transform, size)
+        matrices = _enlarging(size[0], top, height), _enlarging(size[1], left, width)
+    else:
+        weights = [1 / 3] * 3 if transform.name == "blur" else gaussian_weights(transform.number or 0.0)
+        matrices = _filtering(size[0], weights), _filtering(size[1], weights)
+    rows, columns = matrices[0].to(device, dtype), matrices[1].T.contiguous().to(device, dtype)
+    return lambda pixels: (rows @ pixels @ columns).clamp(0, 1)
+
+
+def _filtering(side: int, weights: list[float]) -> Tensor:
+    """A filter of replicated edges as a matrix [side, side]."""
+    reach = len(weights) // 2
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    for i in range(side):
+        for offset, weight in enumerate(weights, -reach):
+            matrix[i, min(max(i + offset, 0), side - 1)] += weight
+    return matrix
+
+
+def _enlarging(side: int, first: int, part: int) -> Tensor:
+    """Bilinear enlarging of `part` pixels from `first` on to all `side`, by pixels' centres: [side, side]."""
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    for i in range(side):
+        at = max((i + 0.5) * part / side - 0.5, 0.0)
+        below = min(int(at), part - 1)
+        above = min(below + 1, part - 1)
+        matrix[i, first + below] += 1 - (at - below)
+        matrix[i, first + above] += at - below
+    return matrix
+
+
+def _low_pass(radius: float, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Pictures:
+    """Without frequencies beyond a circle of `radius` cycles a picture in the two-dimensional spectrum."""
+    rows, columns = (torch.arange(side).minimum(side - torch.arange(side)) for side in size)
+    kept = (rows[:, None] ** 2 + columns**2 <= radius**2).to(device, dtype)
+    down, down_i = (part.to(device, dtype) for part in _fourier(size[0]))
+    across, across_i = (part.to(device, dtype) for part in _fourier(size[1]))
+
+    def low_passed(pixels: Tensor) -> Tensor:
+        # F x G in real numbers; both matrices are symmetric, and their conjugates lead back.
+        half, half_i = down @ pixels, down_i @ pixels
+        spectrum = (half @ across - half_i @ across_i) * kept
+        spectrum_i = (half @ across_i + half_i @ across) * kept
+        back = down @ spectrum + down_i @ spectrum_i
+        back_i = down @ spectrum_i - down_i @ spectrum
+        return (back @ across + back_i @ across_i).clamp(0, 1)
+
+    return low_passed
+
+
+def _fourier(side: int) -> tuple[Tensor, Tensor]:
+    """The unitary discrete Fourier transform [side, side] in float64: real and imaginary parts."""
+    step = torch.arange(side)
+    angle = -2 * math.pi * (step[:, None] * step % side).double() / side
+    return angle.cos() / math.sqrt(side), angle.sin() / math.sqrt(side)

@@ -1,0 +1,116 @@
+"""Fixed linear changes of a picture, by name, which gates compare with, ascents go towards and views show.
+
+A transform is written as its name and its parameters: "blur", "low_pass 40", "crop 0.9 top-left". Its two
+forms in torch are `clipfast.reference_stages.transformed` and
+`clipfast.defence.transforming.transform_maker`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import InputError
+
+__all__ = ["PLACES", "TRANSFORMS", "Transform", "crop_window", "gaussian_weights"]
+
+PLACES = ("centre", "top-left", "top-right", "bottom-left", "bottom-right")
+
+
+class _Number(NamedTuple):
+    what: str
+    fits: Callable[[float], bool]
+
+
+class TransformFacts(NamedTuple):
+    """What a transform is and takes."""
+
+    what: str
+    number: _Number | None = None
+    has_place: bool = False
+
+
+TRANSFORMS = {
+    "identity": TransformFacts("the picture as it is"),
+    "mirror": TransformFacts("left and right exchanged"),
+    "blur": TransformFacts("a 3x3 mean filter, edges replicated"),
+    "gaussian": TransformFacts(
+        "a Gaussian filter, cut off at three standard deviations, edges replicated",
+        _Number("a standard deviation above 0 and at most 8 pixels", lambda number: 0 < number <= 8),
+    ),
+    "low_pass": TransformFacts(
+        "the frequencies of at most so many cycles a picture (CSR, arXiv 2601.19210)",
+        _Number("a positive radius in cycles a picture", lambda number: 0 < number < math.inf),
+    ),
+    "crop": TransformFacts(
+        "a part of each side, enlarged to the whole (bilinear)",
+        _Number("a share of each side of at least 0.5 and below 1", lambda number: 0.5 <= number < 1),
+        has_place=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform's name and parameters; `str` gives the text that `parse` reads."""
+
+    name: str
+    number: float | None = None
+    place: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Transform:
+        """Reads "NAME", "NAME NUMBER" or "NAME NUMBER PLACE".
+
+        Raises InputError for a transform that is not known, and for parameters that it does not take.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"expected a transform as a string, got {text!r}")
+        name, *parameters = text.split() or [""]
+        facts = TRANSFORMS.get(name)
+        if facts is None:
+            raise InputError(f"expected a transform of {', '.join(TRANSFORMS)}, got {text!r}")
+        number = place = None
+        if facts.number is not None and parameters:
+            try:
+                number = float(parameters.pop(0))
+            except ValueError:
+                number = math.nan
+        if facts.has_place and parameters:
+            place = parameters.pop(0)
+        if facts.number is not None and (number is None or not facts.number.fits(number)):
+            raise InputError(f"expected {name} with {facts.number.what}, got {text!r}")
+        if facts.has_place and place not in PLACES:
+            raise InputError(f"expected {name} with a place of {', '.join(PLACES)}, got {text!r}")
+        if parameters:
+            raise InputError(f"expected nothing after {name}, got {text!r}")
+        return cls(name, number, place)
+
+    def __str__(self) -> str:
+        parts = (self.name, None if self.number is None else f"{self.number!r}", self.place)
+        return " ".join(part for part in parts if part is not None)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises InputError where the transform leaves a picture of (height, width) as it is, or nothing."""
+        if self.name == "crop" and crop_window(self, size)[2:] == size:
+            raise InputError(f"expected a crop that cuts at least one pixel of {size}, got {str(self)!r}")
+
+
+def crop_window(crop: Transform, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The first row and column of a crop of a picture of (height, width), and its height and width."""
+    assert crop.number is not None
+    assert crop.place is not None
+    height, width = (max(1, round(crop.number * side)) for side in size)
+    spare = size[0] - height, size[1] - width
+    if crop.place == "centre":
+        return spare[0] // 2, spare[1] // 2, height, width
+    return spare[0] * ("bottom" in crop.place), spare[1] * ("right" in crop.place), height, width
+
+
+def gaussian_weights(deviation: float) -> list[float]:
+    """The weights of a Gaussian filter of so many pixels' standard deviation; they sum to 1."""
+    reach = math.ceil(3 * deviation)
+    heights = [math.exp(-0.5 * (i / deviation) ** 2) for i in range(-reach, reach + 1)]
+    return [height / sum(heights) for height in heights]
