@@ -92,7 +92,8 @@ class CounterattackConfig:
         f(x + delta); none as published. Each costs a forward pass.
     view_weights: "equal", or "agreement": exp(10 cos) of each view's embedding and the equal mean.
 
-    Raises InputError for values outside these ranges.
+    Raises InputError for values outside these ranges, for a transform that changes nothing where one is used,
+    for objective "towards" without steps, and for fewer than 3 views that are weighed by agreement.
     """
 
     eps: float = 4 / 255
@@ -215,7 +216,7 @@ class CounterattackConfig:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> CounterattackConfig:
-        """Settings by their names, as versions before 0.2 named them too. Raises InputError for others."""
+        """Settings by their names, as older versions named them too. Raises InputError for others."""
         values = dict(settings)
         # CSR's gate had a name, and its filter's radius, of its own.
         radius = values.pop("radius", 40.0)

@@ -30,7 +30,7 @@ class Prediction(Generic[Array]):
     logits: Array  # float32 [N, C], defended
     undefended_logits: Array  # float32 [N, C], plain CLIP's
     embedding: Array | None  # float32 [N, D] f(x + delta), before L2 normalisation; exports do not give it
-    drift: Array  # float32 [N] tau, or the cosine of the low-pass gate
+    drift: Array  # float32 [N] what the gate measured: tau, or another gate's
     countered: Array  # bool [N] drift < tau_threshold
     delta: Array | None  # float32 [N, 3, H, W] the counter-perturbation in [0, 1] pixel units, if asked for
     classnames: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a defence may have in place of the published stages, in plain PyTorch: gates, objectives and views.
+"""The choices of a defence's stages in plain PyTorch: gates, objectives and views.
 
 Beside `clipfast.reference` the ground truth of every test. High-noise drift: arXiv 2606.03730. Agreement with
 a transformed picture, and the ascent towards it: CSR, arXiv 2601.19210. The mean over views: TTE (Pérez et
@@ -67,7 +67,7 @@ def ascended(moved: Tensor, clean: Tensor, goal: Tensor | None) -> Tensor:
 
 
 def answer_embedding(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor:
-    """What countered pictures are answered from, [N, D]: f(x), or the mean over the views of x."""
+    """What countered pictures x + delta are answered from, [N, D]: f, or the mean over their views."""
     if not config.views:
         return encode(x)
     seen = torch.stack([F.normalize(encode(within(transformed(x, view)))) for view in config.views])
@@ -98,6 +98,7 @@ def transformed(x: Tensor, transform: str) -> Tensor:
     if chosen.name == "crop":
         top, left, height, width = crop_window(chosen, size)
         return F.interpolate(x[..., top : top + height, left : left + width], size, mode="bilinear")
+    assert chosen.name == "identity", chosen
     return x
 
 
@@ -111,7 +112,7 @@ def low_pass(x: Tensor, radius: float) -> Tensor:
 def within(pixels: Tensor) -> Tensor:
     """Pixels clamped to [0, 1], with the gradient of what was given.
 
-    At its bounds clamp has none, and an attacker would not see what is flat white or black.
+    Beyond its bounds clamp has none, and an attacker would not see what is filtered white or black.
     """
     return pixels.clamp(0, 1).detach() + (pixels - pixels.detach())
 

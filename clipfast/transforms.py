@@ -93,7 +93,7 @@ class Transform:
         return " ".join(part for part in parts if part is not None)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Raises InputError where the transform leaves a picture of (height, width) as it is, or nothing."""
+        """Raises InputError for a crop that cuts nothing of a picture of (height, width)."""
         if self.name == "crop" and crop_window(self, size)[2:] == size:
             raise InputError(f"expected a crop that cuts at least one pixel of {size}, got {str(self)!r}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import __version__
 from ..attacks.pgd10 import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
@@ -20,7 +21,17 @@ from ..preprocess import image_files
 from .gauge import Gauge
 from .threshold import Calibration, Measured, calibrate
 
-__all__ = ["CalibrationRequest", "calibrate_folders", "folder_labels", "measure"]
+__all__ = [
+    "Batches",
+    "CalibrationRequest",
+    "Pictures",
+    "calibrate_folders",
+    "files_below",
+    "folder_labels",
+    "measure",
+    "pictures_of",
+    "quoted",
+]
 
 # Files -> the readable ones and their pixels [N, 3, H, W], uint8, some at a time.
 Batches = Callable[[list[Path]], Iterable[tuple[Sequence[Path], NDArray[Any]]]]
@@ -73,7 +84,7 @@ def calibrate_folders(
     named as the classes, and as `calibrate` does.
     """
     roots = [request.clean, *([] if request.attacked is None else [request.attacked])]
-    files = [_files(root) for root in roots]
+    files = [files_below(root) for root in roots]
     labels = [
         folder_labels(root, found, classifier.classnames) if request.labels else None
         for root, found in zip(roots, files, strict=True)
@@ -95,7 +106,7 @@ def calibrate_folders(
         rate=request.rate,
         attacked_share=request.attacked_share,
         drift_encoder=classifier.drift_tower is not None,
-        run=_quoted(classifier, request, skipped),
+        run=quoted(classifier, request, skipped),
         seed=request.seed,
     )
 
@@ -110,19 +121,49 @@ def measure(
 ) -> tuple[Measured, Measured | None]:
     """What a gate and its branches make of pictures, and of the same pictures attacked.
 
-    batches: files and their pixels [N, 3, H, W], uint8 or float in [0, 1]. labels: each file's class; without
-    them no answer is judged, and the attack moves away from the label that undefended CLIP predicts.
-    attack_eps: as in `CalibrationRequest`; None attacks nothing. A picture's noise depends on the seed and
-    its place alone. Raises InputError for no pictures.
+    batches, labels, attack_eps: as `pictures_of` takes them; without labels no answer is judged. A picture's
+    noise depends on the seed and its place alone. Raises InputError for no pictures.
     """
-    gauge, attackable = Gauge(classifier), undefended(classifier)
+    gauge = Gauge(classifier)
     clean: list[Measured] = []
     attacked: list[Measured] = []
-    done = 0
+    for part in pictures_of(classifier, batches, labels=labels, attack_eps=attack_eps, seed=seed):
+        clean.append(gauge(part.clean, part.labels, seed=seed, first_image=part.first))
+        if part.attacked is not None:
+            attacked.append(gauge(part.attacked, part.labels, seed=seed, first_image=part.first))
+    if not clean:
+        raise InputError("expected at least one picture that can be read, got none")
+    return Measured.joined(clean), Measured.joined(attacked) if attacked else None
+
+
+class Pictures(NamedTuple):
+    """N pictures of a list, on the classifier's device, and the same attacked."""
+
+    first: int  # their place in the list
+    clean: Tensor  # [N, 3, H, W], uint8 or float in [0, 1]
+    attacked: Tensor | None  # float32 [N, 3, H, W] in [0, 1], where an attack was asked for
+    labels: Tensor | None  # int64 [N]
+
+
+def pictures_of(
+    classifier: DefendedClassifier,
+    batches: Iterable[tuple[Sequence[Path], NDArray[Any]]],
+    *,
+    labels: Mapping[Path, int] | None = None,
+    attack_eps: float | None = None,
+    seed: int = 0,
+) -> Iterator[Pictures]:
+    """Pictures with what an attack makes of them.
+
+    batches: files and their pixels [N, 3, H, W], uint8 or float in [0, 1]. labels: each file's class; without
+    them the attack moves away from the label that undefended CLIP predicts. attack_eps: as in
+    `CalibrationRequest`; None attacks nothing.
+    """
+    attackable, done = undefended(classifier), 0
     for files, array in batches:
         pixels = torch.from_numpy(array).to(classifier.device)
         truth = None if labels is None else torch.tensor([labels[file] for file in files])
-        clean.append(gauge(pixels, truth, seed=seed, first_image=done))
+        broken = None
         if attack_eps is not None:
             x = as_unit(pixels)
             with torch.no_grad():
@@ -130,11 +171,8 @@ def measure(
             broken = attack_in_chunks(
                 attackable, x, away_from, eps=attack_eps, chunk=len(x), seed=seed + done
             )
-            attacked.append(gauge(broken, truth, seed=seed, first_image=done))
+        yield Pictures(done, pixels, broken, truth)
         done += len(files)
-    if not done:
-        raise InputError("expected at least one picture that can be read, got none")
-    return Measured.joined(clean), Measured.joined(attacked) if attacked else None
 
 
 def folder_labels(root: Path, files: Iterable[Path], classnames: Sequence[str]) -> dict[Path, int]:
@@ -156,13 +194,14 @@ def folder_labels(root: Path, files: Iterable[Path], classnames: Sequence[str]) 
     return labels
 
 
-def _files(root: Path) -> list[Path]:
+def files_below(root: Path) -> list[Path]:
+    """The pictures in a folder. Raises InputError where there is none of that name."""
     if not root.is_dir():
         raise InputError(f"expected a folder of pictures, got {root}")
     return list(image_files([root]))
 
 
-def _quoted(classifier: DefendedClassifier, request: CalibrationRequest, skipped: int) -> dict[str, Any]:
+def quoted(classifier: DefendedClassifier, request: CalibrationRequest, skipped: int) -> dict[str, Any]:
     """What the figures are quoted with."""
     attack = None
     if request.attack_eps is not None:

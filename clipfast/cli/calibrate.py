@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from ..files import write_text
 from . import options
 from .console import ProgressBar, stdout, tell_skipped
 from .reading import batches
+
+if TYPE_CHECKING:
+    from ..calibration.threshold import Calibration
 
 __all__ = ["command"]
 
@@ -40,6 +44,10 @@ def command(
     labels: Annotated[
         bool, typer.Option("--labels", help="Folders are named as the classes: report accuracy too.")
     ] = False,
+    gates: Annotated[
+        Literal["all"] | None,
+        typer.Option(help="Compare all gates, and set the threshold of the best; needs attacked pictures."),
+    ] = None,
     attacked_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the traffic that the expected cost is for.")
     ] = 0.0,
@@ -69,6 +77,7 @@ def command(
     """Set the drift threshold on your pictures, for your model. Clean pictures alone will do."""
     from ..attacks.levels import parse_level
     from ..calibration.calibrating import CalibrationRequest, calibrate_folders
+    from ..calibration.gates import calibrate_gates, plot_gates, recommended_gate
     from ..calibration.plot import plot as drawn
     from ..calibration.threshold import write_calibration
 
@@ -111,13 +120,36 @@ def command(
                     yield good, pixels
                 bar.advance(task, len(good) + len(bad))
 
-        found = calibrate_folders(classifier, request, read, total=lambda n: bar.update(task, total=n))
+        def total(n: int) -> None:
+            bar.update(task, total=n)
+
+        if gates is None:
+            compared = {}
+            found = calibrate_folders(classifier, request, read, total=total)
+        else:
+            compared = calibrate_gates(classifier, request, read, total=total)
+            best = recommended_gate(compared)
+            if plot is not None:
+                write_text(plot, plot_gates(compared))
+            if best is None:
+                _tell_gates(compared)
+                raise InputError(
+                    "no gate tells attacked pictures from clean ones: expected an AUROC whose interval lies "
+                    "above 0.5, got none; no settings were written"
+                )
+            found = compared[best]
     report = write_calibration(found, out)
-    if plot is not None:
+    if plot is not None and not compared:
         write_text(plot, drawn(found))
+    if as_json and compared:
+        print(json.dumps({name: json.loads(one.to_json()) for name, one in compared.items()}, indent=1))
+        return
     if as_json:
         print(found.to_json(), end="")
         return
+    if compared:
+        _tell_gates(compared)
+        stdout.print(escape(f"recommended: {recommended_gate(compared)}"), highlight=False)
     table = Table("", "", show_header=False, title=escape(found.rule))
     for name, value in found.figures().items():
         table.add_row(name.replace("_", " "), f"{value:.4g}")
@@ -125,3 +157,23 @@ def command(
     if found.separation is not None:
         stdout.print(escape(f"{found.separation}"), highlight=False, soft_wrap=True)
     stdout.print(escape(f"settings: {out}; report: {report}"), highlight=False, soft_wrap=True)
+
+
+def _tell_gates(compared: dict[str, Calibration]) -> None:
+    table = Table(
+        "gate", "threshold", "AUROC", "95 % interval", "clean countered", "attacked", "passes",
+        title=f"gates, where {next(iter(compared.values())).rule}",
+    )  # fmt: skip
+    for name, one in compared.items():
+        found, figures = one.separation, one.figures()
+        assert found is not None
+        table.add_row(
+            escape(name),
+            f"{figures['tau_threshold']:.4g}",
+            f"{found.auroc:.3f}",
+            f"{found.interval.low:.3f} to {found.interval.high:.3f}",
+            f"{figures['clean_countered']:.1%}",
+            f"{figures['attacked_countered']:.1%}",
+            f"{figures['forward_passes']:.2f} F + {figures['backward_passes']:.2f} B",
+        )
+    stdout.print(table)

@@ -16,7 +16,6 @@ from .. import ops
 from ..config import CounterattackConfig, Gate
 from ..ops import Implementation
 from ..ops.arithmetic import into_bounds
-from .transforming import Pictures
 
 __all__ = ["MEASURES", "Compared", "Gated", "Measure"]
 
@@ -26,7 +25,7 @@ class Compared(NamedTuple):
 
     x: Tensor
     d: Tensor  # d0
-    transformed: Pictures  # x -> t(x), both in layout
+    transformed: Callable[[Tensor], Tensor]  # x -> t(x), both in layout
 
 
 class Gated(NamedTuple):
@@ -35,7 +34,7 @@ class Gated(NamedTuple):
     drift: Tensor  # [N] what it measured
     countered: Tensor  # [N] bool
     clean: Tensor  # [N, D] f(x) of the tower that measured
-    beside: Tensor  # [N, D] f of the picture that x was compared with
+    other: Tensor  # [N, D] f of the picture that x was compared with
 
 
 class Measure(NamedTuple):
@@ -72,12 +71,12 @@ def _larger_noise(compared: Compared, config: CounterattackConfig) -> Tensor:
     return into_bounds(compared.d * (config.gate_noise / config.eps), compared.x)
 
 
-def _transformed(compared: Compared, _: CounterattackConfig) -> Tensor:
+def _to_transformed(compared: Compared, _: CounterattackConfig) -> Tensor:
     return compared.transformed(compared.x) - compared.x
 
 
 MEASURES: dict[Gate, Measure] = {
     "drift": Measure(lambda compared, _: compared.d, _drift),
     "high_noise_drift": Measure(_larger_noise, _steadiness),
-    "agreement": Measure(_transformed, _agreement),
+    "agreement": Measure(_to_transformed, _agreement),
 }

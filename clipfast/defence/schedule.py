@@ -28,7 +28,7 @@ from ..ops import Implementation
 from ..reference import Counterattacked
 from .gates import MEASURES, Compared, Gated
 from .rows import Rows, selected
-from .transforming import Pictures
+from .transforming import PictureMap
 from .views import mean_of_views
 
 __all__ = [
@@ -221,7 +221,7 @@ class Schedule:
     drift_encoder: Encoder | None = None
     implementation: Implementation = "auto"
     run: Run = _directly
-    transforms: Mapping[str, Pictures] = field(default_factory=dict)
+    transforms: Mapping[str, PictureMap] = field(default_factory=dict)
 
     @property
     def gates_first(self) -> bool:
@@ -280,7 +280,7 @@ class Schedule:
         if self.drift_encoder is not None:
             return None, None
         is_goal = self.config.objective == "towards" and self.config.gate == "agreement"
-        return gated.clean, gated.beside if is_goal else None
+        return gated.clean, gated.other if is_goal else None
 
     def _transformed(self, x: Tensor, transform: str, encoder: Encoder) -> Tensor:
         """t(x) of x, both in an encoder's layout."""

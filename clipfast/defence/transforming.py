@@ -15,9 +15,9 @@ from torch import Tensor
 from ..config import CounterattackConfig
 from ..transforms import Transform, crop_window, gaussian_weights
 
-__all__ = ["Pictures", "transform_maker", "transforms_of"]
+__all__ = ["PictureMap", "transform_maker", "transforms_of"]
 
-Pictures = Callable[[Tensor], Tensor]  # float [N, 3, H, W] in [0, 1] -> the same
+PictureMap = Callable[[Tensor], Tensor]  # float [N, 3, H, W] in [0, 1] -> the same
 
 
 def transforms_of(
@@ -25,7 +25,7 @@ def transforms_of(
     size: tuple[int, int],
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-) -> dict[str, Pictures]:
+) -> dict[str, PictureMap]:
     """All transforms that a config names, for pictures of (height, width), each with its constants made.
 
     Raises InputError where one does not fit the size.
@@ -35,7 +35,7 @@ def transforms_of(
 
 def transform_maker(
     transform: Transform, size: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
-) -> Pictures:
+) -> PictureMap:
     """One transform, clamped to [0, 1], which a low-pass filter leaves, and sums leave by rounding.
 
     Raises InputError where it does not fit the size.
@@ -51,6 +51,7 @@ def transform_maker(
         top, left, height, width = crop_window(transform, size)
         matrices = _enlarging(size[0], top, height), _enlarging(size[1], left, width)
     else:
+        assert transform.name in ("blur", "gaussian"), transform
         weights = [1 / 3] * 3 if transform.name == "blur" else gaussian_weights(transform.number or 0.0)
         matrices = _filtering(size[0], weights), _filtering(size[1], weights)
     rows, columns = matrices[0].to(device, dtype), matrices[1].T.contiguous().to(device, dtype)
@@ -79,7 +80,7 @@ def _enlarging(side: int, first: int, part: int) -> Tensor:
     return matrix
 
 
-def _low_pass(radius: float, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Pictures:
+def _low_pass(radius: float, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> PictureMap:
     """Without frequencies beyond a circle of `radius` cycles a picture in the two-dimensional spectrum."""
     rows, columns = (torch.arange(side).minimum(side - torch.arange(side)) for side in size)
     kept = (rows[:, None] ** 2 + columns**2 <= radius**2).to(device, dtype)

@@ -101,7 +101,7 @@ def export(
     called with a message at each step.
 
     Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
-    InputError for options that do not go together, for the low-pass gate and a tower that cannot be exported,
+    InputError for options that do not go together and for a tower that cannot be exported, and
     VerificationError for a file that disagrees with the reference.
     """
     path = Path(path)

@@ -15,7 +15,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::array READABLE_SCHEMAS{1, 2};
+constexpr std::array READABLE_SCHEMAS{1, 2, 3};
 
 // An object of the metadata, whose fields are asked for by name and type.
 class Fields {

@@ -24,7 +24,7 @@ struct Metadata {
 
   bool takes_noise() const { return lab || fixed_noise; }
 
-  // Reads the JSON text that `clipfast export` wrote, of the current schema or the one before it.
+  // Reads the JSON text that `clipfast export` wrote, of the current schema or an older one.
   //
   // Raises ArtifactError, which names the field, for no JSON, another schema, and for fields that are
   // missing, of another type or of a value that this program does not know.

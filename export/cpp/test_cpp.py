@@ -244,8 +244,8 @@ def broken_packages(lab: Path, folder: Path) -> dict[str, tuple[Path, str]]:
             "compiled for cuda, this program runs on the CPU",
         ),
         "newer": (
-            with_metadata(lab, folder / "newer.pt2", schema=3),
-            "its metadata has schema 3, this program reads up to 2: a newer one is needed",
+            with_metadata(lab, folder / "newer.pt2", schema=4),
+            "its metadata has schema 4, this program reads up to 3: a newer one is needed",
         ),
         "broken library": (
             with_entry(lab, folder / "library.pt2", ".wrapper.so", lambda _: b"no library"),

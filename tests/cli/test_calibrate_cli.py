@@ -280,3 +280,25 @@ def test_labels_are_of_the_class_folders(tmp_path):
     assert list(labels.values()) == [1, 0]
     with pytest.raises(InputError, match="expected pictures in folders named as the classes"):
         folder_labels(tmp_path, [tmp_path / "red circle"], ["red circle"])
+
+
+def test_all_gates_are_compared_and_the_best_is_set(run, pictures, tmp_path, monkeypatch, bundled):
+    monkeypatch.setenv("COLUMNS", "160")
+    out, plot = tmp_path / "mine.json", tmp_path / "roc.svg"
+    options = ["--clean", pictures, "--attack", "pgd", "--eps", "4/255", "--rate", 0.25, "--gates", "all"]
+    code, printed, err = run("calibrate", *options, "-o", out, "--plot", plot)
+    assert code == 0, err
+    config = CounterattackConfig.from_json(out.read_text())
+    assert config.gate == "agreement"
+    assert config.is_calibrated(bundled.drift_weights)
+    assert f"recommended: agreement, {config.transform}" in printed
+    for name in ("drift at noise 16/255", "agreement, mirror"):
+        assert re.search(rf"{name} .* \d\.\d{{3}} to \d\.\d{{3}} ", printed)
+    assert "each gate" in plot.read_text()
+    report = json.loads(report_path(out).read_text())
+    assert report["config"]["transform"] == config.transform
+    code, printed, err = run("calibrate", *options, "-o", out, "--json")
+    assert json.loads(printed)[f"agreement, {config.transform}"]["figures"] == report["figures"]
+    code, printed, err = run("calibrate", "--clean", pictures, "--gates", "all", "-o", out)
+    assert code == 2
+    assert "expected attacked pictures or an attack" in " ".join(err.split())

@@ -10,7 +10,7 @@ from towers import doubled, make_tower, smooth
 
 from clipfast import CounterattackConfig
 from clipfast.defence.schedule import Schedule, defend
-from clipfast.defence.transforming import Pictures, transforms_of
+from clipfast.defence.transforming import PictureMap, transforms_of
 from clipfast.encoders.vit import VitEncoder
 from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
@@ -58,7 +58,7 @@ def threshold(mix: str, tau: Tensor) -> float:
     return {"none": 0.0, "some": split_threshold(tau), "all": 1e9}[mix]
 
 
-def transforms(config: CounterattackConfig, tower: ImageTower) -> dict[str, Pictures]:
+def transforms(config: CounterattackConfig, tower: ImageTower) -> dict[str, PictureMap]:
     return transforms_of(config, tower.image_size, torch.device("cpu"), torch.float64)
 
 

@@ -1,0 +1,178 @@
+"""All gates on the same pictures: which tells attacked ones from clean ones, and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import pages
+from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
+from ..errors import InputError
+from ..inputs.draws import draw_noise, seeded
+from ..inputs.tensors import as_unit
+from ..pages import Axis
+from ..reference_stages import gate_measure, into_bounds
+from .calibrating import Batches, CalibrationRequest, files_below, pictures_of, quoted
+from .separation import Separation, roc
+from .threshold import Calibration, Measured, calibrate
+
+__all__ = ["calibrate_gates", "candidate_gates", "plot_gates", "recommended_gate"]
+
+# CSR's radius (arXiv 2601.19210) is of pictures of this size.
+_CSR_RADIUS, _CSR_SIZE = 40, 224
+
+
+def candidate_gates(
+    config: CounterattackConfig, image_size: tuple[int, int]
+) -> dict[str, CounterattackConfig]:
+    """The gates that are compared, by what readers see of them.
+
+    All else is as in the config, but that images which pass any gate but drift's are answered as they came:
+    f(x) is known then, and costs nothing more.
+    """
+    radius = _CSR_RADIUS * min(image_size) / _CSR_SIZE
+    transforms = ("blur", "gaussian 1.0", f"low_pass {radius:.4g}", "mirror", "crop 0.9 centre")
+    unset = dataclasses.replace(config, calibrated_for=None)
+    others = dataclasses.replace(unset, pass_through="clean")
+    return {
+        "drift": dataclasses.replace(unset, gate="drift"),
+        **{
+            f"drift at noise {levels}/255": dataclasses.replace(
+                others, gate="high_noise_drift", gate_noise=levels / 255
+            )
+            for levels in (8, 16, 32)
+        },
+        **{
+            f"agreement, {transform}": dataclasses.replace(others, gate="agreement", transform=transform)
+            for transform in transforms
+        },
+    }
+
+
+def calibrate_gates(
+    classifier: DefendedClassifier,
+    request: CalibrationRequest,
+    batches: Batches,
+    *,
+    total: Callable[[int], object] | None = None,
+) -> dict[str, Calibration]:
+    """A calibration of each of `candidate_gates` on the same pictures, by name.
+
+    f(x) is made once for all gates, so that each costs a forward pass a picture. total: called with the
+    number of files. Raises InputError without attacked pictures, with labels, as no answer is made, for norm
+    "l2", and as `calibrate_folders` does.
+    """
+    if request.attacked is None and request.attack_eps is None:
+        raise InputError("to compare gates expected attacked pictures or an attack, got clean ones alone")
+    if request.labels or request.balanced:
+        raise InputError("to compare gates expected a rate and no labels: no answer is made of any gate")
+    if classifier.config.norm != "linf":
+        raise InputError(f"to compare gates expected a config of norm 'linf', got {classifier.config.norm!r}")
+    roots = [request.clean, *([] if request.attacked is None else [request.attacked])]
+    files = [files_below(root) for root in roots]
+    if total is not None:
+        total(sum(map(len, files)))
+    configs = candidate_gates(classifier.config, classifier.image_size)
+    clean, attacked = _measured(classifier, configs, batches(files[0]), request)
+    skipped = len(files[0]) - len(clean["drift"])
+    if request.attacked is not None:
+        given = dataclasses.replace(request, attack_eps=None)
+        attacked, _ = _measured(classifier, configs, batches(files[1]), given)
+        skipped += len(files[1]) - len(attacked["drift"])
+    return {
+        name: calibrate(
+            Measured(drift=clean[name]),
+            Measured(drift=attacked[name]),
+            config=config,
+            weights=classifier.drift_weights,
+            rate=request.rate,
+            attacked_share=request.attacked_share,
+            drift_encoder=classifier.drift_tower is not None,
+            run=quoted(classifier, request, skipped),
+            seed=request.seed,
+        )
+        for name, config in configs.items()
+    }
+
+
+def recommended_gate(found: dict[str, Calibration]) -> str | None:
+    """The gate that tells attacked pictures from clean ones best, by the lower end of its AUROC's interval.
+
+    None where no interval lies above 0.5.
+    """
+    separating = {name: one.separation for name, one in found.items() if _of(one).kind == "separates"}
+    if not separating:
+        return None
+    return max(separating, key=lambda name: _of(found[name]).interval.low)
+
+
+def plot_gates(found: dict[str, Calibration]) -> str:
+    """An SVG file's text: the receiver operating characteristic of each gate."""
+    curves = {}
+    for name, one in found.items():
+        assert one.attacked is not None
+        shares = roc(one.clean.drift, one.attacked.drift)
+        curves[f"{name} ({_of(one).auroc:.2f})"] = list(zip(*(s.tolist() for s in shares), strict=True))
+    chart = pages.lines(
+        curves,
+        Axis.percent("clean pictures countered"),
+        Axis.percent("attacked pictures countered"),
+        label="each gate's receiver operating characteristic, with its area",
+        marks=False,
+        diagonal=True,
+    )
+    return pages.alone(chart)
+
+
+def _of(calibration: Calibration) -> Separation:
+    assert calibration.separation is not None
+    return calibration.separation
+
+
+def _measured(
+    classifier: DefendedClassifier,
+    configs: dict[str, CounterattackConfig],
+    batches: Iterable[tuple[Sequence[Path], NDArray[Any]]],
+    request: CalibrationRequest,
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """What each gate measures of all pictures, and of the same attacked; empty where none are."""
+    clean: dict[str, list[NDArray[np.float32]]] = {name: [] for name in configs}
+    attacked: dict[str, list[NDArray[np.float32]]] = {name: [] for name in configs}
+    for part in pictures_of(classifier, batches, attack_eps=request.attack_eps, seed=request.seed):
+        for pixels, into in ((part.clean, clean), (part.attacked, attacked)):
+            if pixels is not None:
+                for name, drift in _drifts(classifier, configs, pixels, request.seed, part.first).items():
+                    into[name].append(drift)
+    if not clean["drift"]:
+        raise InputError("expected at least one picture that can be read, got none")
+    return tuple(  # pyright: ignore[reportReturnType]
+        {name: np.concatenate(parts) if parts else np.empty(0, np.float32) for name, parts in side.items()}
+        for side in (clean, attacked)
+    )
+
+
+@torch.no_grad()
+def _drifts(
+    classifier: DefendedClassifier,
+    configs: dict[str, CounterattackConfig],
+    pixels: Tensor,
+    seed: int,
+    first_image: int,
+) -> dict[str, NDArray[np.float32]]:
+    x = as_unit(pixels)
+    noise = draw_noise(seeded(seed, first_image, len(x), x.device), x.shape, classifier.config)
+    start = into_bounds(noise, x)
+    tower = classifier.engine.embed if classifier.drift_tower is None else classifier.drift_tower
+    clean = tower(x)
+    return {
+        name: gate_measure(tower, x, start, clean, config).cpu().numpy().astype(np.float32)
+        for name, config in configs.items()
+    }
