@@ -13,7 +13,7 @@ from conftest import split_threshold
 from lab import STAGES, restless
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from towers import TRACED, make_tower, smooth
+from towers import TRACED, VIT, build, make_tower, smooth
 
 import clipfast
 from clipfast import CounterattackConfig
@@ -296,7 +296,8 @@ def test_low_precision_reaches_what_float32_reaches(precision):
 
 @pytest.fixture(scope="module")
 def compiled() -> tuple:
-    tower = make_tower(gain=8.0)
+    # Two blocks, of which the last differs from the other.
+    tower = ImageTower(restless(build(**VIT | {"layers": 2}))).requires_grad_(False)
     x, noise, config, tau = batch(tower, 7)
     encoder = CompiledEncoder(make_encoder(tower))
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)

@@ -34,7 +34,7 @@ TOWARDS = {"objective": "towards", "transform": "gaussian 0.8"}
 VIEWS = {"views": ["identity", "mirror", "crop 0.9 top-left", "crop 0.8 centre"]}
 AGREED = VIEWS | {"view_weights": "agreement"}
 # Each choice of a stage with each of the others, in pairs.
-CASES += [
+STAGES = [
     ("linf", 2, HIGH_NOISE), ("linf", 0, HIGH_NOISE | VIEWS), ("l2", 3, HIGH_NOISE | TOWARDS | AGREED),
     ("linf", 3, BLUR | {"objective": "towards"}), ("linf", 0, BLUR), ("l2", 2, BLUR | AGREED),
     ("linf", 1, BLUR | VIEWS | MOMENTUM), ("linf", 2, TOWARDS), ("linf", 3, TOWARDS | VIEWS | MOMENTUM),
@@ -62,10 +62,13 @@ def transforms(config: CounterattackConfig, tower: ImageTower) -> dict[str, Pict
     return transforms_of(config, tower.image_size, torch.device("cpu"), torch.float64)
 
 
-@pytest.mark.parametrize("mix", ["none", "some", "all"])
+MIXES = ("none", "some", "all")
+ALL = [(*case, mix) for case in CASES for mix in MIXES] + [(*case, "some") for case in STAGES]
+
+
 @pytest.mark.parametrize("pass_through", ["noise", "clean"])
 @pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
-@pytest.mark.parametrize(("norm", "steps", "options"), CASES)
+@pytest.mark.parametrize(("norm", "steps", "options", "mix"), ALL)
 def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass_through, mix):
     # In float64 no sign is ambiguous, so that the two agree all the way through.
     tower = doubled(make_tower(gain=8.0))

@@ -138,8 +138,8 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     ("profile", "kind"),
     [
         ("lab", "agreement, towards, views"),
-        ("serving", "agreement, towards, views"),
-        ("lab", "high noise, no steps, views"),
+        pytest.param("serving", "agreement, towards, views", marks=pytest.mark.slow),
+        pytest.param("lab", "high noise, no steps, views", marks=pytest.mark.slow),
     ],
 )
 def test_files_of_other_stages_are_verified(tiny_clip, tokenizer, beside, profile, kind):

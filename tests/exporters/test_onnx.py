@@ -109,7 +109,7 @@ def test_another_tower_measures_drift(tmp_path, opset, kind):
         exported.agrees(4, mix)
 
 
-@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("static", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", STAGES)
 def test_other_stages(tmp_path, kind, static):
     tower = build_vit("one block", gain=8.0)
