@@ -270,8 +270,10 @@ def test_metadata_that_it_does_not_know_is_refused_by_name(parts, name):
     assert reason in result.stderr.decode()
 
 
-def test_the_schema_before_is_read(parts):
-    values = json.loads(changed(schema=1))
-    for setting in ("momentum", "gate", "radius"):
+@pytest.mark.parametrize("schema", [1, 2])
+def test_the_schemas_before_are_read(parts, schema):
+    values = json.loads(changed(schema=schema))
+    since = ["gate_noise", "transform", "objective", "views", "view_weights"]
+    for setting in (*since, *(["momentum", "gate"] if schema == 1 else [])):
         del values["config"][setting]
     assert parts("noise", 1, text=json.dumps(values)).returncode == 0
