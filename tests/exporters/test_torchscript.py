@@ -77,7 +77,8 @@ def test_another_tower_measures_drift(tmp_path, options):
         lab.check(program, 4, mix)
 
 
-@pytest.mark.parametrize("kind", list(STAGES)[:1])
+@pytest.mark.slow  # the ONNX files of the same graphs are quick
+@pytest.mark.parametrize("kind", STAGES)
 def test_other_stages(tmp_path, kind):
     lab = Lab(build_vit("one block", gain=8.0), **STAGES[kind])
     program = written(lab, tmp_path)
