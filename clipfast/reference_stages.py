@@ -19,6 +19,7 @@ from .transforms import Transform, crop_window, gaussian_weights
 __all__ = [
     "answer_embedding",
     "ascended",
+    "blur",
     "drift_of",
     "gate_measure",
     "goal_of",
@@ -86,7 +87,7 @@ def transformed(x: Tensor, transform: str) -> Tensor:
     if chosen.name == "mirror":
         return x.flip(-1)
     if chosen.name == "blur":
-        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
+        return blur(x)
     if chosen.name == "gaussian":
         weights = x.new_tensor(gaussian_weights(chosen.number or 0.0))
         reach = len(weights) // 2
@@ -100,6 +101,11 @@ def transformed(x: Tensor, transform: str) -> Tensor:
         return F.interpolate(x[..., top : top + height, left : left + width], size, mode="bilinear")
     assert chosen.name == "identity", chosen
     return x
+
+
+def blur(x: Tensor) -> Tensor:
+    """x [N, 3, H, W] under a 3x3 mean filter, edges replicated."""
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
 
 
 def low_pass(x: Tensor, radius: float) -> Tensor:

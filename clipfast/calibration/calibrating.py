@@ -15,6 +15,7 @@ from .. import __version__
 from ..attacks.pgd10 import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
 from ..attacks.system import undefended
 from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
 from ..errors import InputError
 from ..inputs.tensors import as_unit
 from ..preprocess import image_files
@@ -30,7 +31,7 @@ __all__ = [
     "folder_labels",
     "measure",
     "pictures_of",
-    "quoted",
+    "set_threshold",
 ]
 
 # Files -> the readable ones and their pixels [N, 3, H, W], uint8, some at a time.
@@ -70,6 +71,11 @@ class CalibrationRequest:
                 "expected a folder of them or an attack, got neither"
             )
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that are read: of clean pictures, and of attacked ones where they are given."""
+        return [self.clean, *([] if self.attacked is None else [self.attacked])]
+
 
 def calibrate_folders(
     classifier: DefendedClassifier,
@@ -83,7 +89,7 @@ def calibrate_folders(
     Raises InputError for a folder that is not there or holds no pictures, for class folders that are not
     named as the classes, and as `calibrate` does.
     """
-    roots = [request.clean, *([] if request.attacked is None else [request.attacked])]
+    roots = request.folders
     files = [files_below(root) for root in roots]
     labels = [
         folder_labels(root, found, classifier.classnames) if request.labels else None
@@ -98,15 +104,30 @@ def calibrate_folders(
     if request.attacked is not None:
         attacked, _ = measure(classifier, batches(files[1]), labels=labels[1], seed=request.seed)
         skipped += len(files[1]) - len(attacked)
+    return set_threshold(classifier, request, classifier.config, clean, attacked, skipped)
+
+
+def set_threshold(
+    classifier: DefendedClassifier,
+    request: CalibrationRequest,
+    config: CounterattackConfig,
+    clean: Measured,
+    attacked: Measured | None,
+    skipped: int,
+) -> Calibration:
+    """`calibrate` as a request has it, for what a classifier measured with a config. Raises as that does.
+
+    skipped: the number of files that could not be read.
+    """
     return calibrate(
         clean,
         attacked,
-        config=classifier.config,
+        config=config,
         weights=classifier.drift_weights,
         rate=request.rate,
         attacked_share=request.attacked_share,
         drift_encoder=classifier.drift_tower is not None,
-        run=quoted(classifier, request, skipped),
+        run=_quoted(classifier, request, skipped),
         seed=request.seed,
     )
 
@@ -201,7 +222,7 @@ def files_below(root: Path) -> list[Path]:
     return list(image_files([root]))
 
 
-def quoted(classifier: DefendedClassifier, request: CalibrationRequest, skipped: int) -> dict[str, Any]:
+def _quoted(classifier: DefendedClassifier, request: CalibrationRequest, skipped: int) -> dict[str, Any]:
     """What the figures are quoted with."""
     attack = None
     if request.attack_eps is not None:

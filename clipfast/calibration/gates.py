@@ -20,9 +20,9 @@ from ..inputs.draws import draw_noise, seeded
 from ..inputs.tensors import as_unit
 from ..pages import Axis
 from ..reference_stages import gate_measure, into_bounds
-from .calibrating import Batches, CalibrationRequest, files_below, pictures_of, quoted
+from .calibrating import Batches, CalibrationRequest, files_below, pictures_of, set_threshold
 from .separation import Separation, roc
-from .threshold import Calibration, Measured, calibrate
+from .threshold import Calibration, Measured
 
 __all__ = ["calibrate_gates", "candidate_gates", "plot_gates", "recommended_gate"]
 
@@ -76,8 +76,7 @@ def calibrate_gates(
         raise InputError("to compare gates expected a rate and no labels: no answer is made of any gate")
     if classifier.config.norm != "linf":
         raise InputError(f"to compare gates expected a config of norm 'linf', got {classifier.config.norm!r}")
-    roots = [request.clean, *([] if request.attacked is None else [request.attacked])]
-    files = [files_below(root) for root in roots]
+    files = [files_below(root) for root in request.folders]
     if total is not None:
         total(sum(map(len, files)))
     configs = candidate_gates(classifier.config, classifier.image_size)
@@ -88,16 +87,8 @@ def calibrate_gates(
         attacked, _ = _measured(classifier, configs, batches(files[1]), given)
         skipped += len(files[1]) - len(attacked["drift"])
     return {
-        name: calibrate(
-            Measured(drift=clean[name]),
-            Measured(drift=attacked[name]),
-            config=config,
-            weights=classifier.drift_weights,
-            rate=request.rate,
-            attacked_share=request.attacked_share,
-            drift_encoder=classifier.drift_tower is not None,
-            run=quoted(classifier, request, skipped),
-            seed=request.seed,
+        name: set_threshold(
+            classifier, request, config, Measured(drift=clean[name]), Measured(drift=attacked[name]), skipped
         )
         for name, config in configs.items()
     }
@@ -108,10 +99,8 @@ def recommended_gate(found: dict[str, Calibration]) -> str | None:
 
     None where no interval lies above 0.5.
     """
-    separating = {name: one.separation for name, one in found.items() if _of(one).kind == "separates"}
-    if not separating:
-        return None
-    return max(separating, key=lambda name: _of(found[name]).interval.low)
+    separating = [name for name, one in found.items() if _of(one).kind == "separates"]
+    return max(separating, key=lambda name: _of(found[name]).interval.low, default=None)
 
 
 def plot_gates(found: dict[str, Calibration]) -> str:

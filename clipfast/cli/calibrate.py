@@ -124,7 +124,7 @@ def command(
             bar.update(task, total=n)
 
         if gates is None:
-            compared = {}
+            compared, best = {}, None
             found = calibrate_folders(classifier, request, read, total=total)
         else:
             compared = calibrate_gates(classifier, request, read, total=total)
@@ -149,7 +149,7 @@ def command(
         return
     if compared:
         _tell_gates(compared)
-        stdout.print(escape(f"recommended: {recommended_gate(compared)}"), highlight=False)
+        stdout.print(escape(f"recommended: {best}"), highlight=False)
     table = Table("", "", show_header=False, title=escape(found.rule))
     for name, value in found.figures().items():
         table.add_row(name.replace("_", " "), f"{value:.4g}")

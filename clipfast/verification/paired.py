@@ -125,7 +125,8 @@ def _delta_compared(
     delta: Tensor,
 ) -> DeltaErrors:
     config, moved = reference.config, pixels + delta
-    embedding, wanted = reference.embed(moved), reference.embed(pixels + expected.delta)
+    embedding = reference.embed(moved)
+    wanted = reference.embed(pixels + expected.delta) if config.views else expected.embedding
     difference, entries = (delta - expected.delta).flatten(1), delta.flatten(1)
     if config.norm == "l2":
         size, strayed = entries.norm(dim=1), difference.norm(dim=1) / config.eps
@@ -133,7 +134,9 @@ def _delta_compared(
         size, strayed = _largest(entries), (difference.abs() > 1e-5).double().mean(dim=1)
     over, under = moved.flatten(1).amax(dim=1) - 1, -moved.flatten(1).amin(dim=1)
     return DeltaErrors(
-        logits=_largest(answer.logits - reference.logits(reference.answer(moved, answer.countered))),
+        logits=_largest(
+            answer.logits - reference.logits(reference.answer(embedding, moved, answer.countered))
+        ),
         largest=_largest(difference),
         strayed=strayed,
         displaced=(embedding - clean).norm(dim=1) / (wanted - clean).norm(dim=1),

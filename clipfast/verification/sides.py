@@ -97,9 +97,8 @@ class Reference:
         return self._classifier.image_tower(pixels)
 
     @torch.no_grad()
-    def answer(self, moved: Tensor, countered: Tensor) -> Tensor:
-        """What x + delta is answered from [N, D]: of countered images, bool [N], by their views."""
-        embedding = self.embed(moved)
+    def answer(self, embedding: Tensor, moved: Tensor, countered: Tensor) -> Tensor:
+        """What x + delta is answered from [N, D]: f(x + delta), or, of countered images, its views."""
         if self.config.views and countered.any():
             seen = answer_embedding(self._classifier.image_tower, moved[countered], self.config)
             embedding = embedding.index_put((countered,), seen)

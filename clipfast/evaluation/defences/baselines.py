@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...config import CounterattackConfig
 from ...errors import InputError
-from ...reference_stages import into_bounds, within
+from ...reference_stages import blur, into_bounds, within
 
 __all__ = [
     "ANTI_ADVERSARY",
@@ -35,11 +35,6 @@ Sign = Callable[[Tensor], Tensor]
 # The published code's settings, for CIFAR; the first has no budget but its steps.
 ANTI_ADVERSARY = CounterattackConfig(eps=0.3, step_size=0.15, steps=2)
 HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
-
-
-def blur(pixels: Tensor) -> Tensor:
-    """A 3x3 mean filter, edges replicated: float [N, 3, H, W] -> the same. Differentiable."""
-    return F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
 
 
 def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
