@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .errors import InputError
 
-__all__ = ["PLACES", "TRANSFORMS", "Transform", "crop_window", "gaussian_weights"]
+__all__ = ["PLACES", "TRANSFORMS", "Transform", "crop_window", "csr_radius", "gaussian_weights"]
 
 PLACES = ("centre", "top-left", "top-right", "bottom-left", "bottom-right")
 
@@ -107,6 +107,14 @@ def crop_window(crop: Transform, size: tuple[int, int]) -> tuple[int, int, int, 
     if crop.place == "centre":
         return spare[0] // 2, spare[1] // 2, height, width
     return spare[0] * ("bottom" in crop.place), spare[1] * ("right" in crop.place), height, width
+
+
+def csr_radius(size: tuple[int, int]) -> float:
+    """The radius, in cycles a picture of (height, width), that cuts off as much as CSR's low-pass filter.
+
+    CSR (arXiv 2601.19210) keeps 40 cycles of 224 pixels.
+    """
+    return 40 * min(size) / 224
 
 
 def gaussian_weights(deviation: float) -> list[float]:

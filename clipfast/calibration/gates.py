@@ -20,14 +20,12 @@ from ..inputs.draws import draw_noise, seeded
 from ..inputs.tensors import as_unit
 from ..pages import Axis
 from ..reference_stages import gate_measure, into_bounds
+from ..transforms import csr_radius
 from .calibrating import Batches, CalibrationRequest, files_below, pictures_of, set_threshold
 from .separation import Separation, roc
 from .threshold import Calibration, Measured
 
 __all__ = ["calibrate_gates", "candidate_gates", "plot_gates", "recommended_gate"]
-
-# CSR's radius (arXiv 2601.19210) is of pictures of this size.
-_CSR_RADIUS, _CSR_SIZE = 40, 224
 
 
 def candidate_gates(
@@ -38,8 +36,8 @@ def candidate_gates(
     All else is as in the config, but that images which pass any gate but drift's are answered as they came:
     f(x) is known then, and costs nothing more.
     """
-    radius = _CSR_RADIUS * min(image_size) / _CSR_SIZE
-    transforms = ("blur", "gaussian 1.0", f"low_pass {radius:.4g}", "mirror", "crop 0.9 centre")
+    radius = f"{csr_radius(image_size):.4g}"
+    transforms = ("blur", "gaussian 1.0", f"low_pass {radius}", "mirror", "crop 0.9 centre")
     unset = dataclasses.replace(config, calibrated_for=None)
     others = dataclasses.replace(unset, pass_through="clean")
     return {

@@ -15,13 +15,13 @@ from ...classifier import DefendedClassifier
 from ...config import CounterattackConfig
 from ...errors import InputError, UncalibratedWarning
 from ...models.fingerprint import fingerprint
+from ...transforms import csr_radius
 from ..store import digest
 from . import systems
 
 __all__ = ["DEFENCES", "Defence", "make_defences"]
 
-# CSR's radius and threshold (ICML 2026), for pictures of 224 pixels.
-_CSR_RADIUS, _CSR_SIZE, _CSR_THRESHOLD = 40, 224, 0.85
+_CSR_THRESHOLD = 0.85  # ICML 2026
 _NAC_MOMENTUM = 0.9
 
 
@@ -59,8 +59,7 @@ def _filtered(make: Callable[[DefendedClassifier], System], **changes: Any) -> _
     """With a low-pass filter that cuts off what CSR's does of its pictures."""
 
     def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
-        radius = _CSR_RADIUS * min(base.image_size) / _CSR_SIZE
-        return _with(make, transform=f"low_pass {radius!r}", **changes)(base)
+        return _with(make, transform=f"low_pass {csr_radius(base.image_size)!r}", **changes)(base)
 
     return made
 
