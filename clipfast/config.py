@@ -169,6 +169,10 @@ class CounterattackConfig:
         """As published, but images that pass the gate are answered exactly as undefended CLIP does."""
         return cls(pass_through="clean")
 
+    def ungated(self) -> CounterattackConfig:
+        """The same settings under a threshold that no image reaches: all are countered."""
+        return dataclasses.replace(self, tau_threshold=1e9, calibrated_for=None)
+
     def transforms(self) -> tuple[str, ...]:
         """The transforms that the defence makes, each once."""
         names = (self.transform,) if self._uses_transform else ()

@@ -84,7 +84,7 @@ class Attack(ABC):
             for context in (torch.inference_mode(False), torch.enable_grad(), full, forked):
                 stack.enter_context(context)
             torch.manual_seed(seed)
-            spent = stack.enter_context(PassCounter(system.classifier))
+            spent = stack.enter_context(PassCounter(*system.classifiers))
             attacked, broken = (
                 self._run(system, x, y, eps, ticks, batch_size or len(x)) if len(x) else (x, y.bool())
             )

@@ -1,4 +1,4 @@
-"""Gate evasion: an attack that also pushes an image over the gate's threshold, past the counterattack."""
+"""Attackers who know the gate: past it, so that nothing is countered, or right both ways through it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .losses import by_label, loss_function
 from .projected import ProjectedAttack
 from .system import System
 
-__all__ = ["GateEvasion"]
+__all__ = ["BothBranches", "GateEvasion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class GateEvasion(ProjectedAttack):
 
     While tau < (1 + slack) tau_threshold, the gradient of tau is added to that of the loss, each over its own
     mean |g|, times weight: with signed steps the two have to be of one size, and no weight in the units of a
-    loss would fit two models. slack: passes beyond the threshold, for the noise of the next draw.
+    loss would fit two models. slack: passes beyond the threshold, for the noise of the next draw. Of through
+    "passed" an image is broken that is misclassified and passes.
     """
 
     weight: float = 1.0
@@ -51,8 +52,42 @@ class GateEvasion(ProjectedAttack):
             tau = drift(x)
             (push,) = torch.autograd.grad(tau.sum(), x)
             held = (tau.detach() < wanted)[:, None, None, None]
+            passes = ~(tau.detach() < threshold) if self.through == "passed" else True
             return looked._replace(
-                gradient=_of_unit_size(looked.gradient) + self.weight * held * _of_unit_size(push)
+                gradient=_of_unit_size(looked.gradient) + self.weight * held * _of_unit_size(push),
+                broken=looked.broken & passes,
+            )
+
+        return [look] * self.restarts
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothBranches(ProjectedAttack):
+    """Ascends the sum of the losses that an image has if it passes the gate and if it is countered.
+
+    Broken is an image that is misclassified the way that the gate sends it. `through` is not used.
+    """
+
+    def applies(self, system: System) -> bool:
+        """Whether the system has a gate."""
+        return system.branches is not None
+
+    def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
+        drift, threshold, branches = system.drift, system.tau_threshold, system.branches
+        assert drift is not None
+        assert threshold is not None
+        assert branches is not None
+        loss = by_label(loss_function(self.loss), labels)
+        looks = [look_through(logits, labels, loss) for logits in branches]
+
+        def look(pixels: Tensor, rows: Tensor) -> Looked:
+            passed, countered = (one(pixels, rows) for one in looks)
+            with torch.no_grad():
+                held = drift(pixels) < threshold
+            return Looked(
+                passed.gradient + countered.gradient,
+                torch.where(held, countered.loss, passed.loss),
+                torch.where(held, countered.broken, passed.broken),
             )
 
         return [look] * self.restarts

@@ -16,29 +16,30 @@ __all__ = ["PassCounter"]
 
 
 class PassCounter:
-    """Counts what a classifier's towers and its engine do between `with` and its end.
+    """Counts what classifiers' towers and engines do between `with` and its end.
 
     An image through a tower is one forward pass, its gradient to the pixels one backward pass. Where a
     gradient is differentiated itself (the unrolled defence), that pass is gone through once more, and counts
     as another backward pass. An engine's passes follow from its schedule and from how many images it
     countered: see `engine_passes`. A separate drift encoder's passes count alike.
-    classifier: None, of a system that has none, counts nothing.
+    Classifiers that share a tower count it once; none counts nothing.
     """
 
-    def __init__(self, classifier: DefendedClassifier | None) -> None:
+    def __init__(self, *classifiers: DefendedClassifier) -> None:
         self.forward = self.backward = 0
         self._in_engine = False  # whose passes follow from its schedule, though its encoder may run the tower
-        self._classifier = classifier
+        self._classifiers = classifiers
         self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> PassCounter:
-        if (classifier := self._classifier) is not None:
-            engine = classifier.engine  # made before towers are watched: a tower that is traced runs
+        # Engines are made before towers are watched: a tower that is traced runs.
+        for engine in [classifier.engine for classifier in self._classifiers]:
             if isinstance(engine, Engine):
                 self._watch(engine)
-            for tower in (classifier.image_tower, classifier.drift_tower):
-                if tower is not None:
-                    self._undo.append(tower.register_forward_hook(self._on_tower).remove)
+        towers = {tower for each in self._classifiers for tower in (each.image_tower, each.drift_tower)}
+        for tower in towers:
+            if tower is not None:
+                self._undo.append(tower.register_forward_hook(self._on_tower).remove)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from .attack import Attack, Tick, check_counts
 from .eps_ball import check_labels, random_start
 from .losses import Loss, by_label, loss_function, targeted_margin
 from .restarts import best_of
-from .system import System
+from .system import Logits, System
 
-__all__ = ["ProjectedAttack", "Targeted"]
+__all__ = ["ProjectedAttack", "Targeted", "Through"]
+
+Through = Literal["attackable", "unrolled", "passed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +28,14 @@ class ProjectedAttack(Attack):
     """PGD with random starts through a system: BPDA + EOT, or unrolled, where the system is a defence.
 
     through: the system's `attackable` (exact where it has a gradient, else BPDA; Athalye et al., ICML 2018),
-    or its `unrolled`. steps, step_size: see `step_sizes`. samples: of a randomised system's noise in each
-    step. restarts: how often an image starts; it keeps the pixels of the highest loss. stops: an image that
-    is broken, see `streak_of`, keeps its pixels and leaves.
+    its `unrolled`, or what it says of images that pass its gate. steps, step_size: see `step_sizes`. samples:
+    of a randomised system's noise in each step. restarts: how often an image starts; it keeps the pixels of
+    the highest loss. stops: an image that is broken, see `streak_of`, keeps its pixels and leaves.
     Raises InputError for other settings.
     """
 
     loss: Loss = "cross-entropy"
-    through: Literal["attackable", "unrolled"] = "attackable"
+    through: Through = "attackable"
     steps: int = 10
     step_size: float | None = None
     samples: int = 1
@@ -42,25 +44,30 @@ class ProjectedAttack(Attack):
 
     def __post_init__(self) -> None:
         loss_function(self.loss)
-        if self.through not in ("attackable", "unrolled"):
-            raise InputError(f"through must be 'attackable' or 'unrolled', got {self.through!r}")
+        if self.through not in get_args(Through):
+            raise InputError(f"through must be one of {get_args(Through)}, got {self.through!r}")
         check_counts(steps=self.steps, samples=self.samples, restarts=self.restarts)
         if self.step_size is not None and not 0 < self.step_size <= 1:
             raise InputError(f"step_size is in [0, 1] pixel units and above 0, got {self.step_size!r}")
 
     def applies(self, system: System) -> bool:
         """Whether the system has the gradient that the attack goes through."""
-        return self.through == "attackable" or system.unrolled is not None
+        return self._through(system) is not None
 
     @property
     def ticks(self) -> int:
         """The steps of all restarts."""
         return self.steps * self.restarts
 
-    def _logits(self, system: System) -> Callable[[Tensor], Tensor]:
-        if self.through == "attackable" or system.unrolled is None:
-            return system.attackable
-        return system.unrolled
+    def _through(self, system: System) -> Logits | None:
+        if self.through == "passed":
+            return None if system.branches is None else system.branches.passed
+        return system.unrolled if self.through == "unrolled" else system.attackable
+
+    def _logits(self, system: System) -> Logits:
+        logits = self._through(system)
+        assert logits is not None
+        return logits
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
         """What each ascent climbs."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from .apgd import AutoPGD
 from .attack import Attack
-from .gate_evasion import GateEvasion
+from .gate_evasion import BothBranches, GateEvasion
 from .projected import ProjectedAttack, Targeted
 from .retries import Retries
 from .square import Square
@@ -56,6 +56,8 @@ ATTACKS = {
     "bpda": _adaptive("BPDA + EOT", ProjectedAttack),
     "unrolled": _adaptive("unrolled", ProjectedAttack, through="unrolled"),
     "gate": _adaptive("gate evasion", GateEvasion),
+    "gate-passed": _adaptive("gate evasion, f(x)", GateEvasion, through="passed"),
+    "both-branches": _adaptive("both branches", BothBranches),
     "targeted": _adaptive("targeted", Targeted),
     "apgd-eot": _adaptive("APGD + EOT", AutoPGD),
     "black-box": _adaptive("Square, black box", Square),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..classifier import DefendedClassifier
 
-__all__ = ["Answer", "Answers", "Logits", "System", "plain", "undefended"]
+__all__ = ["Answer", "Answers", "Branches", "Logits", "System", "plain", "undefended"]
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -35,6 +35,13 @@ class Answers(Protocol):
         ...
 
 
+class Branches(NamedTuple):
+    """What a gated system would say of images if all passed its gate, and if all were countered."""
+
+    passed: Logits
+    countered: Logits
+
+
 @dataclass(frozen=True, kw_only=True)
 class System:
     """A classifier under test.
@@ -43,8 +50,9 @@ class System:
     which knows the defence: exactly where it has a gradient, else with what it adds held constant (BPDA).
     randomised: whether noise is drawn; attackable and unrolled draw theirs from torch's generator at each
     call. unrolled: as attackable, with the gradient through the defence's own steps, or None. drift: pixels
-    -> tau [N], differentiable, and tau_threshold, below which an image is countered; None without a gate.
-    classifier: whose towers and engine all of that runs on, so that passes can be counted.
+    -> what the gate measures [N], differentiable; tau_threshold: below it an image is countered; branches:
+    both ways of the gate, each like `attackable`. These three are None without a gate.
+    classifiers: whose towers and engines all of that runs on, so that passes can be counted.
     """
 
     name: str
@@ -54,20 +62,21 @@ class System:
     unrolled: Logits | None = None
     drift: Callable[[Tensor], Tensor] | None = None
     tau_threshold: float | None = None
-    classifier: DefendedClassifier | None = None
+    branches: Branches | None = None
+    classifiers: tuple[DefendedClassifier, ...] = ()
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The logits of `answer`, with the seed 0."""
         return self.answer(pixels, seed=0).logits
 
 
-def plain(name: str, logits: Logits, classifier: DefendedClassifier | None = None) -> System:
+def plain(name: str, logits: Logits, *classifiers: DefendedClassifier) -> System:
     """A system without noise, and differentiable as it is: pixels float [N, 3, H, W] -> logits [N, C]."""
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:  # noqa: ARG001
         return Answer(logits(pixels))
 
-    return System(name=name, answer=answer, attackable=logits, classifier=classifier)
+    return System(name=name, answer=answer, attackable=logits, classifiers=classifiers)
 
 
 def undefended(classifier: DefendedClassifier, name: str = "undefended") -> System:

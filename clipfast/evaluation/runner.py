@@ -134,7 +134,7 @@ class Runner:
 
     def _answered(self, defence: Defence, pixels: Tensor, first_image: int) -> dict[str, NDArray[Any]]:
         rounds = self.seeds if defence.system.randomised else 1
-        with torch.no_grad(), PassCounter(defence.system.classifier) as spent:
+        with torch.no_grad(), PassCounter(*defence.system.classifiers) as spent:
             answers = [
                 defence.system.answer(pixels, seed=self.seed + i, first_image=first_image)
                 for i in range(rounds)

@@ -8,6 +8,7 @@ from conftest import make_classifier, pixels
 
 from clipfast import CounterattackConfig
 from clipfast.attacks import make
+from clipfast.attacks.system import undefended
 from clipfast.evaluation.defences import systems
 
 EPS = 4 / 255
@@ -64,3 +65,73 @@ def test_passes_the_threshold_by_its_slack(held):
         attacked = make("gate", stops=False, slack=slack).run(system, x, labels, eps=EPS, seed=0).pixels
         shares.append(passed(classifier, attacked))
     assert shares[1] > shares[0]
+
+
+def stages(tiny_clip, tokenizer, x, **settings):
+    """A system behind an agreement gate that holds back half of the pictures, its classifier and labels."""
+    config = CounterattackConfig(gate="agreement", pass_through="clean", **settings)
+    drift = make_classifier(tiny_clip, tokenizer, config=config).predict(x, seed=0).drift
+    config = dataclasses.replace(config, tau_threshold=settings.get("tau_threshold", drift.median().item()))
+    classifier = make_classifier(tiny_clip, tokenizer, config=config)
+    return systems.countered(classifier), classifier, classifier.undefended(x).argmax(dim=1)
+
+
+def test_past_an_open_door_it_is_pgd_on_plain_clip(tiny_clip, tokenizer):
+    """Control: with nothing to evade, and branches that are one, new attacks make the old one's pictures."""
+    x = pixels(12).float() / 255
+    closed, classifier, labels = stages(tiny_clip, tokenizer, x, tau_threshold=0.0)
+    one_way, _, _ = stages(tiny_clip, tokenizer, x, steps=0)
+    options = {"eps": EPS, "seed": 3}
+    plain = make("bpda", stops=False).run(undefended(classifier), x, labels, **options).pixels
+    for name, system in (("gate-passed", closed), ("both-branches", one_way)):
+        attacked = make(name, stops=False).run(system, x, labels, **options).pixels
+        assert torch.equal(attacked, plain), name
+
+
+def test_gradients_through_one_view_are_those_through_none(tiny_clip, tokenizer):
+    """Control: an open gate and the picture itself as the one view."""
+    x = pixels(12).float() / 255
+    made = []
+    for views in ((), ("identity",)):
+        system, _, labels = stages(tiny_clip, tokenizer, x, views=views, tau_threshold=2.0)
+        made.append(make("bpda", stops=False, steps=3).run(system, x, labels, eps=EPS, seed=3).pixels)
+    assert ((made[0] - made[1]).abs() > 1e-6).double().mean() < 0.01
+
+
+def test_both_branches_turn_pictures_both_ways_through_the_gate(tiny_clip, tokenizer):
+    x = pixels(24).float() / 255
+    system, _, labels = stages(tiny_clip, tokenizer, x, views=("mirror", "crop 0.8 centre"))
+    wrong = {}
+    for name in ("bpda", "gate-passed", "both-branches"):
+        attacked = make(name, stops=False).run(system, x, labels, eps=EPS, seed=0).pixels
+        with torch.no_grad():
+            ways = [logits(attacked).argmax(dim=1) != labels for logits in system.branches]
+        wrong[name] = (ways[0] & ways[1]).double().mean()
+    assert wrong["both-branches"] > max(wrong["bpda"], wrong["gate-passed"]) + 0.1
+
+
+def test_past_the_gate_turns_what_is_answered_there(tiny_clip, tokenizer):
+    x = pixels(24).float() / 255
+    system, classifier, labels = stages(tiny_clip, tokenizer, x, views=("mirror", "crop 0.8 centre"))
+    shares = {}
+    for name in ("bpda", "gate-passed"):
+        attacked = make(name).run(system, x, labels, eps=EPS, seed=0)
+        answer = classifier.predict(attacked.pixels, seed=9)
+        wrong = answer.logits.argmax(dim=1) != labels
+        shares[name] = (wrong & ~answer.countered).double().mean()
+        if name == "gate-passed":
+            assert (wrong & ~answer.countered)[attacked.broken].all()
+    assert shares["gate-passed"] > shares["bpda"]
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    # Of an ungated image: BPDA's 2 of the gate, 2 steps, 2 views and their gradient. Then f(x) and f(t(x)),
+    # with their gradients where the gate is pushed, and f(x) by itself.
+    [("gate-passed", 1 + 2, 1 + 2), ("both-branches", 1 + (2 + 2 + 2) + 2 + 2, 1 + 2 + 2)],
+)
+def test_both_ways_are_paid_for(tiny_clip, tokenizer, name, forward, backward):
+    x = pixels(6).float() / 255
+    system, _, labels = stages(tiny_clip, tokenizer, x, views=("mirror", "crop 0.8 centre"))
+    spent = make(name, steps=1, stops=False).run(system, x, labels, eps=EPS, seed=0).passes
+    assert (spent.forward, spent.backward) == (forward, backward)

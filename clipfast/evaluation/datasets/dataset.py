@@ -107,13 +107,15 @@ class Dataset:
         images: int | None = None,
         *,
         seed: int = 0,
+        after: int = 0,
         progress: Callable[[], object] | None = None,
     ) -> Images:
         """Draws pictures at random without replacement, and reads those and no others.
 
         images: how many; all with None, and where there are fewer. seed: from 0; equal seeds draw equal
-        pictures, and a smaller number the first of those that a larger one draws. progress: called after
-        each picture. A picture that cannot be read is listed in `skipped`, and none takes its place.
+        pictures, and a smaller number the first of those that a larger one draws. after: so many that are
+        drawn first are left out. progress: called after each picture. A picture that cannot be read is listed
+        in `skipped`, and none takes its place.
         Preprocessing is the model's own: CLIP's resizes the short side to 224 before it crops the centre,
         where the paper (arXiv 2503.03613) resizes it to 256.
         Raises InputError for a number or a seed that is too small, and where nothing could be read.
@@ -122,7 +124,7 @@ class Dataset:
             raise InputError(f"expected at least 1 image, got {images}")
         if seed < 0:
             raise InputError(f"expected a seed from 0, got {seed}")
-        drawn = np.random.default_rng(seed).permutation(len(self))[:images].tolist()
+        drawn = np.random.default_rng(seed).permutation(len(self))[after:][:images].tolist()
         pixels = np.empty((len(drawn), 3, *preprocess.size), np.uint8)
         names: list[str] = []
         labels: list[int] = []

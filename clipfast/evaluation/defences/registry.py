@@ -19,7 +19,7 @@ from ...transforms import csr_radius
 from ..store import digest
 from . import systems
 
-__all__ = ["DEFENCES", "Defence", "make_defences"]
+__all__ = ["DEFENCES", "Defence", "defence_of", "make_defences"]
 
 _CSR_THRESHOLD = 0.85  # ICML 2026
 _NAC_MOMENTUM = 0.9
@@ -127,7 +127,6 @@ def make_defences(
     if unknown := [name for name in names if name not in DEFENCES]:
         raise InputError(f"expected defences of {', '.join(DEFENCES)}, got {', '.join(unknown)}")
     bases = {False: classifier, True: twin}  # of the twin?
-    weights = {of_twin: _weights(base) for of_twin, base in bases.items() if base is not None}
     made = []
     for name, recipe in DEFENCES.items():
         if name not in names and name != "none":
@@ -135,13 +134,23 @@ def make_defences(
         base = bases[recipe.of_twin]
         if base is None:
             raise InputError(f"defence {name!r} needs a fine-tuned tower: --checkpoint FILE")
-        with warnings.catch_warnings():
-            # Thresholds are under evaluation; of its own the classifier's maker was warned.
-            warnings.simplefilter("ignore", UncalibratedWarning)
-            system, config = recipe.make(base)
-        identity = {"defence": name, "config": json.loads(config.to_json()), **weights[recipe.of_twin]}
-        made.append(Defence(name=name, system=system, description=recipe.description, identity=identity))
+        made.append(_made(name, recipe, base))
     return made
+
+
+def defence_of(name: str, config: CounterattackConfig, classifier: DefendedClassifier) -> Defence:
+    """A classifier under these settings."""
+    recipe = _Recipe(name, lambda base: (systems.countered(base.with_config(config), name), config))
+    return _made(name, recipe, classifier)
+
+
+def _made(name: str, recipe: _Recipe, base: DefendedClassifier) -> Defence:
+    with warnings.catch_warnings():
+        # Thresholds are under evaluation; of its own the classifier's maker was warned.
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        system, config = recipe.make(base)
+    identity = {"defence": name, "config": json.loads(config.to_json()), **_weights(base)}
+    return Defence(name=name, system=system, description=recipe.description, identity=identity)
 
 
 def _weights(classifier: DefendedClassifier) -> dict[str, Any]:

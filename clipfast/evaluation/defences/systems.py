@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from ...attacks.system import Answer, Logits, System, plain
+from ...attacks.system import Answer, Branches, Logits, System, plain
 from ...classifier import DefendedClassifier
 from ...config import CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
+from ...errors import UncalibratedWarning
 from ...inputs import draws
-from ...reference_stages import transformed
+from ...reference_stages import into_bounds, transformed
 from . import baselines
 from .baselines import blur, random_noise, within
 
@@ -85,13 +87,16 @@ def noisy(classifier: DefendedClassifier) -> System:
         answer=answer,
         attackable=lambda pixels: logits(random_noise(pixels, eps=eps)),
         randomised=True,
-        classifier=classifier,
+        classifiers=(classifier,),
     )
 
 
 def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
     """The defended classifier; attackers hold the counterattack constant (BPDA), or go through its steps."""
     bpda = classifier.differentiable("bpda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        all_countered = classifier.with_config(classifier.config.ungated())
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
         prediction = classifier.predict(pixels, seed=seed, first_image=first_image)
@@ -105,8 +110,22 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         unrolled=classifier.differentiable("unrolled"),
         drift=bpda.drift,
         tau_threshold=classifier.config.tau_threshold,
-        classifier=classifier,
+        branches=Branches(_passed(classifier), all_countered.differentiable("bpda")),
+        classifiers=(classifier, all_countered),
     )
+
+
+def _passed(classifier: DefendedClassifier) -> Logits:
+    """What images that pass the gate are answered with, differentiable."""
+    logits, config = classifier.differentiable("undefended"), classifier.config
+    if config.pass_through == "clean":
+        return logits
+
+    def noisy(pixels: Tensor) -> Tensor:
+        x = pixels.detach()
+        return logits(pixels + into_bounds(_noise(x, config, draws.torch_seed(), 0), x))
+
+    return noisy
 
 
 def _optimising(
@@ -147,7 +166,7 @@ def _optimising(
         attackable=held,
         unrolled=unrolled,
         randomised=randomised,
-        classifier=classifier,
+        classifiers=(classifier,),
     )
 
 

@@ -1,0 +1,439 @@
+"""Which gate, counterattack and answer belong together: `python benchmarks/pareto.py OUT`, some hours.
+
+Every combination of the lists below answers pictures of a development stream, clean and under PGD-10 made on
+the undefended model. Those that hold what is asked for there are attacked themselves, through `clipfast
+eval`'s own attacks, in two rounds: all of them on few pictures, and the best on more and by more. Finished
+parts stay in OUT: a run that was stopped goes on. In two processes, stage by stage, and then once without:
+
+    for stage in transfer first second; do
+        for i in 1 2; do OMP_NUM_THREADS=1 python benchmarks/pareto.py OUT --stage $stage --shard $i/2 & done
+        wait
+    done
+
+The rule, written before the search was run. A combination is eligible if on these pictures
+- clean it is right as often as the undefended model, but for 2 points;
+- under PGD-10 it is right on 90 % at 2/255 and on 85 % at 4/255;
+- it costs at most 2.1 encoder passes on clean pictures in the mean, and at most 14 on a countered one.
+The first round keeps the eight that are right most often in the worst case, and for each of them the same
+gate and views without a counterattack. Recommended is who is right most often in the worst case of the
+second round. Of those that are within one standard error of the paired difference, the one with the fewest
+passes in the mean at 10 % attacked traffic. One that is right less often than its own gate and views without
+a counterattack is out.
+
+The pictures: those after the first 1000 that `clipfast eval` draws with the seed 0, on which figures are
+reported. The first 500 of them set each gate's threshold: 5 % of clean pictures are countered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import TaskProgressColumn
+from rich.table import Table
+
+from clipfast import CounterattackConfig, DefendedClassifier
+from clipfast.attacks.levels import level
+from clipfast.calibration.threshold import threshold_for_rate
+from clipfast.cli.console import ProgressBar
+from clipfast.defence.passes import engine_passes
+from clipfast.errors import UncalibratedWarning
+from clipfast.evaluation.attacking import attack_defences, work
+from clipfast.evaluation.budgets import BUDGETS
+from clipfast.evaluation.datasets import Images, find_dataset
+from clipfast.evaluation.defences import Defence, make_defences
+from clipfast.evaluation.defences.registry import defence_of
+from clipfast.evaluation.planned_attacks import planned
+from clipfast.evaluation.report.figures import worst_case
+from clipfast.evaluation.results import CLEAN, Results, SystemResult
+from clipfast.evaluation.runner import Runner
+from clipfast.evaluation.store import Store, digest
+from clipfast.measurement.statistics import paired_difference
+from clipfast.models.fingerprint import fingerprint
+
+REPORTED, CALIBRATED_ON, RATE = 1000, 500, 0.05
+EPS, LARGER_EPS = 2 / 255, 4 / 255
+CORNERS = tuple(f"crop 0.9 {corner}" for corner in ("top-left", "top-right", "bottom-left", "bottom-right"))
+
+GATES: dict[str, dict[str, Any]] = {
+    "drift": {"gate": "drift"},
+    "blur": {"gate": "agreement", "transform": "blur"},
+    "gaussian": {"gate": "agreement", "transform": "gaussian 1.0"},
+    "crop": {"gate": "agreement", "transform": "crop 0.9 centre"},
+    "open": {"gate": "agreement", "transform": "blur"},
+}
+COUNTERATTACKS: dict[str, dict[str, Any]] = {
+    "none": {"steps": 0},
+    "TTC": {"steps": 2},
+    "NAC": {"steps": 2, "momentum": 0.9},
+    "towards 2": {"steps": 2, "objective": "towards", "step_size": 2 / 255},
+    "towards 3": {"steps": 3, "objective": "towards", "step_size": 2 / 255},
+}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "one": {},
+    "corners": {"views": CORNERS},
+    "five": {"views": ("identity", *CORNERS)},
+    "seven": {"views": ("identity", "mirror", *CORNERS, "crop 0.9 centre")},
+    "seven weighed": {
+        "views": ("identity", "mirror", *CORNERS, "crop 0.9 centre"),
+        "view_weights": "agreement",
+    },
+}
+
+
+class Stage(NamedTuple):
+    """How many pictures, and which attacks there are on them, with their settings."""
+
+    pictures: int
+    attacks: Mapping[str, Mapping[str, Any]]
+
+
+# Who knows the defence: through its answer, past its gate, both ways through it, and through its steps.
+KNOWING = ("bpda", "gate-passed", "both-branches")
+STAGES = {
+    "transfer": Stage(100, {}),
+    "first": Stage(32, {name: {"steps": 10, "samples": 1} for name in KNOWING}),
+    "second": Stage(
+        100, {name: {"steps": 20, "samples": 1} for name in KNOWING} | {"unrolled": {"steps": 10}}
+    ),
+}
+BEST = 8
+MOST_PASSES, MOST_PASSES_COUNTERED = 2.1, 14
+LEAST_RIGHT = {EPS: 0.90, LARGER_EPS: 0.85}
+LESS_CLEAN = 0.02
+
+
+class Candidate(NamedTuple):
+    """A combination, by its names in the lists above."""
+
+    gate: str
+    counterattack: str
+    answer: str
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self)
+
+    @property
+    def without_counterattack(self) -> Candidate:
+        return self._replace(counterattack="none")
+
+
+class Found(NamedTuple):
+    """What a candidate does on the development pictures. Shares are in [0, 1], passes an image."""
+
+    clean: float
+    attacked: dict[float, float]  # by eps
+    passes_clean: float
+    passes_mixed: float  # one in ten attacked
+    passes_countered: int
+    worst: NDArray[np.bool_] | None = None  # bool [N]: right whatever comes at EPS
+
+    def eligible(self, undefended: Found) -> bool:
+        return (
+            self.clean >= undefended.clean - LESS_CLEAN
+            and all(self.attacked[eps] >= least for eps, least in LEAST_RIGHT.items())
+            and self.passes_clean <= MOST_PASSES
+            and self.passes_countered <= MOST_PASSES_COUNTERED
+        )
+
+
+def candidates() -> Iterator[Candidate]:
+    """All combinations that change anything."""
+    for names in itertools.product(GATES, COUNTERATTACKS, ANSWERS):
+        candidate = Candidate(*names)
+        if (candidate.counterattack, candidate.answer) != ("none", "one"):
+            yield candidate
+
+
+# Views of every picture, without gate and counterattack: what the recommended has to be held against.
+COMPARED = (Candidate("open", "none", "corners"), Candidate("open", "none", "seven"))
+
+
+def config_of(candidate: Candidate, thresholds: Mapping[str, float]) -> CounterattackConfig:
+    """Its settings. thresholds: of gates, by name."""
+    config = CounterattackConfig(
+        **GATES[candidate.gate],
+        **COUNTERATTACKS[candidate.counterattack],
+        **ANSWERS[candidate.answer],
+        pass_through="clean",
+    )
+    if candidate.gate == "open":
+        return config.ungated()
+    return dataclasses.replace(config, tau_threshold=thresholds[candidate.gate])
+
+
+@torch.no_grad()
+def thresholds(classifier: DefendedClassifier, images: Images, store: Store) -> dict[str, float]:
+    """Each gate's threshold on clean pictures, by name."""
+    found = {}
+    pixels = images.pixels.to(classifier.device)
+    for name, settings in GATES.items():
+
+        def measured(settings: dict[str, Any] = settings) -> dict[str, NDArray[Any]]:
+            config = CounterattackConfig(**settings, pass_through="clean")
+            return {"drift": classifier.with_config(config).predict(pixels, seed=0).drift.cpu().numpy()}
+
+        drift = store.get(digest({"part": "gate", **settings}, images.pixels.numpy()), measured)["drift"]
+        found[name] = threshold_for_rate(drift, RATE)
+    return found
+
+
+def found_of(results: Results, system: SystemResult, config: CounterattackConfig | None) -> Found:
+    """config: None of undefended CLIP."""
+    pgd = {eps: f"pgd-10@{level(eps)}" for eps in LEAST_RIGHT}
+    spent = {key: passes.forward + passes.backward for key, passes in system.passes.items()}
+    countered = 1 if config is None else sum(engine_passes(config, images=1, countered=1))
+    clean = spent[CLEAN.key]
+    has_attackers = any(column.kind == "adaptive" for column in results.columns)
+    return Found(
+        clean=float(system.right[CLEAN.key].mean()),
+        attacked={eps: float(system.right[key].mean()) for eps, key in pgd.items() if key in system.right},
+        passes_clean=clean,
+        passes_mixed=0.9 * clean + 0.1 * spent[pgd[EPS]],
+        passes_countered=countered,
+        worst=worst_case(results, system, EPS) if has_attackers else None,
+    )
+
+
+def recommended(found: Mapping[Candidate | None, Found]) -> Candidate | None:
+    """By the rule above, of candidates that are eligible and were attacked; None where there is none."""
+    worst = {c: one.worst for c, one in found.items() if c is not None and one.worst is not None}
+
+    def gains(candidate: Candidate) -> bool:
+        without = worst.get(candidate.without_counterattack)
+        return without is None or worst[candidate].mean() >= without.mean()
+
+    left = {c: right for c, right in worst.items() if found[c].eligible(found[None]) and gains(c)}
+    if not left:
+        return None
+    best = max(left, key=lambda candidate: left[candidate].mean())
+
+    def as_good(candidate: Candidate) -> bool:
+        difference = paired_difference(left[best], left[candidate])
+        return difference.mean <= difference.standard_error
+
+    return min(filter(as_good, left), key=lambda candidate: found[candidate].passes_mixed)
+
+
+class Search:
+    """One model and its development pictures."""
+
+    def __init__(self, options: argparse.Namespace, bar: ProgressBar) -> None:
+        dataset = find_dataset(options.data, root=options.root)
+        self.classifier = _classifier(options, dataset.classnames, dataset.templates)
+        drawn = dataset.take(
+            self.classifier.preprocess,
+            CALIBRATED_ON + max(stage.pictures for stage in STAGES.values()),
+            after=REPORTED,
+        )
+        self.images, self.bar = _rest(drawn, CALIBRATED_ON), bar
+        self.stage, self.shard = options.stage, options.shard
+        identity = {
+            "weights": fingerprint(self.classifier.image_tower.model.visual),
+            "data": dataset.name,
+            "threads": torch.get_num_threads(),
+            "chunk": options.chunk,
+        }
+        self.chunk, self.store = options.chunk, Store(options.out, identity)
+        self.thresholds = thresholds(self.classifier, _first(drawn, CALIBRATED_ON), self.store)
+        self.undefended = make_defences(["none"], self.classifier, None)[0]
+
+    def run(self, stage: str, wanted: Sequence[Candidate]) -> dict[Candidate | None, Found] | None:
+        """What is found of the candidates, and of undefended CLIP under None; None of a shard."""
+        pictures, attacks = STAGES[stage]
+        budget = dataclasses.replace(
+            BUDGETS["quick"], transfer={"pgd-10": {}}, predicted=(), adaptive=attacks, on_request=()
+        )
+        configs = [config_of(candidate, self.thresholds) for candidate in wanted]
+        suite: list[Defence] = [
+            self.undefended,
+            *(defence_of(c.name, config, self.classifier) for c, config in zip(wanted, configs, strict=True)),
+        ]
+        levels = (EPS,) if attacks else tuple(LEAST_RIGHT)
+        plans = {eps: planned(budget, None, eps) for eps in levels}
+        shard = self.shard if stage == self.stage else None
+        task = self.bar.add_task(stage, total=None)
+        runner = Runner(
+            images=_first(self.images, pictures),
+            store=self.store,
+            device=self.classifier.device,
+            chunk=self.chunk,
+            seed=0,
+            seeds=1,
+            tick=lambda done: self.bar.advance(task, done),
+        )
+        self.bar.update(task, total=work(runner, suite, plans, shard))
+        results = attack_defences(runner, suite, plans, shard=shard)
+        self.bar.remove_task(task)
+        if results is None:
+            return None
+        return {
+            candidate: found_of(results, system, config)
+            for candidate, system, config in zip(
+                [None, *wanted], results.systems, [None, *configs], strict=True
+            )
+        }
+
+
+def _classifier(
+    options: argparse.Namespace, classnames: Sequence[str], templates: Sequence[Any]
+) -> DefendedClassifier:
+    if options.model is None:
+        return DefendedClassifier.bundled(classnames)
+    return DefendedClassifier.from_open_clip(
+        options.model, options.pretrained, classnames, templates=templates
+    )
+
+
+def _first(images: Images, n: int) -> Images:
+    return Images(images.names[:n], images.pixels[:n], images.labels[:n], ())
+
+
+def _rest(images: Images, n: int) -> Images:
+    return Images(images.names[n:], images.pixels[n:], images.labels[n:], ())
+
+
+def table(found: Mapping[Candidate | None, Found], chosen: Candidate | None) -> Table:
+    """A row a candidate, the best in the worst case first."""
+    shown = Table(title="percent right on the development pictures; encoder passes an image")
+    headings = ("gate", "counterattack", "answer", "clean", "PGD-10 2/255", "4/255", "adaptive 2/255")
+    for heading in (*headings, "passes clean", "10 % attacked", "countered"):
+        shown.add_column(heading, justify="left" if heading in headings[:3] else "right")
+
+    def order(item: tuple[Candidate | None, Found]) -> tuple[float, float]:
+        return share_right(item[1]), item[1].attacked[EPS]
+
+    for candidate, one in sorted(found.items(), key=order, reverse=True):
+        names = ("undefended", "", "") if candidate is None else tuple(candidate)
+        shown.add_row(
+            *names,
+            f"{100 * one.clean:.1f}",
+            *(f"{100 * one.attacked[eps]:.1f}" for eps in LEAST_RIGHT),
+            "" if one.worst is None else f"{100 * one.worst.mean():.1f} of {len(one.worst)}",
+            f"{one.passes_clean:.2f}",
+            f"{one.passes_mixed:.2f}",
+            f"{one.passes_countered}",
+            style="bold" if candidate is not None and candidate == chosen else None,
+        )
+    return shown
+
+
+def draw(found: Mapping[Candidate | None, Found], chosen: Candidate | None, path: Path) -> None:
+    """Accuracy in the adaptive worst case against mean passes, clean traffic and 10 % attacked."""
+    from matplotlib.figure import Figure
+
+    attacked = {c: one for c, one in found.items() if one.worst is not None}
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, which, title in zip(
+        axes, ("passes_clean", "passes_mixed"), ("clean traffic", "10 % attacked"), strict=True
+    ):
+        for gate in (None, *GATES):
+            points = [
+                (getattr(one, which), 100 * one.worst.mean())
+                for c, one in attacked.items()
+                if one.worst is not None and (None if c is None else c.gate) == gate
+            ]
+            if points:
+                axis.scatter(*zip(*points, strict=True), label=gate or "undefended", alpha=0.7)
+        if chosen is not None and (one := attacked[chosen]).worst is not None:
+            point = getattr(one, which), 100 * one.worst.mean()
+            axis.scatter(*point, s=160, facecolors="none", edgecolors="black")
+            axis.annotate(chosen.name, point, xytext=(8, 8), textcoords="offset points")
+        axis.set_xlabel(f"encoder passes an image, {title}")
+    axes[0].set_ylabel("right in the adaptive worst case at 2/255, %")
+    axes[0].legend(frameon=False, title="gate")
+    figure.savefig(path, dpi=144)
+
+
+def main() -> None:
+    """Searches, prints the table, and writes pareto.json and pareto.png."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", default="bundled")
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--pretrained")
+    parser.add_argument("--chunk", type=int, default=25)
+    parser.add_argument("--stage", choices=STAGES, help="with --shard: which of them is made")
+    parser.add_argument("--shard", type=_shard, help="i/n: make every n-th chunk's parts, no report")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", UncalibratedWarning)
+    with ProgressBar(TaskProgressColumn()) as bar:
+        search = Search(options, bar)
+        found = searched(search)
+    if found is None:
+        return
+    chosen = recommended(found)
+    console = Console(width=150)
+    console.print(table(found, chosen))
+    console.print(f"recommended: {'none' if chosen is None else chosen.name}")
+    write(options.out, search, found, chosen)
+
+
+def searched(search: Search) -> dict[Candidate | None, Found] | None:
+    """All three stages: figures under transfer, and the worst case of the last round; None of a shard."""
+    everyone = list(candidates())
+    found = search.run("transfer", everyone)
+    if found is None:
+        return None
+    eligible = [candidate for candidate in everyone if found[candidate].eligible(found[None])]
+    first = search.run("first", eligible)
+    if first is None:
+        return None
+    ranked = sorted(eligible, key=lambda candidate: share_right(first[candidate]), reverse=True)
+    best = ranked[:BEST]
+    plainer = [c.without_counterattack for c in best if c.answer != "one"]
+    second = search.run("second", list(dict.fromkeys([*best, *plainer, *COMPARED])))
+    if second is None:
+        return None
+    for candidate, one in second.items():
+        found[candidate] = found[candidate]._replace(worst=one.worst)
+    return found
+
+
+def share_right(one: Found) -> float:
+    """In the worst case."""
+    return -1.0 if one.worst is None else float(one.worst.mean())
+
+
+def write(
+    out: Path, search: Search, found: Mapping[Candidate | None, Found], chosen: Candidate | None
+) -> None:
+    """pareto.json, with what the rule chose, and its picture."""
+    rows = []
+    for candidate, one in found.items():
+        row = one._asdict() | {"candidate": None if candidate is None else list(candidate)}
+        row["attacked"] = {level(eps): share for eps, share in one.attacked.items()}
+        row["worst"] = None if one.worst is None else one.worst.astype(int).tolist()
+        rows.append(row)
+    values = {
+        "versions": {"torch": torch.__version__},
+        "stages": {name: stage._asdict() for name, stage in STAGES.items()},
+        "thresholds": search.thresholds,
+        "recommended": None if chosen is None else list(chosen),
+        "config": None if chosen is None else json.loads(config_of(chosen, search.thresholds).to_json()),
+        "rows": rows,
+    }
+    (out / "pareto.json").write_text(json.dumps(values, indent=1) + "\n")
+    draw(found, chosen, out / "pareto.png")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    return int(index) - 1, int(count)
+
+
+if __name__ == "__main__":
+    main()
