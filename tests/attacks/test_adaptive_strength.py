@@ -57,7 +57,13 @@ def test_transfer_attacks_take_what_a_plain_pgd_takes(bundled, batch, plain, nam
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("bpda", {"samples": 2}), ("unrolled", {"steps": 5}), ("gate", {}), ("gate-passed", {}), ("apgd-eot", {})],
+    [
+        ("bpda", {"samples": 2}),
+        ("unrolled", {"steps": 5}),
+        ("gate", {}),
+        ("gate-passed", {}),
+        ("apgd-eot", {}),
+    ],
 )
 def test_attacks_that_know_ttc_take_more_than_the_transferred_one(bundled, batch, plain, name, settings):
     x, labels = batch
