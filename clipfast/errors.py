@@ -78,5 +78,6 @@ def uncalibrated(tau_threshold: float) -> str:
     """What to warn of where a threshold was not calibrated for the model that it is used with."""
     return (
         f"tau_threshold = {tau_threshold:g} was not calibrated for this model; "
-        "thresholds do not carry over between models. Results say calibrated=False."
+        "thresholds do not carry over between models. Results say calibrated=False. "
+        "`clipfast calibrate` sets one on your pictures."
     )

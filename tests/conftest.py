@@ -112,7 +112,7 @@ def registered(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bundled() -> DefendedClassifier:
-    return DefendedClassifier.bundled()
+    return DefendedClassifier.bundled(preset="published")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from clipfast import CounterattackConfig, InputError
+from clipfast.defence.passes import engine_passes
 
 
 def test_defaults_are_the_published_settings():
@@ -20,10 +21,24 @@ def test_defaults_are_the_published_settings():
     assert (config.momentum, config.gate) == (0.0, "drift")
 
 
-def test_serving_differs_in_pass_through_only():
-    serving = CounterattackConfig.serving()
-    assert serving.pass_through == "clean"
-    assert dataclasses.replace(serving, pass_through="noise") == CounterattackConfig.published()
+def test_presets_by_their_names():
+    published, recommended = (CounterattackConfig.of(name) for name in ("published", "recommended"))
+    assert published == CounterattackConfig.published()
+    assert recommended == CounterattackConfig.recommended()
+    assert (published.is_ttc(), recommended.is_ttc()) == (True, False)
+    # An image that passes is answered as it came, and its answer is among the gate's two passes.
+    assert engine_passes(recommended, images=1, countered=0) == (2, 0)
+    assert sum(engine_passes(recommended, images=1, countered=1)) <= 14
+    with pytest.raises(InputError, match="expected a preset of published, recommended, got 'best'"):
+        CounterattackConfig.of("best")  # pyright: ignore[reportArgumentType]
+
+
+def test_without_a_gate_all_are_countered_and_nothing_is_calibrated():
+    config = CounterattackConfig.recommended().calibrated("weights")
+    ungated = config.ungated()
+    assert ungated.tau_threshold > 1e6
+    assert not ungated.is_calibrated("weights")
+    assert dataclasses.replace(ungated, tau_threshold=config.tau_threshold) == CounterattackConfig.recommended()
 
 
 @pytest.mark.parametrize(

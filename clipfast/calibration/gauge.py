@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
 from ..errors import UncalibratedWarning
 from .threshold import Measured, Right
 
@@ -19,7 +20,8 @@ class Gauge:
     """A classifier with its gate open, and with its gate shut where labels are to be judged."""
 
     def __init__(self, classifier: DefendedClassifier) -> None:
-        self._passing, self._countering = (_with_threshold(classifier, t) for t in (0.0, 1e9))
+        closed = dataclasses.replace(classifier.config, tau_threshold=0.0)
+        self._passing, self._countering = (_under(classifier, c) for c in (closed, closed.ungated()))
 
     def __call__(
         self, pixels: Tensor, labels: Tensor | None = None, *, seed: int, first_image: int = 0
@@ -38,7 +40,7 @@ class Gauge:
         return Measured(drift=drift, right=Right(*((x.argmax(1).cpu() == truth).numpy() for x in logits)))
 
 
-def _with_threshold(classifier: DefendedClassifier, threshold: float) -> DefendedClassifier:
+def _under(classifier: DefendedClassifier, config: CounterattackConfig) -> DefendedClassifier:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UncalibratedWarning)
-        return classifier.with_config(dataclasses.replace(classifier.config, tau_threshold=threshold))
+        return classifier.with_config(config)

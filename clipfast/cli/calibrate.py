@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from ..config import Preset
 from ..errors import InputError, UncalibratedWarning
 from ..files import write_text
 from . import options
@@ -66,6 +67,10 @@ def command(
         Path | None,
         typer.Option(help="Settings as JSON whose threshold is set anew. Default: as for classify."),
     ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Settings by name. Default: as for classify; recommended with --gates all."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     device: options.AnyDevice = "auto",
     precision: options.EnginePrecision = "fp32",
@@ -106,6 +111,7 @@ def command(
             classnames=classnames,
             templates=templates,
             config=config,
+            preset="recommended" if preset is None and config is None and gates is not None else preset,
             device=device,
             precision=precision,
             checkpoint=checkpoint,

@@ -44,6 +44,7 @@ def command(
     model: options.ModelName = None,
     pretrained: options.Pretrained = None,
     config: options.ConfigFile = None,
+    preset: options.PresetName = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     device: options.AnyDevice = "auto",
     precision: options.EnginePrecision = "fp32",
@@ -65,6 +66,7 @@ def command(
                 classnames=classnames,
                 templates=templates,
                 config=config,
+                preset=preset,
                 device=device,
                 precision=precision,
             )
@@ -74,6 +76,7 @@ def command(
             "--model": model,
             "--pretrained": pretrained,
             "--config": config,
+            "--preset": preset,
             "--precision": None if precision == "fp32" else precision,
         }
         return _from_artifact(artifact, trust, device, settled)

@@ -56,6 +56,7 @@ def command(
     config: Annotated[
         Path | None, typer.Option(help="Settings as JSON; a calibration's report beside it goes along.")
     ] = None,
+    preset: options.PresetName = None,
     device: Annotated[str, typer.Option(help="Where it is traced: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Write the defended classifier as one file. Exit code 1 if it disagrees with the reference."""
@@ -77,6 +78,7 @@ def command(
                 classnames=classnames,
                 templates=templates,
                 config=config,
+                preset=preset,
                 device=device,
             )
         figures = figures_beside(config) if config is not None and classifier.calibrated else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..config import CounterattackConfig
+from ..config import CounterattackConfig, Preset
 from ..errors import InputError
 from ..files import read_lines, read_text
 
@@ -21,6 +21,7 @@ __all__ = [
     "Device",
     "EnginePrecision",
     "ModelName",
+    "PresetName",
     "Pretrained",
     "Templates",
     "checked_device",
@@ -37,6 +38,10 @@ ModelName = Annotated[
     str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
 ]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")]
+PresetName = Annotated[
+    Preset | None,
+    typer.Option(help="Settings by name. Default: recommended for the bundled model, else published."),
+]
 ConfigFile = Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")]
 AnyDevice = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
@@ -69,6 +74,7 @@ def defended_classifier(
     classnames: str | None,
     templates: Path | None,
     config: Path | None,
+    preset: Preset | None,
     device: str,
     precision: str = "fp32",
     checkpoint: Path | None = None,
@@ -85,6 +91,8 @@ def defended_classifier(
     options: dict[str, Any] = {"device": checked_device(device), "precision": precision}
     if templates is not None:
         options["templates"] = read_lines(templates)
+    if config is not None and preset is not None:
+        raise InputError(f"expected --config or --preset, got both: {config} and {preset}")
     if config is not None:
         options["config"] = read_config(config)
     names = None if classnames is None else _names(classnames)
@@ -92,10 +100,12 @@ def defended_classifier(
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
         if checkpoint is None:
-            return DefendedClassifier.bundled(names, **options)
-        defaults = bundled_defaults()
+            return DefendedClassifier.bundled(names, preset=preset or "recommended", **options)
+        defaults = bundled_defaults(preset or "recommended")
         model, names = BUNDLED, names or list(defaults.classnames)
         options.setdefault("config", defaults.config)
+    elif config is None and preset is not None:
+        options["config"] = CounterattackConfig.of(preset)
     if pretrained is None and not brings_weights(model):
         raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
     if names is None:

@@ -56,29 +56,30 @@ class DifferentiableDefence(nn.Module):
         self.image_tower = image_tower
         self.drift_tower = drift_tower
         self.smoothing = smoothing
-        self._head = head
+        self.head = head
         self._engine = engine  # asked at each call, as it follows the weights
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1]; noise as in `predict`."""
         if self.mode == "undefended":
-            return self._head(self._embed(self._pixels(pixels)))
+            return self.head(self.embed(self._pixels(pixels)))
         x, start = self._inputs(pixels, noise)
         if self.mode == "unrolled":
-            return self._head(self._unrolled(x, start).embedding)
-        return self._head(self._answered(x, self._counter(x.detach(), start)))
+            return self.head(self._unrolled(x, start).embedding)
+        return self.head(self._answered(x, self._counter(x.detach(), start)))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """What the gate measures [N], with its gradient: to push an image over the gate."""
         x, start = self._inputs(pixels, noise)
-        tower = self._embed if self.drift_tower is None else self.drift_tower
+        tower = self.embed if self.drift_tower is None else self.drift_tower
         return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
 
-    def _embed(self, x: Tensor) -> Tensor:
-        """f(x) with its gradient, in float32. The last resort of encoders would spend a forward pass more."""
+    def embed(self, x: Tensor) -> Tensor:
+        """f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient, in float32."""
         engine = self._engine()
         if not (x.requires_grad and torch.is_grad_enabled()):
             return engine.embed(x)
+        # The last resort of encoders would spend a forward pass more.
         return engine.embed_with_gradient(x) if engine.has_exact_gradient else self.image_tower(x)
 
     def _counter(self, x: Tensor, start: Tensor) -> Counterattacked:
@@ -90,13 +91,13 @@ class DifferentiableDefence(nn.Module):
         """What images are answered from [N, D]: countered ones by their views."""
         moved = x + found.delta
         if not self.config.views:
-            return self._embed(moved)
+            return self.embed(moved)
         rows, others = (chosen.nonzero().flatten() for chosen in (found.countered, ~found.countered))
         parts = []
         if len(rows):
-            parts.append(answer_embedding(self._embed, moved[rows], self.config))
+            parts.append(answer_embedding(self.embed, moved[rows], self.config))
         if len(others):
-            parts.append(self._embed(moved[others]))
+            parts.append(self.embed(moved[others]))
         return torch.cat(parts)[torch.cat([rows, others]).argsort()]
 
     def _draw_noise(self, x: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ class EvaluationRequest:
 
     data: a name, a folder, or "paper" for the paper's sixteen data sets, each then below its own name in
     `out`. root, split, download: see `find_dataset`. model, pretrained: open_clip's names, None for the
-    bundled model; checkpoint: of its fine-tuned twin. config: of the counterattack, None for the model's own
-    or the published one. attacks, defences: names; None for all that there are. eps: l-inf budgets in
-    [0, 1] pixel units. images: how many, None for the budget's. seeds: rounds of noise. shard: (i, n).
-    parts_from: folders of the same evaluation, whose finished parts are taken over.
+    bundled model; checkpoint: of its fine-tuned twin. config: instead of the published or the
+    recommended settings, whichever is of its kind. attacks, defences: names; None for all that there are.
+    eps: l-inf budgets in [0, 1] pixel units. images: how many, None for the budget's. seeds: rounds of noise.
+    shard: (i, n). parts_from: folders of the same evaluation, whose finished parts are taken over.
     """
 
     data: str
@@ -145,7 +145,12 @@ def _evaluated(
     out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
     classifier, twin = models.classifiers(dataset)
     usual = [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
-    suite = make_defences(usual if request.defences is None else request.defences, classifier, twin)
+    suite = make_defences(
+        usual if request.defences is None else request.defences,
+        classifier,
+        twin,
+        recommended=models.recommended,
+    )
     budget, classes = budget_of(request.budget), len(classifier.classnames)
     plans = {eps: planned(budget, request.attacks, eps, classes=classes) for eps in request.eps}
     wanted = request.images or budget.images

@@ -6,13 +6,13 @@ import copy
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
+from ..config import CounterattackConfig, Preset
 from ..errors import UncalibratedWarning
 from ..models.bundled import BUNDLED, BUNDLED_DIR, bundled_defaults
 from ..models.checkpoint import load_image_tower
@@ -26,8 +26,10 @@ class ModelPair:
     """An open_clip model, and where there is one its adversarially fine-tuned twin.
 
     model, pretrained: open_clip's names, or None for the bundled model, which has its twin, and its settings
-    where config is None. checkpoint: of the twin's image tower. config: of the counterattack. Raises
-    InputError for what cannot be loaded.
+    where config is None. checkpoint: of the twin's image tower. config: takes the place of the preset that
+    is of its kind. Raises InputError for what cannot be loaded.
+
+    recommended: the settings of the defence of that name; the classifiers have the published ones.
     """
 
     def __init__(
@@ -41,10 +43,17 @@ class ModelPair:
     ) -> None:
         if model is None:
             model, checkpoint = BUNDLED, BUNDLED_DIR / "tecoa.pt"
-            config = bundled_defaults().config if config is None else config
+            published, recommended = (bundled_defaults(preset).config for preset in get_args(Preset))
+        else:
+            published, recommended = (CounterattackConfig.of(preset) for preset in get_args(Preset))
+        if config is not None and config.is_ttc():
+            published = config
+        elif config is not None:
+            recommended = config
+        self.recommended = recommended
         original, tokenizer = load_open_clip(model, pretrained, device=device)
         source = source_of(model, pretrained)
-        self._options: dict[str, Any] = {"tokenizer": tokenizer, "config": config, "_source": source}
+        self._options: dict[str, Any] = {"tokenizer": tokenizer, "config": published, "_source": source}
         self._original, self._tuned = original, _tuned(original, checkpoint)
 
     def classifiers(self, dataset: Dataset) -> tuple[DefendedClassifier, DefendedClassifier | None]:

@@ -11,7 +11,7 @@ import open_clip
 import torch
 from torch import nn
 
-from ..config import CounterattackConfig
+from ..config import CounterattackConfig, Preset
 from .tokenizer import WordTokenizer
 
 __all__ = ["BUNDLED", "BUNDLED_DIR", "BundledDefaults", "BundledModel", "bundled_defaults", "load_bundled"]
@@ -37,13 +37,14 @@ class BundledModel:
     config: CounterattackConfig
 
 
-def bundled_defaults(*, folder: Path = BUNDLED_DIR) -> BundledDefaults:
-    """The class names and settings in `folder`, without the model."""
+def bundled_defaults(preset: Preset = "recommended", *, folder: Path = BUNDLED_DIR) -> BundledDefaults:
+    """The class names and a preset's settings in `folder`, without the model."""
     classnames = tuple(_labels(folder)["classnames"])
-    settings = folder / "counterattack.json"  # not there yet while the model is being made
-    if not settings.exists():
-        return BundledDefaults(classnames, CounterattackConfig())
-    return BundledDefaults(classnames, CounterattackConfig.from_json(settings.read_text()))
+    config = CounterattackConfig.of(preset)
+    settings = folder / f"{preset}.json"  # not there yet while the model is being made
+    if settings.exists():
+        config = CounterattackConfig.from_json(settings.read_text())
+    return BundledDefaults(classnames, config)
 
 
 def load_bundled(device: str | torch.device = "cpu", *, folder: Path = BUNDLED_DIR) -> BundledModel:

@@ -72,7 +72,7 @@ def classifier(model: str | None, countered: str) -> DefendedClassifier:
         return DefendedClassifier.bundled(config=config)
     tower = make_tower(model, torch.device("cpu"))
     names = [f"class {i}" for i in range(10)]
-    config = replace(CounterattackConfig.serving(), tau_threshold=threshold)
+    config = CounterattackConfig(pass_through="clean", tau_threshold=threshold)
     return DefendedClassifier(tower.model, open_clip.get_tokenizer(model), names, config=config)
 
 

@@ -103,6 +103,7 @@ def test_an_attack_and_labels_give_the_whole_report(run, few, tmp_path, bundled)
     code, printed, err = run(
         "calibrate", "--clean", few, "--attack", "pgd", "--eps", "2/255", "--labels", "--seed", 3,
         "--attacked-share", 0.1, "--json", "--plot", plot, "-o", out, "--rate", 0.2, "--batch-size", 4,
+        "--preset", "published",
     )  # fmt: skip
     assert code == 0, err
     report = json.loads(printed)
@@ -142,7 +143,9 @@ def test_a_folder_of_attacked_pictures_is_taken_as_it_is(run, pictures, tmp_path
     for i in range(12):  # flat pictures drift otherwise
         Image.fromarray(flat + np.uint8(20 * i)).save(attacked / f"{i:02d}.png")
     out = tmp_path / "mine.json"
-    code, printed, err = run("calibrate", "--clean", pictures, "--attacked", attacked, "--json", "-o", out)
+    code, printed, err = run(
+        "calibrate", "--clean", pictures, "--attacked", attacked, "--json", "-o", out, "--preset", "published"
+    )
     assert code == 0, err
     report = json.loads(printed)
     assert report["figures"]["attacked_pictures"] == 12
@@ -205,7 +208,7 @@ def test_figures_of_a_calibration_go_along_with_an_export(run, pictures, tmp_pat
 
     monkeypatch.setattr(to_onnx, "write", remember)
     assert run("calibrate", "--clean", pictures, "-o", out)[0] == 0
-    for config in (out, BUNDLED_DIR / "counterattack.json"):
+    for config in (out, BUNDLED_DIR / "published.json"):
         assert "no file is needed here" in run("export", "-o", tmp_path / "a.onnx", "--config", config)[2]
     figures = json.loads(report_path(out).read_text())["figures"]
     assert [metadata.calibration for metadata in written] == [figures, None]
@@ -290,6 +293,7 @@ def test_all_gates_are_compared_and_the_best_is_set(run, pictures, tmp_path, mon
     assert code == 0, err
     config = CounterattackConfig.from_json(out.read_text())
     assert config.gate == "agreement"
+    assert config.views == CounterattackConfig.recommended().views
     assert config.is_calibrated(bundled.drift_weights)
     assert f"recommended: agreement, {config.transform}" in printed
     for name in ("drift at noise 16/255", "agreement, mirror"):

@@ -10,7 +10,7 @@ import torch
 from hand_made import make_metadata, write_onnx, write_torchscript
 from PIL import Image
 
-from clipfast import CounterattackConfig, __version__
+from clipfast import CounterattackConfig, DefendedClassifier, __version__
 from clipfast.cli import console
 from clipfast.models.shapes import CLASSNAMES, draw
 from clipfast.runtime import OnnxClassifier
@@ -24,8 +24,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_json_lines_say_what_the_classifier_says(run, folder, bundled):
-    code, out, err = run("classify", folder, "--json", "--seed", 3, "--topk", 2, "--batch-size", 5)
+@pytest.mark.parametrize("preset", [None, "published", "recommended"])
+def test_json_lines_say_what_the_classifier_says(run, folder, bundled, preset):
+    options = [] if preset is None else ["--preset", preset]
+    code, out, err = run("classify", folder, "--json", "--seed", 3, "--topk", 2, "--batch-size", 5, *options)
+    if preset != "published":
+        bundled = DefendedClassifier.bundled()
     assert code == 0
     assert err == ""
     rows = [json.loads(line) for line in out.splitlines()]
@@ -201,6 +205,8 @@ def test_class_names_templates_and_config_from_files(run, folder, tmp_path):
         (["{}", "--model", "ViT-B-32", "--pretrained", "openai", "--classnames", "a"], "QuickGELU"),
         (["{}", "--templates", "gone.txt"], "cannot read gone.txt"),
         (["{}", "--config", "gone.json"], "cannot read gone.json"),
+        (["{}", "--config", "a.json", "--preset", "published"], "--config or --preset, got both: a.json and"),
+        (["{}", "--artifact", "a.onnx", "--preset", "published"], "does not go with --preset"),
         (["{}", "--seed", "-1"], "seed must be an integer"),
         (["{}", "--device", "cuda:99"], "no device 'cuda:99' here; there is: cpu"),
         (["{}", "--device", "toaster"], "no device 'toaster' here"),

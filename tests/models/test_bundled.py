@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 
@@ -8,7 +9,7 @@ import torch
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
 from clipfast.attacks import pgd
-from clipfast.models.bundled import BUNDLED_DIR
+from clipfast.models.bundled import BUNDLED_DIR, bundled_defaults
 from clipfast.models.shapes import CLASSNAMES, draw
 
 STREAM = 200  # of the tests' own, apart from training, report and demo
@@ -32,7 +33,19 @@ def test_is_calibrated_and_small(bundled, twin):
     assert sum(file.stat().st_size for file in BUNDLED_DIR.glob("*.safetensors")) <= 8 * 2**20
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        DefendedClassifier.bundled()
+        recommended = DefendedClassifier.bundled()
+    assert recommended.calibrated
+    assert not recommended.config.is_ttc()
+    assert twin.config == recommended.config
+
+
+@pytest.mark.parametrize("preset", ["published", "recommended"])
+def test_a_preset_is_its_stages_with_a_threshold_of_this_model(preset):
+    config, stages = bundled_defaults(preset).config, CounterattackConfig.of(preset)
+    unset = {"tau_threshold": stages.tau_threshold, "calibrated_for": None}
+    assert dataclasses.replace(config, **unset) == stages
+    assert config.calibrated_for is not None
+    assert DefendedClassifier.bundled(preset=preset).config == config
 
 
 def test_classifies_fresh_pictures_and_falls_to_pgd(bundled, twin, pictures):

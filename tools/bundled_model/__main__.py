@@ -14,16 +14,17 @@ import typer
 
 from clipfast.models.bundled import BUNDLED_DIR
 
-from .calibrate import calibrate
+from .calibrate import calibrate, calibrate_recommended
 from .finetune import finetune
 from .report import report
 from .train import train
 
 STAGES = {
     "open_clip_model.safetensors": (train, "train.pt"),
-    "counterattack.json": (calibrate, None),
+    "published.json": (calibrate, None),
     "tecoa.pt": (finetune, "finetune.pt"),
     "report.json": (report, None),
+    "recommended.json": (calibrate_recommended, None),
 }
 
 

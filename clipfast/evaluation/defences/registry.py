@@ -50,7 +50,7 @@ def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make
 
     def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
         config = dataclasses.replace(base.config, **changes)
-        return make(base.with_config(config)), config
+        return make(_under(base, config)), config
 
     return made
 
@@ -69,9 +69,12 @@ def _ttc(name: str) -> Callable[[DefendedClassifier], System]:
 
 
 class _Recipe(NamedTuple):
+    """of_twin: on the fine-tuned tower. recommended: with those settings, not the published ones."""
+
     description: str
     make: _Make
     of_twin: bool = False
+    recommended: bool = False
 
 
 def _twin(base: DefendedClassifier) -> System:
@@ -105,6 +108,14 @@ DEFENCES = {
             pass_through="clean",
         ),
     ),
+    "views": _Recipe(
+        "mean of the views that answer countered images, of every picture, without a gate",
+        _as_is(systems.viewed),
+        recommended=True,
+    ),
+    "recommended": _Recipe(
+        "gate, counterattack and answer as recommended", _as_is(_ttc("recommended")), recommended=True
+    ),
     "twin": _Recipe("adversarially fine-tuned tower", _as_is(_twin), of_twin=True),
     "ttc-twin": _Recipe(
         "counterattack on the fine-tuned tower, drift by the original",
@@ -115,12 +126,17 @@ DEFENCES = {
 
 
 def make_defences(
-    names: Sequence[str], classifier: DefendedClassifier, twin: DefendedClassifier | None
+    names: Sequence[str],
+    classifier: DefendedClassifier,
+    twin: DefendedClassifier | None,
+    *,
+    recommended: CounterattackConfig | None = None,
 ) -> list[Defence]:
     """The named defences, undefended CLIP first, whether it is named or not.
 
     twin: a classifier of the same classes on a fine-tuned tower; where None, its defences may not be named.
-    Raises InputError for a name that is not known, and where there is no twin for one that needs it.
+    recommended: what stands for `CounterattackConfig.recommended`, with a threshold of this model. Raises
+    InputError for a name that is not known, and where there is no twin for one that needs it.
     """
     if not names:
         raise InputError("expected at least one defence, got none")
@@ -134,21 +150,26 @@ def make_defences(
         base = bases[recipe.of_twin]
         if base is None:
             raise InputError(f"defence {name!r} needs a fine-tuned tower: --checkpoint FILE")
+        if recipe.recommended:
+            base = _under(base, recommended or CounterattackConfig.recommended())
         made.append(_made(name, recipe, base))
     return made
 
 
 def defence_of(name: str, config: CounterattackConfig, classifier: DefendedClassifier) -> Defence:
     """A classifier under these settings."""
-    recipe = _Recipe(name, lambda base: (systems.countered(base.with_config(config), name), config))
-    return _made(name, recipe, classifier)
+    return _made(name, _Recipe(name, _as_is(_ttc(name))), _under(classifier, config))
 
 
-def _made(name: str, recipe: _Recipe, base: DefendedClassifier) -> Defence:
+def _under(base: DefendedClassifier, config: CounterattackConfig) -> DefendedClassifier:
     with warnings.catch_warnings():
         # Thresholds are under evaluation; of its own the classifier's maker was warned.
         warnings.simplefilter("ignore", UncalibratedWarning)
-        system, config = recipe.make(base)
+        return base.with_config(config)
+
+
+def _made(name: str, recipe: _Recipe, base: DefendedClassifier) -> Defence:
+    system, config = recipe.make(base)
     identity = {"defence": name, "config": json.loads(config.to_json()), **_weights(base)}
     return Defence(name=name, system=system, description=recipe.description, identity=identity)
 

@@ -14,7 +14,7 @@ from ...config import CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
 from ...errors import UncalibratedWarning
 from ...inputs import draws
-from ...reference_stages import into_bounds, transformed
+from ...reference_stages import answer_embedding, into_bounds, transformed
 from . import baselines
 from .baselines import blur, random_noise, within
 
@@ -26,6 +26,7 @@ __all__ = [
     "hedged",
     "low_passed",
     "noisy",
+    "viewed",
 ]
 
 
@@ -45,6 +46,16 @@ def ensembled(classifier: DefendedClassifier) -> System:
     """Plain CLIP's mean logits over ten views (TTE): 10 forward passes. See `baselines.ensemble`."""
     logits = classifier.differentiable("undefended")
     return plain("TTE", lambda pixels: baselines.ensemble(logits, pixels), classifier)
+
+
+def viewed(classifier: DefendedClassifier) -> System:
+    """Plain CLIP's answer of the config's views, its own where there are none: a forward pass each."""
+    plainly, config = classifier.differentiable("undefended"), classifier.config
+
+    def logits(pixels: Tensor) -> Tensor:
+        return plainly.head(answer_embedding(plainly.embed, pixels, config))
+
+    return plain("views", logits, classifier)
 
 
 def anti_adversarial(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
