@@ -102,7 +102,7 @@ class Stage(NamedTuple):
 KNOWING = ("bpda", "gate-passed", "both-branches")
 STAGES = {
     "transfer": Stage(100, {}),
-    "first": Stage(32, {name: {"steps": 10, "samples": 1} for name in KNOWING}),
+    "first": Stage(50, {name: {"steps": 10, "samples": 1} for name in KNOWING}),
     "second": Stage(
         100, {name: {"steps": 20, "samples": 1} for name in KNOWING} | {"unrolled": {"steps": 10}}
     ),

@@ -117,7 +117,7 @@ def bundled() -> DefendedClassifier:
 
 @pytest.fixture(scope="session")
 def twin() -> DefendedClassifier:
-    return DefendedClassifier.bundled(finetuned=True)
+    return DefendedClassifier.bundled(preset="published", finetuned=True)
 
 
 # The bundled model's files that tests share; an export takes some ten seconds.

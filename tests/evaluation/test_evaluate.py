@@ -21,6 +21,7 @@ from clipfast.evaluation.defences import DEFENCES
 from clipfast.evaluation.evaluate import EvaluationRequest, evaluate_request
 from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import Results
+from clipfast.models.bundled import bundled_defaults
 
 
 class Silent:
@@ -42,6 +43,8 @@ class Silent:
 
 class Pair:
     """Classifiers that are there already, whatever model is asked for."""
+
+    recommended = bundled_defaults().config
 
     def __init__(self, *classifiers) -> None:
         self._classifiers = classifiers

@@ -187,7 +187,7 @@ def test_passes_are_averaged_over_images_and_not_over_chunks(tmp_path, chunk, mo
     class Counter:
         """Counts an image of index i as i + 1 forward passes."""
 
-        def __init__(self, _: object) -> None:
+        def __init__(self, *_: object) -> None:
             self.forward, self.backward = 0, 0
 
         def __enter__(self) -> Counter:

@@ -36,7 +36,7 @@ def test_is_calibrated_and_small(bundled, twin):
         recommended = DefendedClassifier.bundled()
     assert recommended.calibrated
     assert not recommended.config.is_ttc()
-    assert twin.config == recommended.config
+    assert DefendedClassifier.bundled(finetuned=True).config == recommended.config
 
 
 @pytest.mark.parametrize("preset", ["published", "recommended"])
