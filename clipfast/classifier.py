@@ -256,6 +256,12 @@ class DefendedClassifier(nn.Module):
         return self._state.head.class_weights
 
     @property
+    def null_embedding(self) -> Tensor:
+        """The embedding of the templates without a class name: float32 [D], of unit length."""
+        self._follow()
+        return self._state.null_embedding()
+
+    @property
     def logit_scale(self) -> Tensor:
         """What cosines are multiplied with: float32, a scalar."""
         self._follow()
@@ -345,14 +351,23 @@ class DefendedClassifier(nn.Module):
             return x.new_zeros(0, len(self.classnames))
         return self._head(self.image_tower(x), "naive")
 
-    def differentiable(self, mode: Mode) -> DifferentiableDefence:
-        """The defence as a module with gradients, for attackers: see `DifferentiableDefence`."""
+    def differentiable(
+        self, mode: Mode, *, purify: Callable[[Tensor], Tensor] | None = None
+    ) -> DifferentiableDefence:
+        """The defence as a module with gradients, for attackers: see `DifferentiableDefence`.
+
+        purify: what embeddings, float32 [N, D], are turned into before they are classified; differentiable.
+        """
+
+        def head(embedding: Tensor) -> Tensor:
+            return self._head(embedding if purify is None else purify(embedding.float()), "naive")
+
         return DifferentiableDefence(
             mode,
             config=self.config,
             image_tower=self.image_tower,
             drift_tower=self.drift_tower,
-            head=lambda embedding: self._head(embedding, "naive"),
+            head=head,
             engine=lambda: self.engine,
         )
 
