@@ -258,6 +258,12 @@ class DefendedClassifier(nn.Module):
         return self._state.head.class_weights
 
     @property
+    def null_embedding(self) -> Tensor:
+        """The embedding of the templates without a class name: float32 [D], of unit length."""
+        self._follow()
+        return self._state.null_embedding()
+
+    @property
     def logit_scale(self) -> Tensor:
         """What cosines are multiplied with: float32, a scalar."""
         self._follow()

@@ -38,7 +38,9 @@ def test_without_a_gate_all_are_countered_and_nothing_is_calibrated():
     ungated = config.ungated()
     assert ungated.tau_threshold > 1e6
     assert not ungated.is_calibrated("weights")
-    assert dataclasses.replace(ungated, tau_threshold=config.tau_threshold) == CounterattackConfig.recommended()
+    assert (
+        dataclasses.replace(ungated, tau_threshold=config.tau_threshold) == CounterattackConfig.recommended()
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..encoders import CompiledEncoder, Encoder, make_encoder
 from ..errors import InputError
-from ..models.class_weights import Template, Tokenizer, class_weights
+from ..models.class_weights import Template, Tokenizer, class_weights, null_embedding
 from ..models.tower import ImageTower
 from ..models.weights import Snapshot
 
@@ -82,6 +82,11 @@ class ModelState:
     def head(self) -> Head:
         """The head as of the last `refresh`."""
         return self._head
+
+    def null_embedding(self) -> Tensor:
+        """The embedding of the templates without a class name: float32 [D], of unit length."""
+        with self._lock:
+            return null_embedding(self._image_tower.model, self._tokenizer, self._templates)
 
     @property
     def changes(self) -> int:

@@ -1,4 +1,4 @@
-"""Class names x templates -> class weights, by open_clip's zero-shot convention."""
+"""Class names x templates -> class weights, by open_clip's zero-shot convention; the null prompt's, too."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import open_clip
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..torch_private import version_of
 
-__all__ = ["Template", "Tokenizer", "class_weights"]
+__all__ = ["Template", "Tokenizer", "class_weights", "null_embedding"]
 
 Template = str | Callable[[str], str]
 Tokenizer = Callable[[Any], Tensor]
@@ -35,7 +36,26 @@ def class_weights(
     InputError for class names that are none, empty or repeated, and for a template without "{}".
     """
     classnames, templates = tuple(classnames), tuple(templates)
-    _check(classnames, templates)
+    _check_classnames(classnames)
+    _check_templates(templates)
+    return _made(model, tokenizer, classnames, templates)
+
+
+def null_embedding(model: nn.Module, tokenizer: Tokenizer, templates: Sequence[Template]) -> Tensor:
+    """The embedding of the null prompt, which names no class: float32 [D], of unit length.
+
+    Made of the templates with an empty name as a class's column is with its own, and kept alike. Raises
+    InputError for a template without "{}".
+    """
+    templates = tuple(templates)
+    _check_templates(templates)
+    return _made(model, tokenizer, ("",), templates)[:, 0]
+
+
+def _made(
+    model: nn.Module, tokenizer: Tokenizer, classnames: tuple[str, ...], templates: tuple[Template, ...]
+) -> Tensor:
+    """The weights of names and templates that are in order, made now where they are not kept."""
     device = next(model.parameters()).device
     # A weight that is loaded or stepped in place raises its version (one changed through .data does not).
     version = sum(version_of(parameter) for parameter in model.parameters())
@@ -46,18 +66,19 @@ def class_weights(
         training = model.training
         model.eval()
         try:
-            weights = open_clip.build_zero_shot_classifier(
-                model, tokenizer, classnames, templates, num_classes_per_batch=64, device=device
-            )
+            with torch.inference_mode(False):  # what is kept may be asked for with a gradient later
+                weights = open_clip.build_zero_shot_classifier(
+                    model, tokenizer, classnames, templates, num_classes_per_batch=64, device=device
+                ).float()
         finally:
             model.train(training)
         if len(kept) >= _MOST_KEPT:
             kept.pop(next(iter(kept)))
-        kept[key] = weights.float()
+        kept[key] = weights
     return kept[key]
 
 
-def _check(classnames: tuple[str, ...], templates: tuple[Template, ...]) -> None:
+def _check_classnames(classnames: tuple[str, ...]) -> None:
     if not classnames:
         raise InputError("expected at least one class name, got none")
     for name in classnames:
@@ -65,6 +86,9 @@ def _check(classnames: tuple[str, ...], templates: tuple[Template, ...]) -> None
             raise InputError(f"expected class names that are not empty, got {name!r}")
     if repeated := [name for name, count in Counter(classnames).items() if count > 1]:
         raise InputError(f"expected distinct class names, got more than one of {repeated[:5]}")
+
+
+def _check_templates(templates: tuple[Template, ...]) -> None:
     if not templates:
         raise InputError("expected at least one template, got none")
     for template in templates:

@@ -7,7 +7,17 @@ from torch import Tensor
 
 from clipfast import CounterattackConfig, InputError
 from clipfast.evaluation.defences import baselines
-from clipfast.evaluation.defences.baselines import anti_adversary, blur, ensemble, hedge, random_noise, views
+from clipfast.evaluation.defences.baselines import (
+    ET3,
+    NormalisedSteps,
+    anti_adversary,
+    blur,
+    energy_lowered,
+    ensemble,
+    hedge,
+    random_noise,
+    views,
+)
 
 
 def test_blur_is_a_three_by_three_mean_with_replicated_edges():
@@ -95,14 +105,14 @@ def test_ensemble_is_the_mean_of_the_views_logits(weight, x):
     torch.testing.assert_close(gradient[3, 1, 2, 7], slope, rtol=1e-4, atol=0)
 
 
-def by_hand(weight: Tensor, x: Tensor, d: Tensor, loss, config: CounterattackConfig) -> Tensor:
-    """Signed steps down a loss of the probabilities, whose gradient is derived on paper."""
+def by_hand(weight: Tensor, x: Tensor, d: Tensor, loss, config, direction=torch.sign) -> Tensor:
+    """Steps down a loss whose gradient in the logits, of the probabilities, is derived on paper."""
     d = torch.minimum(torch.maximum(d, -x), 1 - x)
     for _ in range(config.steps):
         inner = 3 * (x + d).flatten(1) - 1
         p = torch.softmax(inner.sin() @ weight, dim=1)
         gradient = (loss(p) @ weight.T) * 3 * inner.cos()
-        d = d - config.step_size * gradient.sign().view_as(d)
+        d = d - config.step_size * direction(gradient).view_as(d)
         d = torch.clip(d, -config.eps, config.eps)
         d = torch.clip(x + d, 0, 1) - x
     return x + d
@@ -140,7 +150,36 @@ def test_hedge_ascends_the_loss_of_every_label(weight, x, config):
     assert_in_budget(x, moved, config)
 
 
-def assert_in_budget(x: Tensor, moved: Tensor, config: CounterattackConfig) -> None:
+ENERGY_STEPS = [ET3, NormalisedSteps(eps=0.05, step_size=0.3, steps=4)]
+
+
+@pytest.mark.parametrize("config", ENERGY_STEPS)
+def test_energy_is_lowered_along_its_normalised_gradient(weight, x, config):
+    logits = Model(weight)
+    moved = energy_lowered(logits, x, config)
+    assert logits.asked == config.steps * len(x)
+
+    def unit(gradient: Tensor) -> Tensor:
+        return torch.stack([row / row.pow(2).sum().sqrt() for row in gradient])
+
+    # Of -log sum exp the gradient in the logits is -p.
+    expected = by_hand(weight, x, torch.zeros_like(x), lambda p: -p, config, unit)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
+    before, after = (-logits(p).exp().sum(dim=1).log() for p in (x, moved))
+    assert (after < before).all()
+    assert_in_budget(x, moved, config)
+    each = torch.cat([energy_lowered(logits, picture[None], config) for picture in x])
+    torch.testing.assert_close(moved, each, rtol=0, atol=1e-12)
+
+
+def test_a_flat_energy_moves_nothing(x):
+    def flat(p: Tensor) -> Tensor:
+        return 0 * p.flatten(1)[:, :3]
+
+    assert torch.equal(energy_lowered(flat, x), x)
+
+
+def assert_in_budget(x: Tensor, moved: Tensor, config: CounterattackConfig | NormalisedSteps) -> None:
     assert not moved.requires_grad
     assert moved.min() >= 0
     assert moved.max() <= 1
@@ -151,15 +190,23 @@ def assert_in_budget(x: Tensor, moved: Tensor, config: CounterattackConfig) -> N
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_they_work_where_gradients_are_off(weight, x, mode):
     logits, config = Model(weight), CounterattackConfig()
-    expected = anti_adversary(logits, x, config), hedge(logits, x, 0.01 * x, config)
+
+    def moved(p: Tensor) -> tuple[Tensor, ...]:
+        return (
+            anti_adversary(logits, p, config),
+            hedge(logits, p, 0.01 * p, config),
+            energy_lowered(logits, p),
+        )
+
+    expected = moved(x)
     with mode():
         y = x.clone()
-        ours = anti_adversary(logits, y, config), hedge(logits, y, 0.01 * y, config)
+        ours = moved(y)
     for a, b in zip(ours, expected, strict=True):
         assert torch.equal(a, b)
 
 
-def test_with_a_smooth_sign_the_gradient_runs_through_the_steps(weight, x):
+def test_where_directions_are_smooth_the_gradient_runs_through_the_steps(weight, x):
     logits, config = Model(weight), CounterattackConfig(eps=0.5, step_size=0.02, steps=3)
     x = x[1:2].clamp(0.2, 0.8)
     noise = torch.full_like(x, 0.01)
@@ -167,6 +214,7 @@ def test_with_a_smooth_sign_the_gradient_runs_through_the_steps(weight, x):
     for moved in (
         lambda p: anti_adversary(logits, p, config, **options),
         lambda p: hedge(logits, p, noise, config, **options),
+        lambda p: energy_lowered(logits, p, NormalisedSteps(0.5, 0.3, 3), create_graph=True),
     ):
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(logits(moved(leaf))[0, 2], leaf)
@@ -183,6 +231,7 @@ def test_published_budgets():
     anti, hd = baselines.ANTI_ADVERSARY, baselines.HEDGE
     assert (anti.eps, anti.step_size, anti.steps) == (0.3, 0.15, 2)
     assert (hd.eps, hd.step_size, hd.steps) == (0.031, 0.007, 20)
+    assert ET3 == (5 / 255, 2.5, 2)
 
 
 def test_another_norm_is_named(weight, x):

@@ -253,6 +253,9 @@ def test_each_defence_can_be_evaluated(tmp_path):
         assert "bpda@2/255" in system.right
         assert system.passes["clean"].forward >= 1
         assert system.cost is not None
+    settings = results.run["settings"]["defences"]
+    assert settings["CLIPure-Cos"] == {"step_size": 30.0, "steps": 10}
+    assert settings["ET3"] == {"eps": 5 / 255, "step_size": 2.5, "steps": 2}
 
 
 @pytest.mark.parametrize(

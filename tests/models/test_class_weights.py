@@ -1,10 +1,11 @@
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import CLASSNAMES, make_tiny_clip
 
 from clipfast import InputError
-from clipfast.models.class_weights import class_weights
+from clipfast.models.class_weights import class_weights, null_embedding
 
 TEMPLATES = ("a photo of a {}", "this is a {}.")
 
@@ -32,6 +33,26 @@ def test_kept_until_the_weights_change(tokenizer):
     assert not torch.equal(class_weights(model, counting, CLASSNAMES, TEMPLATES[:1]), first)
     model.load_state_dict(make_tiny_clip(seed=4).state_dict())
     assert not torch.equal(class_weights(model, counting, CLASSNAMES, TEMPLATES), first)
+
+
+def test_the_null_prompt_is_every_template_without_a_name(tiny_clip, tokenizer):
+    each = F.normalize(tiny_clip.encode_text(tokenizer(["a photo of a ", "this is a ."])), dim=1)
+    null = null_embedding(tiny_clip, tokenizer, TEMPLATES)
+    assert null.shape == (24,)
+    torch.testing.assert_close(null, F.normalize(each.sum(dim=0), dim=0).detach())
+    tiny_clip.load_state_dict(make_tiny_clip(seed=4).state_dict())
+    assert not torch.equal(null_embedding(tiny_clip, tokenizer, TEMPLATES), null)
+    with pytest.raises(InputError, match="got 'a photo'"):
+        null_embedding(tiny_clip, tokenizer, ("a photo",))
+
+
+def test_what_inference_mode_made_can_be_differentiated_through(tiny_clip, tokenizer):
+    with torch.inference_mode():
+        weights = class_weights(tiny_clip, tokenizer, CLASSNAMES, TEMPLATES)
+        null = null_embedding(tiny_clip, tokenizer, TEMPLATES)
+    leaf = torch.ones(24, requires_grad=True)
+    ((leaf @ weights).sum() + leaf @ null).backward()
+    torch.testing.assert_close(leaf.grad, weights.sum(dim=1) + null)
 
 
 def test_training_mode_is_left_as_it_was(tokenizer):

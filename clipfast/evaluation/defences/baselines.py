@@ -1,13 +1,15 @@
 """What any defence must beat: changes to the pixels that cost no gradient, and earlier test-time defences.
 
-Of the optimising ones, config gives the l-inf budget, the step size and the number of steps, so that they can
-be held to the counterattack's; `ANTI_ADVERSARY` and `HEDGE` are their own. logits: float [N, 3, H, W] in
-[0, 1] -> [N, C], differentiable. sign, create_graph: for attackers only, as in `clipfast.reference`.
+Of the optimising ones, config gives the l-inf budget, the step size and the number of steps. Signed steps are
+the counterattack's, so that they can be held to its settings; `ANTI_ADVERSARY`, `HEDGE` and `ET3` are their
+own. logits: float [N, 3, H, W] in [0, 1] -> [N, C], differentiable. sign, create_graph: for attackers only,
+as in `clipfast.reference`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,12 @@ from ...reference_stages import blur, into_bounds, within
 
 __all__ = [
     "ANTI_ADVERSARY",
+    "ET3",
     "HEDGE",
+    "NormalisedSteps",
     "anti_adversary",
     "blur",
+    "energy_lowered",
     "ensemble",
     "hedge",
     "random_noise",
@@ -35,6 +40,21 @@ Sign = Callable[[Tensor], Tensor]
 # The published code's settings, for CIFAR; the first has no budget but its steps.
 ANTI_ADVERSARY = CounterattackConfig(eps=0.3, step_size=0.15, steps=2)
 HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
+
+
+class NormalisedSteps(NamedTuple):
+    """Steps of one l2 length within an l-inf budget, both in [0, 1] pixel units.
+
+    eps: per pixel. step_size: an image's, so that a pixel of a small picture moves further.
+    """
+
+    eps: float
+    step_size: float
+    steps: int
+
+
+# The published code's for CLIP, at 224 pixels.
+ET3 = NormalisedSteps(eps=5 / 255, step_size=2.5, steps=2)
 
 
 def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
@@ -91,7 +111,8 @@ def anti_adversary(
     def confidence(logits: Tensor) -> Tensor:
         return -F.cross_entropy(logits, labels, reduction="sum")
 
-    return _ascended(confidence, logits, pixels, torch.zeros_like(pixels), config, sign, create_graph)
+    start = torch.zeros_like(pixels)
+    return _ascended(confidence, logits, pixels, start, _linf(config), sign, create_graph)
 
 
 def hedge(
@@ -114,7 +135,36 @@ def hedge(
     def surprise(logits: Tensor) -> Tensor:
         return -logits.log_softmax(dim=1).sum()
 
-    return _ascended(surprise, logits, pixels, noise, config, sign, create_graph)
+    return _ascended(surprise, logits, pixels, noise, _linf(config), sign, create_graph)
+
+
+def energy_lowered(
+    logits: Logits, pixels: Tensor, config: NormalisedSteps = ET3, *, create_graph: bool = False
+) -> Tensor:
+    """Pixels moved to where logits are larger: float [N, 3, H, W]; steps forward and backward passes.
+
+    Steps from 0 along the l2-normalised gradient down the energy -log(sum_c exp(logits_c)) (ET3; Mirza et
+    al., arXiv 2603.26984, CVPR 2026), within config's budget and [0, 1], without a gate. The passes are
+    without that which classifies the result. From the published code for CLIP: the settings, the model's own
+    classes and logits, temperature 1, and that the budget is l-inf; for other models it is l2 there.
+    """
+
+    def negative_energy(logits: Tensor) -> Tensor:
+        return logits.logsumexp(dim=1).sum()
+
+    start = torch.zeros_like(pixels)
+    return _ascended(negative_energy, logits, pixels, start, config, _of_unit_length, create_graph)
+
+
+def _of_unit_length(gradient: Tensor) -> Tensor:
+    """Each image's gradient [N, 3, H, W] over its l2 norm, which is at least 1e-8."""
+    return gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-8)[:, None, None, None]
+
+
+def _linf(config: CounterattackConfig) -> CounterattackConfig:
+    if config.norm != "linf":
+        raise InputError(f"expected a budget in norm 'linf', got {config.norm!r}")
+    return config
 
 
 def _ascended(
@@ -122,20 +172,21 @@ def _ascended(
     logits: Logits,
     pixels: Tensor,
     start: Tensor,
-    config: CounterattackConfig,
-    sign: Sign,
+    config: CounterattackConfig | NormalisedSteps,
+    direction: Callable[[Tensor], Tensor],
     create_graph: bool,
 ) -> Tensor:
-    """pixels + d after signed steps up the objective, a sum over images of what it makes of their logits."""
-    if config.norm != "linf":
-        raise InputError(f"expected a budget in norm 'linf', got {config.norm!r}")
+    """pixels + d after steps up the objective, a sum over images of what it makes of their logits.
+
+    direction: of a gradient, what step_size is multiplied with.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         x = pixels if create_graph else pixels.detach()
         d = into_bounds(start, x)
         for _ in range(config.steps):
             d = d if d.requires_grad else d.requires_grad_()
             (gradient,) = torch.autograd.grad(objective(logits(x + d)), d, create_graph=create_graph)
-            d = (d + config.step_size * sign(gradient)).clamp(-config.eps, config.eps)
+            d = (d + config.step_size * direction(gradient)).clamp(-config.eps, config.eps)
             d = into_bounds(d, x)
             d = d if create_graph else d.detach()
         return x + d

@@ -18,6 +18,8 @@ from ...models.fingerprint import fingerprint
 from ...transforms import csr_radius
 from ..store import digest
 from . import systems
+from .baselines import ET3
+from .purification import CLIPURE
 
 __all__ = ["DEFENCES", "Defence", "defence_of", "make_defences"]
 
@@ -38,19 +40,25 @@ class Defence:
     identity: dict[str, Any]
 
 
-_Make = Callable[[DefendedClassifier], tuple[System, CounterattackConfig]]
+# The settings, too, as JSON values.
+_Make = Callable[[DefendedClassifier], tuple[System, dict[str, Any]]]
 
 
 def _as_is(make: Callable[[DefendedClassifier], System]) -> _Make:
-    return lambda base: (make(base), base.config)
+    return lambda base: (make(base), _settings(base.config))
+
+
+def _published(make: Callable[..., System], settings: NamedTuple) -> _Make:
+    """Under settings that have nothing of the counterattack's."""
+    return lambda base: (make(base, settings), settings._asdict())
 
 
 def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
     """Under other settings on the same model."""
 
-    def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
+    def made(base: DefendedClassifier) -> tuple[System, dict[str, Any]]:
         config = dataclasses.replace(base.config, **changes)
-        return make(_under(base, config)), config
+        return make(_under(base, config)), _settings(config)
 
     return made
 
@@ -58,7 +66,7 @@ def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make
 def _filtered(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
     """With a low-pass filter that cuts off what CSR's does of its pictures."""
 
-    def made(base: DefendedClassifier) -> tuple[System, CounterattackConfig]:
+    def made(base: DefendedClassifier) -> tuple[System, dict[str, Any]]:
         return _with(make, transform=f"low_pass {csr_radius(base.image_size)!r}", **changes)(base)
 
     return made
@@ -88,6 +96,11 @@ DEFENCES = {
     "tte": _Recipe("mean over flips and crops (TTE)", _as_is(systems.ensembled)),
     "anti-adversary": _Recipe("steps towards the model's own answer", _as_is(systems.anti_adversarial)),
     "hd": _Recipe("steps away from every answer (hedge defence)", _as_is(systems.hedged)),
+    "clipure": _Recipe(
+        "steps of the embedding towards the null prompt's (CLIPure-Cos)",
+        _published(systems.purified, CLIPURE),
+    ),
+    "et3": _Recipe("steps down the logits' energy (ET3)", _published(systems.energy_lowered, ET3)),
     "blur": _Recipe("3x3 mean filter", _as_is(systems.blurred)),
     "low-pass": _Recipe("low-pass filter", _filtered(systems.low_passed)),
     "ttc": _Recipe(
@@ -169,9 +182,13 @@ def _under(base: DefendedClassifier, config: CounterattackConfig) -> DefendedCla
 
 
 def _made(name: str, recipe: _Recipe, base: DefendedClassifier) -> Defence:
-    system, config = recipe.make(base)
-    identity = {"defence": name, "config": json.loads(config.to_json()), **_weights(base)}
+    system, settings = recipe.make(base)
+    identity = {"defence": name, "config": settings, **_weights(base)}
     return Defence(name=name, system=system, description=recipe.description, identity=identity)
+
+
+def _settings(config: CounterattackConfig) -> dict[str, Any]:
+    return json.loads(config.to_json())
 
 
 def _weights(classifier: DefendedClassifier) -> dict[str, Any]:

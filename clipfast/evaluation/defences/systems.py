@@ -15,17 +15,20 @@ from ...defence.differentiable import smooth_sign, twice_differentiable
 from ...errors import UncalibratedWarning
 from ...inputs import draws
 from ...reference_stages import answer_embedding, into_bounds, transformed
-from . import baselines
-from .baselines import blur, random_noise, within
+from . import baselines, purification
+from .baselines import ET3, NormalisedSteps, blur, random_noise, within
+from .purification import CLIPURE, Turns
 
 __all__ = [
     "anti_adversarial",
     "blurred",
     "countered",
+    "energy_lowered",
     "ensembled",
     "hedged",
     "low_passed",
     "noisy",
+    "purified",
     "viewed",
 ]
 
@@ -82,6 +85,29 @@ def hedged(classifier: DefendedClassifier, config: CounterattackConfig | None = 
         return baselines.hedge(logits, pixels, noise, settings, **options)
 
     return _optimising("HD", classifier, settings, moved, randomised=True)
+
+
+def purified(classifier: DefendedClassifier, turns: Turns = CLIPURE) -> System:
+    """CLIPure-Cos: 1 forward pass, and an exact gradient. See `purification.purified`.
+
+    The null prompt is the classifier's templates with no name in them, as in the published code.
+    """
+    plainly = classifier.differentiable("undefended")
+
+    def logits(pixels: Tensor) -> Tensor:
+        embedding = plainly.embed(pixels).float()
+        return plainly.head(purification.purified(embedding, classifier.null_embedding, turns))
+
+    return plain("CLIPure-Cos", logits, classifier)
+
+
+def energy_lowered(classifier: DefendedClassifier, steps: NormalisedSteps = ET3) -> System:
+    """ET3: steps + 1 forward and steps backward passes. See `baselines.energy_lowered`."""
+
+    def moved(logits: Logits, pixels: Tensor, *, create_graph: bool = False, **_: Any) -> Tensor:
+        return baselines.energy_lowered(logits, pixels, steps, create_graph=create_graph)
+
+    return _optimising("ET3", classifier, classifier.config, moved, randomised=False)
 
 
 def noisy(classifier: DefendedClassifier) -> System:
