@@ -79,6 +79,7 @@ class PassCounter:
                 countered=int(defended.countered.sum()),
                 drift_encoder=engine.drift_encoder is not None,
                 with_clean=kwargs.get("with_clean", False),
+                with_answer=kwargs.get("with_answer", True),
             )
             self.forward += forward
             self.backward += backward

@@ -24,10 +24,17 @@ class Batch:
     """
 
     def __init__(
-        self, schedule: Schedule, pixels: Tensor, noise: Noise[Tensor], *, with_delta: bool, with_clean: bool
+        self,
+        schedule: Schedule,
+        pixels: Tensor,
+        noise: Noise[Tensor],
+        *,
+        with_delta: bool,
+        with_clean: bool,
+        with_answer: bool,
     ) -> None:
         self._schedule, self._pixels, self._noise = schedule, pixels, noise
-        self._with_delta, self._with_clean = with_delta, with_clean
+        self._with_delta, self._with_clean, self._with_answer = with_delta, with_clean, with_answer
         self.probed = 0
         self._waiting: list[tuple[Tensor, Probe]] = []  # images int64 [M], and what is held of them
         self._answer: Counterattacked | None = None
@@ -84,9 +91,11 @@ class Batch:
         """Counters the first images that wait, at most a chunk of them."""
         self._cut(chunk)
         images, held = self._waiting[0]
-        embedding, delta = self._schedule.second_half(held)
         answer = self.result()
-        answer.embedding[images] = embedding
+        if self._with_answer:
+            answer.embedding[images], delta = self._schedule.second_half(held)
+        else:
+            answer.embedding[images], delta = torch.nan, self._schedule.perturbation(held)
         if self._with_delta:
             answer.delta[images] = self._schedule.encoder.from_layout(delta)
         del self._waiting[0]

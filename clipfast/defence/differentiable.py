@@ -85,7 +85,7 @@ class DifferentiableDefence(nn.Module):
     def _counter(self, x: Tensor, start: Tensor) -> Counterattacked:
         """What the defence adds to x, and to which images it does so, constant."""
         with torch.autocast(x.device.type, enabled=False):
-            return self._engine().run(x.contiguous(), Noise(start.contiguous()))
+            return self._engine().run(x.contiguous(), Noise(start.contiguous()), with_answer=False)
 
     def _answered(self, x: Tensor, found: Counterattacked) -> Tensor:
         """What images are answered from [N, D]: countered ones by their views."""

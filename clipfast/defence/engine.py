@@ -84,17 +84,31 @@ class Engine:
 
     @torch.no_grad()
     def run(
-        self, pixels: Tensor, noise: Noise[Tensor], *, with_delta: bool = True, with_clean: bool = False
+        self,
+        pixels: Tensor,
+        noise: Noise[Tensor],
+        *,
+        with_delta: bool = True,
+        with_clean: bool = False,
+        with_answer: bool = True,
     ) -> Counterattacked:
         """Defends pixels [N, 3, H, W], uint8 or float in [0, 1], contiguous; N at least 1.
 
         noise: within eps, contiguous. with_delta: else delta has no rows. with_clean: f(x) of every image;
-        else NaN where it was not needed. An image with a pixel outside of [0, 1] has the drift NaN.
+        else NaN where it was not needed. with_answer: else the embedding of countered images is NaN. An image
+        with a pixel outside of [0, 1] has the drift NaN.
 
         Where memory runs out the chunk is halved, for later calls too, with a warning; results so far are
         kept. Raises OutOfMemoryError where a chunk of one image does not fit.
         """
-        batch = Batch(self.schedule, pixels, noise, with_delta=with_delta, with_clean=with_clean)
+        batch = Batch(
+            self.schedule,
+            pixels,
+            noise,
+            with_delta=with_delta,
+            with_clean=with_clean,
+            with_answer=with_answer,
+        )
         chunk = self.chunk
         while reason := _out_of_memory(batch.run, self.chunks, chunk):
             if chunk == 1:

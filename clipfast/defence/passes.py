@@ -24,6 +24,7 @@ def engine_passes(
     countered: int,
     drift_encoder: bool = False,
     with_clean: bool = False,
+    with_answer: bool = True,
 ) -> tuple[int, int]:
     """Forward and backward passes of a batch in which some images were countered.
 
@@ -31,7 +32,8 @@ def engine_passes(
     first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view. The
     probe is 2 forward passes; where the gate reads others first, it is those 2, and then what is not known
     yet of f(x) and f(x + d0) and is needed: of images that pass, only the one that they are answered from;
-    with_clean: f(x) of those too. An ascent towards f(t(x)) needs that too, where the gate did not make it.
+    with_clean: f(x) of those too. with_answer: what countered images are answered from. An ascent towards
+    f(t(x)) needs that too, where the gate did not make it.
     """
     passed = images - countered
     forward = 2 * images
@@ -46,5 +48,6 @@ def engine_passes(
         forward += countered * (config.steps - 1 if probed else config.steps)
     if config.objective == "towards" and (drift_encoder or config.gate != "agreement"):
         forward += countered
-    forward += countered * max(1, len(config.views))
+    if with_answer:
+        forward += countered * max(1, len(config.views))
     return forward, config.steps * countered

@@ -24,9 +24,18 @@ class DefenceEngine(Protocol):
     marks_pixels: bool  # whether `run` gives an image with a pixel outside of [0, 1] the drift NaN
 
     def run(
-        self, pixels: Tensor, noise: Noise[Tensor], *, with_delta: bool = True, with_clean: bool = False
+        self,
+        pixels: Tensor,
+        noise: Noise[Tensor],
+        *,
+        with_delta: bool = True,
+        with_clean: bool = False,
+        with_answer: bool = True,
     ) -> Counterattacked:
-        """Defends pixels [N, 3, H, W], uint8 or float32. with_clean: f(x) of every image, needed or not."""
+        """Defends pixels [N, 3, H, W], uint8 or float32.
+
+        with_clean: f(x) of every image, needed or not. with_answer: what countered images are answered from.
+        """
         ...
 
     def warmup(self, batch_sizes: Iterable[int]) -> None:
@@ -66,8 +75,9 @@ class ReferenceEngine:
         *,
         with_delta: bool = True,  # noqa: ARG002
         with_clean: bool = False,
+        with_answer: bool = True,  # noqa: ARG002
     ) -> Counterattacked:
-        """See DefenceEngine; delta comes whether it is asked for or not."""
+        """See DefenceEngine; delta and all answers come whether they are asked for or not."""
         x, start = as_unit(pixels), draw_noise(noise, pixels.shape, self.config)
         result = counterattack_early_return(
             self._tower, x, start, self.config, drift_encode=self._drift_tower

@@ -250,6 +250,10 @@ class Schedule:
         """f(x + delta) [M, D] and delta in layout, of images that the gate held back."""
         return self.run("counterattack", self._counterattack, held)
 
+    def perturbation(self, held: Probe) -> Tensor:
+        """delta alone, in layout: for an attacker, who embeds x + delta with a gradient."""
+        return self.run("perturbation", self._perturbation, held)
+
     def every_stage(self, pixels: Tensor, noise: Noise[Tensor]) -> None:
         """Runs each stage once on N images, whatever the gate says: what a warm-up is."""
         x, d = start(self.encoder, pixels, noise, self.config, self.implementation)
@@ -344,15 +348,17 @@ class Schedule:
         return probe(self.encoder, x, d, double=self._double(x), clean=clean)._replace(goal=goal)
 
     def _counterattack(self, held: Probe) -> tuple[Tensor, Tensor]:
+        delta = self._perturbation(held)
+        return self._answer(held, delta), delta
+
+    def _perturbation(self, held: Probe) -> Tensor:
         config = self.config
         if not config.steps:
-            delta = passed(held, config)[1]
-        else:
-            if config.objective == "towards" and held.goal is None:
-                goal = self._transformed(held.x, config.transform, self.encoder)
-                held = held._replace(goal=self._embed(goal))
-            delta = counterattack(self.encoder, held, config, self.implementation)
-        return self._answer(held, delta), delta
+            return passed(held, config)[1]
+        if config.objective == "towards" and held.goal is None:
+            goal = self._transformed(held.x, config.transform, self.encoder)
+            held = held._replace(goal=self._embed(goal))
+        return counterattack(self.encoder, held, config, self.implementation)
 
     def _answer(self, held: Probe, delta: Tensor) -> Tensor:
         """What countered images are answered from: f(x + delta), or the mean over its views."""

@@ -126,9 +126,9 @@ def test_past_the_gate_turns_what_is_answered_there(tiny_clip, tokenizer):
 
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
-    # Of an ungated image: BPDA's 2 of the gate, 2 steps, 2 views and their gradient. Then f(x) and f(t(x)),
-    # with their gradients where the gate is pushed, and f(x) by itself.
-    [("gate-passed", 1 + 2, 1 + 2), ("both-branches", 1 + (2 + 2 + 2) + 2 + 2, 1 + 2 + 2)],
+    # f(x) by itself; of an ungated image BPDA's 2 of the gate, 2 steps, 2 views and their gradient; and what
+    # the gate measures, with its gradient where it is pushed.
+    [("gate-passed", 1 + 2, 1 + 2), ("both-branches", 1 + (2 + 2 + 2) + 2, 1 + (2 + 2) + 0)],
 )
 def test_both_ways_are_paid_for(tiny_clip, tokenizer, name, forward, backward):
     x = pixels(6).float() / 255

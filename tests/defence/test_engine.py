@@ -328,6 +328,17 @@ def test_copies_that_fill_a_compiled_batch_are_no_answers(monkeypatch):
         assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
 
 
+def test_without_answers_all_else_is_as_with_them():
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, 6, views=["identity", "mirror"], pass_through="clean")
+    engine = make_engine(tower, gated(config, tau, "some"))
+    whole, part = (engine.run(x, Noise(noise), with_answer=answered) for answered in (True, False))
+    assert torch.equal(part.embedding.isnan().all(dim=1), whole.countered)
+    assert torch.equal(part.embedding[~whole.countered], whole.embedding[~whole.countered])
+    for name in ("drift", "countered", "clean_embedding", "delta"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)), name
+
+
 @pytest.mark.slow  # test_warmup.py counts the same without compiling
 def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
