@@ -326,9 +326,12 @@ class Schedule:
         return self._compare(probed.clean, probed.noisy), probed
 
     def _gate_by(self, x: Tensor, d: Tensor) -> Gated:
-        encoder = self._measuring
+        encoder, n = self._measuring, x.shape[0]
         base = encoder.project(x)
-        return self._compare(encoder.embed(base), encoder.embed(base, d))
+        if torch.compiler.is_exporting() or not encoder.prefers_double(n):
+            return self._compare(encoder.embed(base), encoder.embed(base, d))
+        both = encoder.embed(torch.cat([base, base]), torch.cat([torch.zeros_like(d), d]))
+        return self._compare(both[:n], both[n:])
 
     def _compare(self, clean: Tensor, other: Tensor) -> Gated:
         compare = MEASURES[self.config.gate].compare

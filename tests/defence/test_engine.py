@@ -328,6 +328,24 @@ def test_copies_that_fill_a_compiled_batch_are_no_answers(monkeypatch):
         assert_tiers(result, counterattack(tower, x[:n], noise[:n], engine.config), engine.config)
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_the_gates_pictures_share_a_double_batch_where_that_is_faster(monkeypatch, double):
+    tower = make_tower(gain=8.0)
+    x, noise, config, _ = batch(tower, 3, gate="agreement", pass_through="clean", tau_threshold=0.0)
+    encoder, sizes = make_encoder(tower), []
+    embed = encoder.embed
+
+    def watched(base, d=None):
+        sizes.append(len(base))
+        return embed(base, d)
+
+    monkeypatch.setattr(encoder, "embed", watched)
+    monkeypatch.setattr(encoder, "prefers_double", lambda _: double)
+    engine = make_engine(tower, config, encoder=encoder)
+    assert_tiers(engine.run(x, Noise(noise)), counterattack(tower, x, noise, config), config)
+    assert sizes == ([6] if double else [3, 3])
+
+
 def test_without_answers_all_else_is_as_with_them():
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 6, views=["identity", "mirror"], pass_through="clean")
