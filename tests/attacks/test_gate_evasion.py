@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 from conftest import make_classifier, pixels
+from toys import plain as toy_system
+from toys import toy_batch
 
 from clipfast import CounterattackConfig
 from clipfast.attacks import make
-from clipfast.attacks.system import undefended
+from clipfast.attacks.system import Branches, undefended
 from clipfast.evaluation.defences import systems
 
 EPS = 4 / 255
@@ -135,3 +137,15 @@ def test_both_ways_are_paid_for(tiny_clip, tokenizer, name, forward, backward):
     system, _, labels = stages(tiny_clip, tokenizer, x, views=("mirror", "crop 0.8 centre"))
     spent = make(name, steps=1, stops=False).run(system, x, labels, eps=EPS, seed=0).passes
     assert (spent.forward, spent.backward) == (forward, backward)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_broken_is_what_is_wrong_the_way_that_the_gate_sends_it(held):
+    logits, x, labels = toy_batch(8)
+    wrong = Branches(lambda x: -logits(x), logits)  # passed, countered
+    system = dataclasses.replace(
+        toy_system(logits), drift=lambda x: x.mean(dim=(1, 2, 3)), tau_threshold=float(held), branches=wrong
+    )
+    for name in ("gate-passed", "both-branches"):
+        found = make(name, steps=1).run(system, x, labels, eps=1e-6, seed=0)
+        assert found.broken.tolist() == [not held] * len(x), name
