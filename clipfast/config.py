@@ -219,6 +219,10 @@ class CounterattackConfig:
         """Whether gate, counterattack and answer are of the published kind, whatever their numbers."""
         return self.gate == "drift" and self.objective == "away" and not self.views
 
+    def is_randomised(self) -> bool:
+        """Whether an answer depends on the noise that is drawn."""
+        return self.steps > 0 or self.pass_through == "noise" or GATES[self.gate].draws
+
     def gates_as_published(self) -> bool:
         """Whether gate and threshold are those of `published`, with all that drift is measured with."""
         names, published = ("gate", "tau_threshold", "eps", "norm"), type(self).published()

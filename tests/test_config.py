@@ -33,6 +33,20 @@ def test_presets_by_their_names():
         CounterattackConfig.of("best")  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("settings", "randomised"),
+    [
+        ({}, True),
+        ({"gate": "agreement", "steps": 0}, True),  # by the noise of images that pass
+        ({"gate": "agreement", "pass_through": "clean"}, True),  # by where the steps start
+        ({"gate": "high_noise_drift", "steps": 0, "pass_through": "clean"}, True),
+        ({"gate": "agreement", "steps": 0, "pass_through": "clean"}, False),
+    ],
+)
+def test_what_draws_noise_is_randomised(settings, randomised):
+    assert CounterattackConfig(**settings).is_randomised() == randomised
+
+
 def test_without_a_gate_all_are_countered_and_nothing_is_calibrated():
     config = CounterattackConfig.recommended().calibrated("weights")
     ungated = config.ungated()

@@ -70,3 +70,16 @@ def test_settings_that_are_given_take_the_place_of_their_kind(given):
     original, twin = pair.classifiers(find_dataset("bundled"))
     assert twin is not None
     assert original.config == twin.config == (config if given == "ttc" else published)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_without_steps_nothing_is_drawn_and_nothing_unrolled(tiny_clip, tokenizer, x, steps):
+    config = CounterattackConfig(
+        gate="agreement", tau_threshold=2.0, steps=steps, views=VIEWS, pass_through="clean"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        system = systems.countered(make_classifier(tiny_clip, tokenizer, config=config))
+    answers = [system.answer(x, seed=seed).logits for seed in (0, 1)]
+    assert torch.equal(*answers) == (not system.randomised) == (steps == 0)
+    assert (system.unrolled is None) == (steps == 0)

@@ -143,8 +143,9 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         name=name,
         answer=answer,
         attackable=bpda,
-        randomised=True,
-        unrolled=classifier.differentiable("unrolled"),
+        randomised=classifier.config.is_randomised(),
+        # Without steps there is nothing to go through that BPDA holds constant.
+        unrolled=classifier.differentiable("unrolled") if classifier.config.steps else None,
         drift=bpda.drift,
         tau_threshold=classifier.config.tau_threshold,
         branches=Branches(_passed(classifier), all_countered.differentiable("bpda")),
