@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,19 +12,25 @@ from ..errors import InputError
 from .ascent import Look, Looked, look_through
 from .losses import by_label, loss_function
 from .projected import ProjectedAttack
-from .system import System
+from .system import Branches, System
 
 __all__ = ["BothBranches", "GateEvasion"]
 
 
+# What a measure may differ by between two forms of a tower, relative to the threshold.
+_ROUNDING = 1e-4
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateEvasion(ProjectedAttack):
-    """Ascends a system's loss and, of images that its gate would hold back, the gate's measure.
+    """Ascends a system's loss and, of images that its gate would send the other way, the gate's measure.
 
     While tau < (1 + slack) tau_threshold, the gradient of tau is added to that of the loss, each over its own
     mean |g|, times weight: with signed steps the two have to be of one size, and no weight in the units of a
-    loss would fit two models. slack: passes beyond the threshold, for the noise of the next draw. Of through
-    "passed" an image is broken that is misclassified and passes.
+    loss would fit two models. slack: passes beyond the threshold, for the noise of the next draw; 0 where the
+    measure draws none. Through "passed" an image is broken that is misclassified and passes. Through
+    "countered" it is kept below the threshold in place of above it, and broken if it is countered and
+    misclassified all the same.
     """
 
     weight: float = 1.0
@@ -37,13 +43,13 @@ class GateEvasion(ProjectedAttack):
 
     def applies(self, system: System) -> bool:
         """Whether the system has a gate, and the gradient that the attack goes through."""
-        return system.drift is not None and system.tau_threshold is not None and super().applies(system)
+        return system.branches is not None and super().applies(system)
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
-        drift, threshold = system.drift, system.tau_threshold
-        assert drift is not None
-        assert threshold is not None
-        wanted = (1 + self.slack) * threshold
+        drift, threshold, branches = _gate(system)
+        up = self.through != "countered"
+        slack = self.slack if branches.draws else _ROUNDING
+        wanted = (1 + slack if up else 1 - slack) * threshold
         misled = look_through(self._logits(system), labels, by_label(loss_function(self.loss), labels))
 
         def look(pixels: Tensor, rows: Tensor) -> Looked:
@@ -51,11 +57,13 @@ class GateEvasion(ProjectedAttack):
             x = pixels.detach().requires_grad_()
             tau = drift(x)
             (push,) = torch.autograd.grad(tau.sum(), x)
-            held = (tau.detach() < wanted)[:, None, None, None]
-            passes = ~(tau.detach() < threshold) if self.through == "passed" else True
+            tau = tau.detach()
+            astray = ((tau < wanted) == up)[:, None, None, None]
+            pushed = _of_unit_size(push if up else -push)
+            as_meant = {"passed": ~(tau < threshold), "countered": tau < threshold}
             return looked._replace(
-                gradient=_of_unit_size(looked.gradient) + self.weight * held * _of_unit_size(push),
-                broken=looked.broken & passes,
+                gradient=_of_unit_size(looked.gradient) + self.weight * astray * pushed,
+                broken=looked.broken & as_meant.get(self.through, torch.ones_like(looked.broken)),
             )
 
         return [look] * self.restarts
@@ -73,12 +81,9 @@ class BothBranches(ProjectedAttack):
         return system.branches is not None
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
-        drift, threshold, branches = system.drift, system.tau_threshold, system.branches
-        assert drift is not None
-        assert threshold is not None
-        assert branches is not None
+        drift, threshold, branches = _gate(system)
         loss = by_label(loss_function(self.loss), labels)
-        looks = [look_through(logits, labels, loss) for logits in branches]
+        looks = [look_through(logits, labels, loss) for logits in branches[:2]]
 
         def look(pixels: Tensor, rows: Tensor) -> Looked:
             passed, countered = (one(pixels, rows) for one in looks)
@@ -91,6 +96,13 @@ class BothBranches(ProjectedAttack):
             )
 
         return [look] * self.restarts
+
+
+def _gate(system: System) -> tuple[Callable[[Tensor], Tensor], float, Branches]:
+    assert system.drift is not None
+    assert system.tau_threshold is not None
+    assert system.branches is not None
+    return system.drift, system.tau_threshold, system.branches
 
 
 def _of_unit_size(gradient: Tensor) -> Tensor:

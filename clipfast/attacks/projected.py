@@ -20,7 +20,7 @@ from .system import Logits, System
 
 __all__ = ["ProjectedAttack", "Targeted", "Through"]
 
-Through = Literal["attackable", "unrolled", "passed"]
+Through = Literal["attackable", "unrolled", "passed", "countered"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class ProjectedAttack(Attack):
     """PGD with random starts through a system: BPDA + EOT, or unrolled, where the system is a defence.
 
     through: the system's `attackable` (exact where it has a gradient, else BPDA; Athalye et al., ICML 2018),
-    its `unrolled`, or what it says of images that pass its gate. steps, step_size: see `step_sizes`. samples:
-    of a randomised system's noise in each step. restarts: how often an image starts; it keeps the pixels of
-    the highest loss. stops: an image that is broken, see `streak_of`, keeps its pixels and leaves.
+    its `unrolled`, or one of its gate's `branches`. steps, step_size: see `step_sizes`. samples: of a
+    randomised system's noise in each step. restarts: how often an image starts; it keeps the pixels of the
+    highest loss. stops: an image that is broken, see `streak_of`, keeps its pixels and leaves.
     Raises InputError for other settings.
     """
 
@@ -60,8 +60,8 @@ class ProjectedAttack(Attack):
         return self.steps * self.restarts
 
     def _through(self, system: System) -> Logits | None:
-        if self.through == "passed":
-            return None if system.branches is None else system.branches.passed
+        if self.through in ("passed", "countered"):
+            return None if system.branches is None else getattr(system.branches, self.through)
         return system.unrolled if self.through == "unrolled" else system.attackable
 
     def _logits(self, system: System) -> Logits:
@@ -74,11 +74,17 @@ class ProjectedAttack(Attack):
         loss = by_label(loss_function(self.loss), labels)
         return [look_through(self._logits(system), labels, loss)] * self.restarts
 
+    def _draws(self, system: System) -> bool:
+        """Whether the noise of the system has a say in what the attack sees."""
+        if self.through == "passed" and system.branches is not None:
+            return system.branches.draws
+        return system.randomised
+
     def _samples(self, system: System) -> int:
-        return self.samples if system.randomised else 1
+        return self.samples if self._draws(system) else 1
 
     def _streak(self, system: System) -> int:
-        return streak_of(self._samples(system), self.steps, randomised=system.randomised)
+        return streak_of(self._samples(system), self.steps, randomised=self._draws(system))
 
     def _run(
         self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, batch_size: int

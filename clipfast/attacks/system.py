@@ -36,10 +36,14 @@ class Answers(Protocol):
 
 
 class Branches(NamedTuple):
-    """What a gated system would say of images if all passed its gate, and if all were countered."""
+    """What a gated system would say of images if all passed its gate, and if all were countered.
+
+    draws: whether what is measured, or what an image that passes is answered from, depends on the noise.
+    """
 
     passed: Logits
     countered: Logits
+    draws: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,11 +69,13 @@ def test_passes_the_threshold_by_its_slack(held):
     assert shares[1] > shares[0]
 
 
-def stages(tiny_clip, tokenizer, x, **settings):
-    """A system behind an agreement gate that holds back half of the pictures, its classifier and labels."""
+def stages(tiny_clip, tokenizer, x, held=0.5, **settings):
+    """A system behind an agreement gate that holds back a share of pictures, its classifier and labels."""
     config = CounterattackConfig(gate="agreement", pass_through="clean", **settings)
     drift = make_classifier(tiny_clip, tokenizer, config=config).predict(x, seed=0).drift
-    config = dataclasses.replace(config, tau_threshold=settings.get("tau_threshold", drift.median().item()))
+    config = dataclasses.replace(
+        config, tau_threshold=settings.get("tau_threshold", drift.quantile(held).item())
+    )
     classifier = make_classifier(tiny_clip, tokenizer, config=config)
     return systems.countered(classifier), classifier, classifier.undefended(x).argmax(dim=1)
 
@@ -83,9 +85,10 @@ def test_past_an_open_door_it_is_pgd_on_plain_clip(tiny_clip, tokenizer):
     x = pixels(12).float() / 255
     closed, classifier, labels = stages(tiny_clip, tokenizer, x, tau_threshold=0.0)
     one_way, _, _ = stages(tiny_clip, tokenizer, x, steps=0)
+    open_, _, _ = stages(tiny_clip, tokenizer, x, steps=0, tau_threshold=1e9)
     options = {"eps": EPS, "seed": 3}
     plain = make("bpda", stops=False).run(undefended(classifier), x, labels, **options).pixels
-    for name, system in (("gate-passed", closed), ("both-branches", one_way)):
+    for name, system in (("gate-passed", closed), ("gate-countered", open_), ("both-branches", one_way)):
         attacked = make(name, stops=False).run(system, x, labels, **options).pixels
         assert torch.equal(attacked, plain), name
 
@@ -107,23 +110,41 @@ def test_both_branches_turn_pictures_both_ways_through_the_gate(tiny_clip, token
     for name in ("bpda", "gate-passed", "both-branches"):
         attacked = make(name, stops=False).run(system, x, labels, eps=EPS, seed=0).pixels
         with torch.no_grad():
-            ways = [logits(attacked).argmax(dim=1) != labels for logits in system.branches]
+            ways = [logits(attacked).argmax(dim=1) != labels for logits in system.branches[:2]]
         wrong[name] = (ways[0] & ways[1]).double().mean()
     assert wrong["both-branches"] > max(wrong["bpda"], wrong["gate-passed"]) + 0.1
 
 
-def test_past_the_gate_turns_what_is_answered_there(tiny_clip, tokenizer):
+@pytest.mark.parametrize(("name", "countered"), [("gate-passed", False), ("gate-countered", True)])
+def test_who_wants_one_way_gets_more_wrong_answers_there(tiny_clip, tokenizer, name, countered):
     x = pixels(24).float() / 255
-    system, classifier, labels = stages(tiny_clip, tokenizer, x, views=("mirror", "crop 0.8 centre"))
-    shares = {}
-    for name in ("bpda", "gate-passed"):
-        attacked = make(name).run(system, x, labels, eps=EPS, seed=0)
+    system, classifier, labels = stages(tiny_clip, tokenizer, x, steps=0, views=("mirror", "crop 0.8 centre"))
+    shares = []
+    for attack in ("bpda", name):
+        attacked = make(attack).run(system, x, labels, eps=EPS / 8, seed=0)
         answer = classifier.predict(attacked.pixels, seed=9)
-        wrong = answer.logits.argmax(dim=1) != labels
-        shares[name] = (wrong & ~answer.countered).double().mean()
-        if name == "gate-passed":
-            assert (wrong & ~answer.countered)[attacked.broken].all()
-    assert shares["gate-passed"] > shares["bpda"]
+        meant = (answer.logits.argmax(dim=1) != labels) & (answer.countered == countered)
+        shares.append(meant.double().mean())
+        if attack == name:
+            assert meant[attacked.broken].all()
+    assert shares[1] > shares[0]
+
+
+def test_slack_is_for_noise_alone(tiny_clip, tokenizer):
+    """A measure that draws nothing is pushed to its threshold and no further."""
+    x = pixels(12).float() / 255
+    system, _, labels = stages(tiny_clip, tokenizer, x)
+    assert system.branches is not None
+    drawn = dataclasses.replace(system, branches=system.branches._replace(draws=True))
+    made = {
+        slack: [
+            make("gate", steps=1, stops=False, slack=slack).run(s, x, labels, eps=EPS, seed=0).pixels
+            for s in (system, drawn)
+        ]
+        for slack in (0.0, 0.5)
+    }
+    assert torch.equal(made[0.0][0], made[0.5][0])
+    assert not torch.equal(made[0.0][1], made[0.5][1])
 
 
 @pytest.mark.parametrize(
@@ -142,10 +163,11 @@ def test_both_ways_are_paid_for(tiny_clip, tokenizer, name, forward, backward):
 @pytest.mark.parametrize("held", [True, False])
 def test_broken_is_what_is_wrong_the_way_that_the_gate_sends_it(held):
     logits, x, labels = toy_batch(8)
-    wrong = Branches(lambda x: -logits(x), logits)  # passed, countered
+    wrong = Branches(lambda x: -logits(x), logits, draws=False)  # passed, countered
     system = dataclasses.replace(
         toy_system(logits), drift=lambda x: x.mean(dim=(1, 2, 3)), tau_threshold=float(held), branches=wrong
     )
-    for name in ("gate-passed", "both-branches"):
+    for name in ("gate-passed", "gate-countered", "both-branches"):
         found = make(name, steps=1).run(system, x, labels, eps=1e-6, seed=0)
-        assert found.broken.tolist() == [not held] * len(x), name
+        expected = not held and name != "gate-countered"
+        assert found.broken.tolist() == [expected] * len(x), name

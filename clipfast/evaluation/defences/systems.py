@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...attacks.system import Answer, Branches, Logits, System, plain
 from ...classifier import DefendedClassifier
-from ...config import CounterattackConfig
+from ...config import GATES, CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
 from ...errors import UncalibratedWarning
 from ...inputs import draws
@@ -139,6 +139,8 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         prediction = classifier.predict(pixels, seed=seed, first_image=first_image)
         return Answer(prediction.logits, prediction.drift, prediction.countered)
 
+    config = classifier.config
+    passing_draws = GATES[config.gate].draws or config.pass_through == "noise"
     return System(
         name=name,
         answer=answer,
@@ -148,7 +150,7 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         unrolled=classifier.differentiable("unrolled") if classifier.config.steps else None,
         drift=bpda.drift,
         tau_threshold=classifier.config.tau_threshold,
-        branches=Branches(_passed(classifier), all_countered.differentiable("bpda")),
+        branches=Branches(_passed(classifier), all_countered.differentiable("bpda"), passing_draws),
         classifiers=(classifier, all_countered),
     )
 
