@@ -72,8 +72,9 @@ def assert_same(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> No
             assert entry["probability"] == pytest.approx(other["probability"], rel=1e-2, abs=1e-6)
 
 
-def test_answers_are_those_of_the_command_line(run, artifact, pictures, tmp_path):
-    lab, folders = artifact("lab.pt2"), [pictures / "attacked", pictures / "clean"]
+@pytest.mark.parametrize("package", ["lab.pt2", "recommended.pt2"])
+def test_answers_are_those_of_the_command_line(run, artifact, pictures, tmp_path, package):
+    lab, folders = artifact(package), [pictures / "attacked", pictures / "clean"]
     save_noise(tmp_path / "noise.npy", 48, DefendedClassifier.bundled().config)
     options = ["--artifact", lab, "--trust", "--topk", 3]
     got = rows_of(run(*folders, *options, "--noise", tmp_path / "noise.npy"))
