@@ -168,7 +168,7 @@ class CounterattackConfig:
 
     @classmethod
     def recommended(cls) -> CounterattackConfig:
-        """What `benchmarks/pareto.py` has chosen on the bundled model so far: a gate and views, no counterattack.
+        """What `benchmarks/pareto.py` has chosen so far, on the bundled model: a gate and views, no steps.
 
         The threshold is that model's too: calibrate your own.
         """
