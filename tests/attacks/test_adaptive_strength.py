@@ -61,7 +61,6 @@ def test_transfer_attacks_take_what_a_plain_pgd_takes(bundled, batch, plain, nam
         ("bpda", {"samples": 2}),
         ("unrolled", {"steps": 5}),
         ("gate", {}),
-        ("gate-passed", {}),
         ("apgd-eot", {}),
     ],
 )

@@ -56,7 +56,7 @@ def exact(bundled, attacked):
 @pytest.mark.parametrize("precision", LOW)
 @pytest.mark.parametrize("kind", ["clean", "transfer", "BPDA"])
 def test_gate_and_accuracy_are_float32_s(attacked, exact, size, precision, kind):
-    low = DefendedClassifier.bundled(precision=precision).predict(attacked[kind], seed=0)
+    low = DefendedClassifier.bundled(preset="published", precision=precision).predict(attacked[kind], seed=0)
     same = (low.countered == exact[kind].countered).float().mean().item()
     right, expected = ((p.labels == attacked["labels"]).float().mean().item() for p in (low, exact[kind]))
     print(f"{precision}, {kind}: gate equal on {same:.1%}, {right:.1%} right, in float32 {expected:.1%}")

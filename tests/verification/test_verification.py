@@ -140,7 +140,7 @@ def test_answers_that_are_no_numbers_are_the_file_s_fault(exported, bundled, few
 
 def test_any_images_and_implementation(exported, few):
     path = exported("static").path
-    reference = DefendedClassifier.bundled(implementation="reference")
+    reference = DefendedClassifier.bundled(preset="published", implementation="reference")
     verification = verify(path, reference, images=few)
     assert verification.agrees, verification.failures
     assert verify(path, reference, images=few.astype(np.float64) / 255) == verification
