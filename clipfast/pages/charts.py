@@ -27,7 +27,7 @@ _NEAREST_ONE = 1 - 1e-5  # what cosines lack of 1 below that is rounding
 class Axis:
     """From data to a share of the axis's length. ticks: where, and what is written there.
 
-    scaled: increasing, what is proportional to the way along the axis.
+    scaled: rising or falling all along, and linear in the way along the axis.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Axis:
         """The range of values below 1, as cosines are, on a logarithmic scale of what they lack of it."""
         lacking = cls.logarithmic("", [1 - value for value in values])
         ticks = tuple((1 - t, f"{1 - t:.10g}") for t, _ in reversed(lacking.ticks))
-        return cls(title, 1 - lacking.high, 1 - lacking.low, ticks, lambda value: -math.log(1 - value))
+        return cls(title, 1 - lacking.high, 1 - lacking.low, ticks, lambda value: math.log(1 - value))
 
     def share(self, value: float) -> float:
         """Where a value lies: 0 at the low end, 1 at the high end."""
