@@ -155,7 +155,8 @@ async function presets(where) {
   const look = async () => {
     const { pixels, noise, ...rest } = await known(page);
     const texts = {};
-    for (const id of ["stages", "measure-heading", "measure-words", "gallery-words", "below", "delta-caption"]) {
+    const ids = ["stages", "measure-heading", "measure-words", "gallery-words", "below", "threshold-value"];
+    for (const id of [...ids, "delta-caption"]) {
       texts[id] = await page.innerText(`#${id}`);
     }
     const ticks = await page.$$eval("#ticks span", (spans) => spans.map((span) => span.textContent));

@@ -243,6 +243,8 @@ def test_the_visitor_switches_between_the_presets(drive, models):
     calibrated = [defence["config"]["tau_threshold"] for defence in description["defences"]]
     assert first["threshold"] == calibrated[0] > back["threshold"]
     assert other["threshold"] == calibrated[1]
+    for seen in (first, other, attacked, back, during):
+        assert seen["texts"]["threshold-value"].startswith(f"{seen['threshold']:.4f}, ")
     shares = [
         np.mean(np.array(defence["sample"]["clean"]) < t)
         for defence, t in zip(description["defences"], calibrated, strict=True)

@@ -161,7 +161,9 @@ async function session(address: string, weights: Uint8Array, expected: Ports): P
       externalData: [{ path: WEIGHTS, data: weights }],
     });
   } catch (error) {
-    throw new Problem(`${address}: ONNX Runtime cannot load it; it is truncated, or of another format: ${words(error)}`);
+    throw new Problem(
+      `${address}: ONNX Runtime cannot load it; it or ${WEIGHTS} is truncated, or of another format: ${words(error)}`,
+    );
   }
   check(address, "input", expected.inputs, made.inputMetadata);
   check(address, "output", expected.outputs, made.outputMetadata);
