@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 def command(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the page.")] = Path("demo-out"),
-    images: Annotated[int, typer.Option(min=8, help="How many pictures to draw.")] = 40,
+    images: Annotated[int, typer.Option(min=8, help="How many pictures to draw.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds draw other pictures.")] = 0,
 ) -> None:
     """Draw pictures, attack them, and classify them without a defence and with two (bundled model)."""

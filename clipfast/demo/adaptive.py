@@ -19,6 +19,7 @@ __all__ = ["ADAPTIVE_ATTACKS", "attacks_on", "still_right"]
 ADAPTIVE_ATTACKS = {
     "bpda": "through its answer",
     "gate-passed": "past its gate",
+    "gate-countered": "on the countered side of its gate",
     "both-branches": "through both branches of its gate",
 }
 

@@ -100,8 +100,10 @@ def _answers(predictions: dict[Preset, Prediction[Tensor]], result: DemoResult, 
 
 def _counterattack(prediction: Prediction[Tensor], i: int) -> str:
     assert prediction.delta is not None
-    picture = _image(_magnify(prediction.delta[i].numpy()), "counterattack, magnified")
-    return picture + ("countered" if prediction.countered[i] else "passed the gate")
+    added = prediction.delta[i].numpy()
+    state = "countered" if prediction.countered[i] else "passed the gate"
+    state += "" if added.any() else ", nothing added"
+    return _image(_magnify(added), "counterattack, magnified") + state
 
 
 def _magnify(perturbation: NDArray[np.float32]) -> NDArray[np.uint8]:

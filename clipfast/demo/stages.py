@@ -14,7 +14,7 @@ _COPIES = {
     "identity": "the picture as it is",
     "mirror": "the picture mirrored",
     "blur": "the picture under a 3x3 blur",
-    "gaussian": "the picture under a Gaussian blur of {number:g} pixels",
+    "gaussian": "the picture under a Gaussian blur of {number:g} px",
     "low_pass": "the picture without what is finer than {number:.3g} cycles a side",
     "crop": "{percent:g} % of each side, enlarged, at the {place}",
 }

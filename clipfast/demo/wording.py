@@ -36,9 +36,9 @@ def demo_caption(result: DemoResult) -> str:
         f"PGD-10: l-inf {level(ATTACK_EPS)}, {PGD_STEPS} steps on the undefended model, saved as 8-bit PNG. "
         "Adaptive, worst case: right on the clean picture, under PGD-10, and under every attack of that "
         f"budget on the system itself. Each has {PGD_STEPS} steps. Every system is attacked {through}, and "
-        f"one with a gate also {' and '.join(gated)}. Attackers hold the counterattack constant (BPDA) and "
-        f"average over {EOT_SAMPLES} noise samples a step. {PGD_STEPS} steps are few: adaptive figures are "
-        "upper bounds. Cost: time over the undefended model's."
+        f"one with a gate also {', '.join(gated[:-1])} and {gated[-1]}. Attackers hold a counterattack "
+        f"constant (BPDA), and average over {EOT_SAMPLES} samples a step where noise is drawn. {PGD_STEPS} "
+        "steps are few: adaptive figures are upper bounds. Cost: time over the undefended model's."
     )
 
 

@@ -132,7 +132,7 @@ async function threshold(where) {
       countered: answer.countered,
       drift: answer.drift,
       places: [at_mark, at_end],
-      delta: answer.delta,
+      logits: answer.logits,
       verdict: await page.innerText("#verdict"),
       value: await page.innerText("#threshold-value"),
     });
@@ -160,7 +160,8 @@ async function presets(where) {
       texts[id] = await page.innerText(`#${id}`);
     }
     const ticks = await page.$$eval("#ticks span", (spans) => spans.map((span) => span.textContent));
-    found.push({ ...rest, pixels, noise, texts, ticks, steps: await page.$$eval("#steps td", (cells) => cells.length) });
+    const drawable = await page.isVisible("#draw-noise");
+    found.push({ ...rest, pixels, noise, texts, ticks, drawable, steps: await page.$$eval("#steps td", (cells) => cells.length) });
   };
   await look();
   await page.focus("#threshold");
@@ -217,6 +218,7 @@ async function keyboard({ file, ...where }) {
   const preset = (await known(page)).preset;
   await page.keyboard.press("ArrowLeft");
   const back = (await known(page)).preset;
+  await page.keyboard.press("ArrowRight"); // the published defence draws noise
   await tabTo("threshold");
   const before = (await known(page)).threshold;
   await page.keyboard.press("ArrowRight");

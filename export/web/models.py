@@ -108,6 +108,7 @@ def _defence(config: CounterattackConfig, title: str) -> dict[str, Any]:
     gate = GATES[config.gate]
     return {
         "title": title,
+        "randomised": config.is_randomised(),
         "measure": {"name": gate.measures, "cosine": gate.cosine},
         "stages": stages(config)._asdict(),
     }

@@ -47,6 +47,7 @@ def test_models_are_described(models):
         own = {name: defence[name] for name in ("config", "calibrated", "calibration")}
         assert {**description["metadata"], **own} == json.loads(classifier.metadata.to_json())
         assert defence["stages"] == stages(config)._asdict()
+        assert defence["randomised"] == config.is_randomised()
         assert defence["measure"] == {
             "name": GATES[config.gate].measures,
             "cosine": GATES[config.gate].cosine,
@@ -199,7 +200,7 @@ def test_threshold_decides_what_is_countered(drive, preset):
     assert high["countered"]
     assert low["at"] < calibrated["drift"] < high["at"]
     assert low["drift"] == high["drift"] == calibrated["drift"]
-    assert low["delta"] != high["delta"]
+    assert low["logits"] != high["logits"]
     assert reset == calibrated
     for seen in (calibrated, low, high):
         assert seen["countered"] == (seen["drift"] < seen["at"])
@@ -233,6 +234,7 @@ def test_the_visitor_switches_between_the_presets(drive, models):
         assert sample["separation"] in words
         assert f"brought {sample['brought_back']} of those back" in seen["texts"]["gallery-words"]
         assert f"made {sample['lost_clean']} clean ones wrong" in seen["texts"]["gallery-words"]
+        assert ("noise" in seen["texts"]["gallery-words"]) == defence["randomised"] == seen["drawable"]
         assert 2 < len(seen["ticks"]) < 10
         assert (max(map(float, seen["ticks"])) > 0.9) == defence["measure"]["cosine"]
         added = "counterattack" if seen["answer"]["countered"] else "noise"

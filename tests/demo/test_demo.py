@@ -45,7 +45,7 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
     classifiers = {name: DefendedClassifier.bundled(preset=preset) for preset, name in DEFENCES.items()}
     pixels = [classifiers["recommended"].preprocess.batch(files) for files in (clean, attacked)]
     predictions = {
-        name: [classifier.predict(torch.from_numpy(p), seed=3) for p in pixels]
+        name: [classifier.predict(torch.from_numpy(p), seed=3, with_delta=True) for p in pixels]
         for name, classifier in classifiers.items()
     }
     right = {name: [p.labels == labels for p in made] for name, made in predictions.items()}
@@ -89,8 +89,12 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
             logits = prediction.undefended_logits if name == "undefended" else prediction.logits
             assert answer == CLASSNAMES[logits[i].argmax()]
             assert (kind == "right") == (answer == CLASSNAMES[labels[i]])
-        gates = ["countered" if p[1].countered[i] else "passed the gate" for p in predictions.values()]
-        assert re.findall(r"(countered|passed the gate)</td>", row) == gates
+        gates = [
+            ("countered" if p[1].countered[i] else "passed the gate")
+            + ("" if p[1].delta[i].any() else ", nothing added")
+            for p in predictions.values()
+        ]
+        assert re.findall(r"((?:countered|passed the gate)[^<]*)</td>", row) == gates
     assert "<svg" in page
     for outside in ("http://", "https://", 'src="/', "<script"):
         assert outside not in page

@@ -65,7 +65,7 @@ def test_all_that_was_chosen_otherwise():
 
 def test_a_goal_is_named_where_the_gate_makes_no_copy():
     other = dataclasses.replace(PUBLISHED, objective="towards", transform="gaussian 1.5")
-    assert "The copy is the picture under a Gaussian blur of 1.5 pixels." in stages(other).counterattack
+    assert "The copy is the picture under a Gaussian blur of 1.5 px." in stages(other).counterattack
 
 
 def test_without_steps_nothing_moves():

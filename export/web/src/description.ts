@@ -21,6 +21,8 @@ export interface AttackSettings {
 export interface Defence {
   preset: string;
   title: string;
+  /** Whether its answers depend on the noise. */
+  randomised: boolean;
   config: { eps: number; tau_threshold: number; pass_through: "noise" | "clean" };
   /** What its gate measures, low of attacked pictures. */
   measure: { name: string; cosine: boolean };

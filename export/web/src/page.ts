@@ -134,7 +134,7 @@ export class Page {
 
   /** What is said of the defence that is chosen, whatever the picture. */
   private explain(): void {
-    const { measure, config, sample, stages, preset } = this.defence;
+    const { measure, config, sample, stages, preset, randomised } = this.defence;
     const { turned, pictures } = this.description;
     byId("stages").replaceChildren(
       ...Object.entries(stages).flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]),
@@ -146,9 +146,10 @@ export class Page {
       `On ${sample.clean.length} drawn pictures ${sample.separation}.`;
     const here = pictures.filter((pair) => pair.brought_back.includes(preset)).length;
     byId("gallery-words").textContent =
-      `Of ${sample.clean.length} drawn pictures the attack turned ${turned}. With one draw of noise this defence ` +
-      `brought ${sample.brought_back} of those back (${here} of the ${pictures.length} here) and made ` +
-      `${sample.lost_clean} clean ones wrong.`;
+      `Of ${sample.clean.length} drawn pictures the attack turned ${turned}. This defence brought ` +
+      `${sample.brought_back} of those back (${here} of the ${pictures.length} here) and made ` +
+      `${sample.lost_clean} clean ones wrong${randomised ? ", with one draw of noise" : ""}.`;
+    byId("draw-noise").hidden = !randomised;
     this.scale.use(this.defence, this.setting.threshold);
   }
 
