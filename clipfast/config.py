@@ -35,21 +35,26 @@ Preset = Literal["published", "recommended"]
 class GateFacts(NamedTuple):
     """What everyone but the algorithm has to know of a gate.
 
-    measured_with: the settings that its measure depends on, in the words of a mark of calibration.
+    measures: what its measure is called. measured_with: the settings that the measure depends on, in the
+    words of a mark of calibration.
     reads_probe: whether f(x) and f(x + d0), which the counterattack begins with, are all that it reads.
-    draws: whether its measure depends on the noise.
+    draws: whether its measure depends on the noise. cosine: whether the measure is one, and so at most 1.
     """
 
+    measures: str
     measured_with: Callable[[CounterattackConfig], str]
     reads_probe: bool = False
     draws: bool = True
+    cosine: bool = False
 
 
 # What each measures is low of attacked images. How: `clipfast.reference_stages` and `clipfast.defence.gates`.
 GATES: dict[Gate, GateFacts] = {
-    "drift": GateFacts(lambda config: f"{config.norm} {config.eps!r}", reads_probe=True),
-    "high_noise_drift": GateFacts(lambda config: f"high noise {config.norm} {config.gate_noise!r}"),
-    "agreement": GateFacts(lambda config: config.transform, draws=False),
+    "drift": GateFacts("drift", lambda config: f"{config.norm} {config.eps!r}", reads_probe=True),
+    "high_noise_drift": GateFacts(
+        "steadiness", lambda config: f"high noise {config.norm} {config.gate_noise!r}"
+    ),
+    "agreement": GateFacts("agreement", lambda config: config.transform, draws=False, cosine=True),
 }
 
 

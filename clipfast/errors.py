@@ -50,7 +50,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 class UncalibratedWarning(UserWarning):
-    """The drift threshold was not calibrated for the model that it is used with."""
+    """The gate's threshold was not calibrated for the model that it is used with."""
 
 
 def names_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:

@@ -63,7 +63,7 @@ class ArtifactClassifier(ABC):
     threshold was not calibrated for the exported model. Raises InputError for a bad policy or key, and for
     the policy "content" where the file draws its noise itself.
 
-    A randomised defence that optimises at inference is not a certified one: `metadata.limits`.
+    A test-time defence is not a certified one: `metadata.limits`.
     """
 
     def __init__(

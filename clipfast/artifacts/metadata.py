@@ -36,10 +36,10 @@ _OLDER = _CONFIG - _SINCE_3
 _CONFIGS = {1: _OLDER - {"momentum", "gate"}, 2: _OLDER | {"radius"}, SCHEMA: _CONFIG}
 
 LIMITS = (
-    "A randomised defence that optimises at inference is not a certified one: adaptive attackers who know "
-    "it take back part or all of what it wins. The drift threshold belongs to the model that it was "
-    "calibrated for. Drift is a statistic, not an attack detector. A countered image can cost about three "
-    "times another. See SECURITY.md of clipfast."
+    "A test-time defence is not a certified one: adaptive attackers who know "
+    "it take back part or all of what it wins. The gate's threshold belongs to the model that it was "
+    "calibrated for. What a gate measures is a statistic, not an attack detector. A countered image can "
+    "cost several times another. See SECURITY.md of clipfast."
 )
 
 # How pixels are laid out, whatever the model: written for readers other than clipfast.

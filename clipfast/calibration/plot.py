@@ -1,8 +1,9 @@
-"""A calibration as a picture: drift, the gate's ROC, and accuracy along the curve."""
+"""A calibration as a picture: what the gate measures, its ROC, and accuracy along the curve."""
 
 from __future__ import annotations
 
 from .. import pages
+from ..config import GATES
 from ..pages import Axis
 from .separation import roc
 from .threshold import Calibration
@@ -11,17 +12,27 @@ __all__ = ["plot"]
 
 
 def plot(calibration: Calibration) -> str:
-    """An SVG file's text: histograms of drift with the threshold, then what labels and attacks allow."""
+    """An SVG file's text: histograms of the gate's measure and the threshold, then what labels and attacks
+    allow."""
     clean, attacked = calibration.clean, calibration.attacked
-    threshold = calibration.config.tau_threshold
+    gate = GATES[calibration.config.gate]
     drift = None if attacked is None else attacked.drift
-    charts = [pages.histogram(clean.drift, drift, threshold, label="histograms of drift, with the threshold")]
+    charts = [
+        pages.histogram(
+            clean.drift,
+            drift,
+            calibration.config.tau_threshold,
+            label=f"histograms of {gate.measures}, with the threshold",
+            measure=gate.measures,
+            cosine=gate.cosine,
+        )
+    ]
     x = Axis.percent("clean pictures countered")
     if drift is not None:
         points = list(zip(*(shares.tolist() for shares in roc(clean.drift, drift)), strict=True))
         charts.append(
             pages.lines(
-                {"low drift as a sign of attack": points},
+                {f"low {gate.measures} as a sign of attack": points},
                 x,
                 Axis.percent("attacked pictures countered"),
                 label="the gate's receiver operating characteristic",

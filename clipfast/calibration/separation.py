@@ -1,4 +1,4 @@
-"""How well low drift tells attacked pictures from clean ones: shares countered, ROC and AUROC, in numpy."""
+"""How well a gate's measure tells attacked pictures from clean ones: countered shares, ROC, AUROC."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SeparationKind = Literal["separates", "does not separate", "is inverted"]
 
 
 class Separation(NamedTuple):
-    """The AUROC of low drift as a sign of attack, in [0, 1], and its bootstrap interval.
+    """The AUROC of a low measure as a sign of attack, in [0, 1], and its bootstrap interval.
 
-    0.5 is chance; 1 means that every attacked picture drifts less than every clean one, 0 the reverse.
+    0.5 is chance; 1 means that every attacked picture measures lower than every clean one, 0 the reverse.
     """
 
     auroc: float
@@ -36,9 +36,9 @@ class Separation(NamedTuple):
 
     def __str__(self) -> str:
         words = {
-            "separates": "the gate separates: attacked pictures drift less than clean ones",
+            "separates": "the gate separates: attacked pictures measure lower than clean ones",
             "does not separate": "the gate does not separate attacked pictures from clean ones",
-            "is inverted": "the gate is inverted: attacked pictures drift more than clean ones",
+            "is inverted": "the gate is inverted: attacked pictures measure higher than clean ones",
         }
         low, high = self.interval
         return f"{words[self.kind]} (AUROC {self.auroc:.3f}, 95 % interval {low:.3f} to {high:.3f})"
@@ -60,8 +60,8 @@ def roc(clean: ArrayLike, attacked: ArrayLike) -> tuple[NDArray[np.float64], NDA
 
 
 def separation(clean: ArrayLike, attacked: ArrayLike, *, seed: int = 0) -> Separation:
-    """The AUROC of drifts clean [N] and attacked [M]: how often an attacked picture drifts less than a clean
-    one, ties counting half. Its interval, 95 %, is the percentile bootstrap's over pictures, clean and
+    """The AUROC of drifts clean [N] and attacked [M]: how often an attacked picture measures lower than a
+    clean one, ties counting half. Its interval, 95 %, is the percentile bootstrap's over pictures, clean and
     attacked drawn apart, which is cautious where they are pairs. Raises InputError for no drifts.
     """
     ordered, others = np.sort(_drifts(clean)), np.sort(_drifts(attacked))

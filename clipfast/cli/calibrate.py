@@ -79,7 +79,7 @@ def command(
         bool, typer.Option("--json", help="Print the report, JSON, instead of a table.")
     ] = False,
 ) -> None:
-    """Set the drift threshold on your pictures, for your model. Clean pictures alone will do."""
+    """Set the gate's threshold on your pictures, for your model. Clean pictures alone will do."""
     from ..attacks.levels import parse_level
     from ..calibration.calibrating import CalibrationRequest, calibrate_folders
     from ..calibration.gates import calibrate_gates, plot_gates, recommended_gate

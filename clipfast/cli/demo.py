@@ -18,7 +18,7 @@ def command(
     images: Annotated[int, typer.Option(min=8, help="How many pictures to draw.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds draw other pictures.")] = 0,
 ) -> None:
-    """Draw pictures, attack them, and classify them with and without the defence (bundled model)."""
+    """Draw pictures, attack them, and classify them without a defence and with two (bundled model)."""
     from ..demo.experiment import experiment
     from ..demo.gallery import write_gallery
     from ..demo.wording import demo_verdict, results_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,32 @@ from torch import Tensor
 from ..attacks.pgd10 import PGD_STEPS, attack_in_chunks, correct
 from ..attacks.system import undefended
 from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
+from ..config import CounterattackConfig, Preset
 from ..errors import InputError
 from ..evaluation.defences.systems import blurred, countered
 from ..measurement.interleave import interleaved
-from ..measurement.statistics import right_in_every_case
+from ..models.bundled import bundled_defaults
 from ..models.shapes import CLASSNAMES, KINDS, draw
 from ..prediction import Prediction
+from .adaptive import still_right
 
-__all__ = ["ATTACK_EPS", "DemoResult", "SystemRow", "experiment"]
+__all__ = [
+    "ATTACK_EPS",
+    "DEFENCES",
+    "TWIN",
+    "UNDEFENDED",
+    "Defended",
+    "DemoResult",
+    "SystemRow",
+    "experiment",
+]
 
 ATTACK_EPS = 2 / 255
 _CHUNK = 64
+
+# What the systems that the words name are called.
+UNDEFENDED, TWIN = "undefended", "fine-tuned twin"
+DEFENCES: dict[Preset, str] = {"published": "TTC as published", "recommended": "recommended"}
 
 _OURS = re.compile(
     rf"\d{{3,}}-({'|'.join(KINDS)})-({'|'.join(c.replace(' ', '-') for c in CLASSNAMES)})\.png"
@@ -43,10 +57,10 @@ _STREAM = 100
 class SystemRow:
     """One system's accuracy, in [0, 1], and its cost over undefended CLIP on clean and attacked pictures.
 
-    adaptive: the share that is right clean, under the transfer attack and under the one on the system itself.
+    adaptive: the share that is right clean, under the transfer attack and under all that are made on the
+    system itself.
     """
 
-    system: str
     clean: float
     attacked: float
     adaptive: float
@@ -55,16 +69,23 @@ class SystemRow:
 
 
 @dataclass(frozen=True)
-class DemoResult:
-    """What the demo found. Pixels are uint8 [N, 3, H, W]; predictions are of the same N pictures."""
+class Defended:
+    """A preset's settings, and its answers to the N pictures of a demo."""
 
-    rows: list[SystemRow]
+    config: CounterattackConfig
+    clean: Prediction[Tensor]
+    attacked: Prediction[Tensor]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found. rows: by the system's name. Pixels are uint8 [N, 3, H, W]; labels int64 [N]."""
+
+    rows: Mapping[str, SystemRow]
     labels: Tensor
     clean_pixels: Tensor
     attacked_pixels: Tensor
-    clean: Prediction[Tensor]
-    attacked: Prediction[Tensor]
-    config: CounterattackConfig
+    defences: Mapping[Preset, Defended]
 
 
 def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float], object]) -> DemoResult:
@@ -74,7 +95,9 @@ def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float],
     InputError where `out` is not a folder that can be written.
     """
     classifier = DefendedClassifier.bundled()
-    twin = DefendedClassifier.bundled(finetuned=True)
+    defended: dict[Preset, DefendedClassifier] = {
+        preset: classifier.with_config(bundled_defaults(preset).config) for preset in DEFENCES
+    }
     pictures = draw(images, seed=(_STREAM, seed), size=classifier.image_size[0])
     labels = torch.from_numpy(pictures.labels)
     names = [
@@ -84,47 +107,48 @@ def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float],
     clean = _write_and_read(out / "clean", names, pictures.pixels, classifier)
     x = clean.float() / 255
     systems = [
-        undefended(classifier),
+        undefended(classifier, UNDEFENDED),
         blurred(classifier),
-        undefended(twin, "fine-tuned twin"),
-        countered(classifier, "TTC (clipfast)"),
+        undefended(DefendedClassifier.bundled(finetuned=True), TWIN),
+        *(countered(defended[preset], name) for preset, name in DEFENCES.items()),
     ]
-    step = 1 / (len(systems) * math.ceil(images / _CHUNK) * PGD_STEPS)
-    against = [
-        attack_in_chunks(
+    part = 1 / (1 + len(systems))
+    step = part / (math.ceil(images / _CHUNK) * PGD_STEPS)
+    transfer = attack_in_chunks(
+        systems[0], x, labels, eps=ATTACK_EPS, chunk=_CHUNK, seed=seed, progress=lambda: progress(step)
+    )
+    # Rounding to 8 bits keeps the budget, because clean pixels and eps are whole grey levels.
+    levels = np.rint(transfer.numpy() * 255).astype(np.uint8)
+    attacked = _write_and_read(out / "attacked", names, levels, classifier)
+    both = x, attacked.float() / 255
+    with torch.no_grad():
+        seconds = interleaved([partial(system.logits, p) for system in systems for p in both])
+    rows = {}
+    for i, system in enumerate(systems):
+        right, right_attacked = (correct(system, p, labels, seed=seed) for p in both)
+        left = still_right(
             system,
             x,
             labels,
+            right & right_attacked,
             eps=ATTACK_EPS,
             chunk=_CHUNK,
-            seed=seed * 16 + i,
-            progress=lambda: progress(step),
+            seed=seed,
+            progress=lambda share: progress(share * part),
         )
-        for i, system in enumerate(systems)
-    ]
-    # Rounding to 8 bits keeps the budget, because clean pixels and eps are whole grey levels.
-    transfer = np.rint(against[0].numpy() * 255).astype(np.uint8)
-    attacked = _write_and_read(out / "attacked", names, transfer, classifier)
-    against[0] = attacked.float() / 255
-    both = x, against[0]
-    with torch.no_grad():
-        seconds = interleaved([partial(system.logits, p) for system in systems for p in both])
-    rows = []
-    for i, (system, adapted) in enumerate(zip(systems, against, strict=True)):
-        right, right_attacked, right_adapted = (
-            correct(system, p, labels, seed=seed) for p in (*both, adapted)
-        )
-        worst = right_in_every_case(right, right_attacked, right_adapted)
-        accuracies = [float(flags.mean()) for flags in (right, right_attacked, worst)]
-        rows.append(SystemRow(system.name, *accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2))))
+        accuracies = [float(flags.mean()) for flags in (right, right_attacked, left)]
+        rows[system.name] = SystemRow(*accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2)))
     return DemoResult(
         rows=rows,
         labels=labels,
         clean_pixels=clean,
         attacked_pixels=attacked,
-        clean=classifier.predict(clean, seed=seed, with_delta=True),
-        attacked=classifier.predict(attacked, seed=seed, with_delta=True),
-        config=classifier.config,
+        defences={
+            preset: Defended(
+                each.config, *(each.predict(p, seed=seed, with_delta=True) for p in (clean, attacked))
+            )
+            for preset, each in defended.items()
+        },
     )
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from .. import pages
 from ..calibration.separation import separation
+from ..config import GATES, Preset
 from ..files import write_text
 from ..prediction import Prediction
-from .experiment import DemoResult
+from .experiment import DEFENCES, UNDEFENDED, DemoResult
+from .stages import stages
 from .wording import COLUMNS, demo_caption, demo_verdict, table_rows
 
 __all__ = ["write_gallery"]
@@ -33,12 +35,12 @@ def write_gallery(result: DemoResult, out: Path) -> Path:
         columns="".join(f"<th>{html.escape(column)}</th>" for column in COLUMNS),
         rows="".join(_row(cells) for cells in table_rows(result)),
         caption=html.escape(demo_caption(result)),
+        stages="".join(_stages(result, preset) for preset in DEFENCES),
         magnified=str(_MAGNIFIED),
+        counterattacks="".join(f"<th>{html.escape(name)}, x{_MAGNIFIED}</th>" for name in DEFENCES.values()),
         pictures="".join(_picture(result, i) for i in _chosen(result)),
         count=str(len(result.labels)),
-        histogram=_histogram(result),
-        threshold=f"{result.config.tau_threshold:.4g}",
-        separation=_separation(result),
+        gates="".join(_gate(result, preset) for preset in DEFENCES),
     )
     page = out / "index.html"
     write_text(page, text)
@@ -49,36 +51,59 @@ def _row(cells: tuple[str, ...]) -> str:
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
+def _stages(result: DemoResult, preset: Preset) -> str:
+    told = stages(result.defences[preset].config)
+    items = "".join(
+        f"<dt>{stage}</dt><dd>{html.escape(words)}</dd>" for stage, words in told._asdict().items()
+    )
+    return f"<section><h3>{html.escape(DEFENCES[preset])}</h3><dl>{items}</dl></section>"
+
+
 def _chosen(result: DemoResult) -> list[int]:
     """The first pictures that the attack turned, in the order drawn: not picked for their outcome."""
-    clean, attacked = (p.undefended_logits.argmax(dim=1) for p in (result.clean, result.attacked))
+    any_defence = next(iter(result.defences.values()))
+    clean, attacked = (p.undefended_logits.argmax(dim=1) for p in (any_defence.clean, any_defence.attacked))
     turned = (clean == result.labels) & (attacked != result.labels)
     return turned.nonzero().flatten().tolist()[:_SHOWN]
 
 
 def _picture(result: DemoResult, i: int) -> str:
     clean, attacked = (p[i].numpy() for p in (result.clean_pixels, result.attacked_pixels))
-    assert result.attacked.delta is not None
     attack = (attacked.astype(np.float32) - clean.astype(np.float32)) / np.float32(255)
-    counter = result.attacked.delta[i].numpy()
+    defences = result.defences
     cells = [
-        _image(clean, "clean picture") + _answers(result.clean, result, i),
-        _image(attacked, "attacked picture") + _answers(result.attacked, result, i),
+        _image(clean, "clean picture") + _answers({k: d.clean for k, d in defences.items()}, result, i),
+        _image(attacked, "attacked picture")
+        + _answers({k: d.attacked for k, d in defences.items()}, result, i),
         _image(_magnify(attack), "attack, magnified"),
-        _image(_magnify(counter), "counterattack, magnified")
-        + ("countered" if result.attacked.countered[i] else "passed"),
+        *(_counterattack(defended.attacked, i) for defended in defences.values()),
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _answers(prediction: Prediction[Tensor], result: DemoResult, i: int) -> str:
+def _answers(predictions: dict[Preset, Prediction[Tensor]], result: DemoResult, i: int) -> str:
+    """What the undefended model says of picture i, and what each defence does, a line each."""
     truth = int(result.labels[i])
-    answers = (int(logits[i].argmax()) for logits in (prediction.undefended_logits, prediction.logits))
-    return "<br>".join(
-        f'<span class="{"right" if answer == truth else "wrong"}">'
-        f"{html.escape(prediction.classnames[answer])} {'&#10003;' if answer == truth else '&#10007;'}</span>"
-        for answer in answers
-    )
+    any_prediction = next(iter(predictions.values()))
+    logits = {
+        UNDEFENDED: any_prediction.undefended_logits,
+        **{DEFENCES[preset]: prediction.logits for preset, prediction in predictions.items()},
+    }
+    lines = []
+    for name, z in logits.items():
+        answer = int(z[i].argmax())
+        kind, mark = ("right", "&#10003;") if answer == truth else ("wrong", "&#10007;")
+        said = html.escape(any_prediction.classnames[answer])
+        lines.append(f'<dt>{html.escape(name)}</dt><dd class="{kind}">{said} {mark}</dd>')
+    return f"<dl>{''.join(lines)}</dl>"
+
+
+def _counterattack(prediction: Prediction[Tensor], i: int) -> str:
+    assert prediction.delta is not None
+    added = prediction.delta[i].numpy()
+    state = "countered" if prediction.countered[i] else "passed the gate"
+    state += "" if added.any() else ", nothing added"
+    return _image(_magnify(added), "counterattack, magnified") + state
 
 
 def _magnify(perturbation: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -91,18 +116,25 @@ def _image(pixels: NDArray[np.uint8], alt: str) -> str:
     return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
-def _histogram(result: DemoResult) -> str:
-    return pages.histogram(
-        result.clean.drift.numpy(),
-        result.attacked.drift.numpy(),
-        result.config.tau_threshold,
-        label="histograms of drift, clean and attacked",
+def _gate(result: DemoResult, preset: Preset) -> str:
+    """What a gate measures of the pictures, and how well it separates them."""
+    defended = result.defences[preset]
+    gate, threshold = GATES[defended.config.gate], defended.config.tau_threshold
+    clean, attacked = (p.drift.numpy() for p in (defended.clean, defended.attacked))
+    chart = pages.histogram(
+        clean,
+        attacked,
+        threshold,
+        label=f"histograms of {gate.measures}, clean and attacked: {DEFENCES[preset]}",
+        measure=gate.measures,
+        cosine=gate.cosine,
         width=640,
         height=180,
     )
-
-
-def _separation(result: DemoResult) -> str:
-    """How well the gate separates, in words."""
-    found = separation(result.clean.drift.numpy(), result.attacked.drift.numpy())
-    return html.escape(f"On these pictures {found}.")
+    scale = "logarithmic in what it lacks of 1" if gate.cosine else "logarithmic"
+    said = (
+        f"{DEFENCES[preset]}: {gate.measures}. The scale is {scale}. Pictures left of the dashed line "
+        f"(tau_threshold = {threshold:.4g}) are countered. "
+        f"On these pictures {separation(clean, attacked)}."
+    )
+    return f"<figure>{chart}<figcaption>{html.escape(said[0].upper() + said[1:])}</figcaption></figure>"

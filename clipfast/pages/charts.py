@@ -20,17 +20,21 @@ Points = Sequence[tuple[float, float]]
 _LEFT, _RIGHT, _TOP = 58, 22, 12
 _ROW = 18  # a line of text
 _COLOURS = 10
+_NEAREST_ONE = 1 - 1e-5  # what cosines lack of 1 below that is rounding
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From data to a share of the axis's length. ticks: where, and what is written there."""
+    """From data to a share of the axis's length. ticks: where, and what is written there.
+
+    scaled: rising or falling all along, and linear in the way along the axis.
+    """
 
     title: str
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
-    log: bool = False
+    scaled: Callable[[float], float] = float
 
     @classmethod
     def percent(cls, title: str, highest: float = 1.0) -> Axis:
@@ -46,7 +50,8 @@ class Axis:
         low, high = min(values), max(values)
         room = (high - low) * 0.04 or 0.5
         ends = (low / 1.2, high * 1.2) if log else (low - room, high + room)
-        return cls(title, *ends, tuple((v, write(v)) for v in sorted(set(values))), log)
+        ticks = tuple((v, write(v)) for v in sorted(set(values)))
+        return cls(title, *ends, ticks, math.log if log else float)
 
     @classmethod
     def logarithmic(cls, title: str, values: Sequence[float], *, unit: str = "") -> Axis:
@@ -57,13 +62,20 @@ class Axis:
         span = math.log10(high / low)
         steps = range(1, 10) if span < 0.7 else (1, 2, 5) if span < 2.5 else (1,)
         ticks = [step * 10.0**decade for decade in decades for step in steps]
-        return cls(title, low, high, tuple((t, f"{t:g}{unit}") for t in ticks if low <= t <= high), log=True)
+        written = tuple((t, f"{t:g}{unit}") for t in ticks if low <= t <= high)
+        return cls(title, low, high, written, math.log)
+
+    @classmethod
+    def near_one(cls, title: str, values: Sequence[float]) -> Axis:
+        """The range of values below 1, as cosines are, on a logarithmic scale of what they lack of it."""
+        lacking = cls.logarithmic("", [1 - value for value in values])
+        ticks = tuple((1 - t, f"{1 - t:.10g}") for t, _ in reversed(lacking.ticks))
+        return cls(title, 1 - lacking.high, 1 - lacking.low, ticks, lambda value: math.log(1 - value))
 
     def share(self, value: float) -> float:
         """Where a value lies: 0 at the low end, 1 at the high end."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        low, high = self.scaled(self.low), self.scaled(self.high)
+        return (self.scaled(value) - low) / (high - low)
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,10 @@ class _Frame:
     base: int
 
     def across(self, value: float) -> float:
-        return _LEFT + self.x.share(value) * (self.width - _LEFT - _RIGHT)
+        return self.at(self.x.share(value))
+
+    def at(self, share: float) -> float:
+        return _LEFT + share * (self.width - _LEFT - _RIGHT)
 
     def up(self, value: float) -> float:
         return self.base - self.y.share(value) * (self.base - _TOP)
@@ -156,33 +171,45 @@ def histogram(
     threshold: float | None,
     *,
     label: str,
+    measure: str = "what the gate measures",
+    cosine: bool = False,
     width: int = 400,
     height: int = 200,
     bins: int = 32,
 ) -> str:
-    """Histograms of drift, clean and attacked, one over the other, as shares of each, on a logarithmic scale.
+    """Histograms of a gate's measure, clean and attacked, one over the other, as shares of each.
 
-    threshold: where the gate is, if it is above 0. Drifts of 0 count as the smallest of the others.
+    threshold: where the gate is, if the scale reaches it. measure: its name. cosine: the logarithmic scale is
+    of what the values lack of 1, and not of the values. Drifts of 0 count as the smallest of the others, and
+    cosines of 1 as all but 1e-5 of it.
     """
     groups = {"clean": clean} if attacked is None else {"clean": clean, "attacked": attacked}
-    pooled = np.concatenate(list(groups.values()))
-    least = pooled[pooled > 0].min(initial=1.0)
-    ends = [least, max(least, pooled.max()), *([threshold] if threshold else [])]
-    x = Axis.logarithmic("drift", ends)
-    edges = np.geomspace(x.low, x.high, bins + 1)
-    shares = {name: np.histogram(v.clip(least), edges)[0] / len(v) for name, v in groups.items()}
+    pooled = np.concatenate(list(groups.values())).astype(np.float64)
+    if cosine:
+        high = min(pooled.max(), _NEAREST_ONE)
+        low = min(pooled.min(), high)
+    else:
+        low = pooled[pooled > 0].min(initial=1.0)
+        high = max(low, pooled.max())
+    gates = [t for t in (threshold,) if t and not (cosine and t >= 1)]
+    x = (Axis.near_one if cosine else Axis.logarithmic)(measure, [low, high, *gates])
+    edges = np.linspace(0, 1, bins + 1)
+    shares = {
+        name: np.histogram([x.share(v) for v in values.clip(low, high).tolist()], edges)[0] / len(values)
+        for name, values in groups.items()
+    }
     frame = _Frame(x, Axis("", 0, max(s.max() for s in shares.values()) * 1.04, ()), width, height)
     body = list(frame.axes())
     for name, heights in shares.items():
         for left, right, share in zip(edges, edges[1:], heights, strict=False):
             if share:
-                a, b, top = frame.across(left), frame.across(right), frame.up(share)
+                a, b, top = frame.at(left), frame.at(right), frame.up(share)
                 body.append(
                     f'<rect class="{name}" fill-opacity="0.55" x="{a:.1f}" width="{b - a - 0.6:.1f}" '
                     f'y="{top:.1f}" height="{frame.base - top:.1f}"/>'
                 )
-    if threshold:
-        at = frame.across(threshold)
+    for gate in gates:
+        at = frame.across(gate)
         body.append(f'<line class="threshold" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{frame.base}"/>')
     for i, name in enumerate(groups):
         left, top = _LEFT + 90 * i, height + 42

@@ -94,8 +94,10 @@ def built(npm: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> 
 def site(built: Path, models: Path) -> Path:
     """All that the server serves: the page, its models, and noise.bin to give it by ?noise=."""
     shutil.copytree(models, built / "models")
-    config = OnnxClassifier(models / "defended.onnx").config
-    draw_noise(seeded_keys(7, 0, 1), (1, 3, 96, 96), config).astype("<f4").tofile(built / "noise.bin")
+    described = json.loads((models / "classifier.json").read_text())["defences"]
+    configs = [OnnxClassifier(models / f"{defence['preset']}.onnx").config for defence in described]
+    least = min(configs, key=lambda config: config.eps)
+    draw_noise(seeded_keys(7, 0, 1), (1, 3, 96, 96), least).astype("<f4").tofile(built / "noise.bin")
     return built
 
 

@@ -12,7 +12,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-const scenarios = { answers, attack, threshold, keyboard, layout, messages, isolation, screenshot };
+const scenarios = { answers, attack, threshold, presets, keyboard, layout, messages, isolation, screenshot };
 
 const [name, text] = process.argv.slice(2);
 const given = JSON.parse(text);
@@ -26,8 +26,11 @@ try {
   await browser.close();
 }
 
-/** A page of its own, once it has loaded. options: of the browser's context; set: called before it loads. */
-async function open({ url, query = "" }, options = {}, set = async () => {}) {
+/**
+ * A page of its own, once it has loaded and a preset is chosen: by its place, the first if none. options: of the
+ * browser's context; set: called before it loads.
+ */
+async function open({ url, query = "", preset = 0 }, options = {}, set = async () => {}) {
   const context = await browser.newContext({ viewport: { width: 1100, height: 900 }, ...options });
   context.on("request", (request) => requests.push(request.url()));
   const page = await context.newPage();
@@ -36,7 +39,13 @@ async function open({ url, query = "" }, options = {}, set = async () => {}) {
   await set(page);
   await page.goto(`${url}${query}`);
   await idle(page);
+  if (preset) await defend(page, preset);
   return page;
+}
+
+async function defend(page, preset) {
+  await page.click(`#defence label:nth-of-type(${preset + 1})`);
+  await idle(page);
 }
 
 /** Waits until the page has nothing to do. */
@@ -114,11 +123,16 @@ async function threshold(where) {
   const found = [];
   const look = async () => {
     const { answer, threshold: at } = await known(page);
+    const [at_mark, at_end] = await page.evaluate(() => [
+      parseFloat(document.querySelector("#mark span").style.left),
+      parseFloat(document.getElementById("zone").style.width),
+    ]);
     found.push({
       at,
       countered: answer.countered,
       drift: answer.drift,
-      delta: answer.delta,
+      places: [at_mark, at_end],
+      logits: answer.logits,
       verdict: await page.innerText("#verdict"),
       value: await page.innerText("#threshold-value"),
     });
@@ -130,6 +144,39 @@ async function threshold(where) {
     await look();
   }
   await page.click("#reset-threshold");
+  await look();
+  return found;
+}
+
+/** One picture by each defence in turn, and what the page says of them; then a switch while an attack goes on. */
+async function presets(where) {
+  const page = await open(where);
+  const found = [];
+  const look = async () => {
+    const { pixels, noise, ...rest } = await known(page);
+    const texts = {};
+    const ids = ["stages", "measure-heading", "measure-words", "gallery-words", "below", "threshold-value"];
+    for (const id of [...ids, "delta-caption"]) {
+      texts[id] = await page.innerText(`#${id}`);
+    }
+    const ticks = await page.$$eval("#ticks span", (spans) => spans.map((span) => span.textContent));
+    const drawable = await page.isVisible("#draw-noise");
+    found.push({ ...rest, pixels, noise, texts, ticks, drawable, steps: await page.$$eval("#steps td", (cells) => cells.length) });
+  };
+  await look();
+  await page.focus("#threshold");
+  await page.keyboard.press("Home");
+  await defend(page, 1);
+  await look();
+  await attacked(page);
+  await look();
+  await defend(page, 0);
+  await look();
+  await page.click("#reset-threshold");
+  await page.click("#attack");
+  await page.waitForSelector("#steps td");
+  await defend(page, 1);
+  await page.waitForTimeout(500);
   await look();
   return found;
 }
@@ -166,6 +213,12 @@ async function keyboard({ file, ...where }) {
   await (await dialog).setFiles(file);
   await page.waitForFunction((before) => document.getElementById("input-caption").textContent !== before, second);
   const third = await caption();
+  await tabTo("defence");
+  await page.keyboard.press("ArrowRight");
+  const preset = (await known(page)).preset;
+  await page.keyboard.press("ArrowLeft");
+  const back = (await known(page)).preset;
+  await page.keyboard.press("ArrowRight"); // the published defence draws noise
   await tabTo("threshold");
   const before = (await known(page)).threshold;
   await page.keyboard.press("ArrowRight");
@@ -190,6 +243,7 @@ async function keyboard({ file, ...where }) {
   return {
     stops,
     captions: [first, second, third],
+    presets: [preset, back],
     thresholds: [before, after, reset],
     redrawn: noise[0].some((value, i) => value !== noise[1][i]),
     furthest,
@@ -276,11 +330,11 @@ async function messages({ pictures, replaced, ...where }) {
         body === undefined ? route.fulfill({ status: status }) : route.fulfill({ path: body }),
       ),
     );
-    if (file === "gradient.onnx") {
-      await broken.click("#attack");
-      await broken.waitForSelector("#message:not([hidden])");
-    }
-    found[title] = { message: await said(broken), heading: await broken.innerText("h1") };
+    if (file === "gradient.onnx") await broken.click("#attack");
+    if (file === "published.onnx") await defend(broken, 1);
+    await broken.waitForSelector("#message:not([hidden])");
+    const chosen = await broken.$$eval("#defence input", (choices) => choices.findIndex((choice) => choice.checked));
+    found[title] = { message: await said(broken), heading: await broken.innerText("h1"), chosen };
     await broken.context().close();
   }
   errors.length = 0; // a missing file is an error on the console too

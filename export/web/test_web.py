@@ -8,14 +8,21 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from clipfast.calibration.separation import separation
+from clipfast.config import GATES, CounterattackConfig
+from clipfast.demo.stages import stages
+from clipfast.models.bundled import bundled_defaults
 from clipfast.models.shapes import draw
 from clipfast.runtime import OnnxClassifier
 
 HERE = Path(__file__).parent
+PRESETS = ("recommended", "published")  # in the page's order
 WITH_NOISE = "?noise=noise.bin"
+BY_PRESET = pytest.mark.parametrize("preset", range(len(PRESETS)), ids=PRESETS)
 
 
 def test_types(npm):
@@ -31,19 +38,69 @@ def test_build_has_all_that_the_page_needs(built):
 
 def test_models_are_described(models):
     description = json.loads((models / "classifier.json").read_text())
-    classifier = OnnxClassifier(models / "defended.onnx")
-    assert description["metadata"] == json.loads(classifier.metadata.to_json())
-    sample = description["sample"]
-    assert len(description["pictures"]) == min(6, sample["turned"])
-    turned = []
+    assert [defence["preset"] for defence in description["defences"]] == list(PRESETS)
+    for defence in description["defences"]:
+        preset, sample = defence["preset"], defence["sample"]
+        classifier = OnnxClassifier(models / f"{preset}.onnx")
+        config = CounterattackConfig.from_settings(defence["config"])
+        assert config == classifier.config == bundled_defaults(preset).config
+        own = {name: defence[name] for name in ("config", "calibrated", "calibration")}
+        assert {**description["metadata"], **own} == json.loads(classifier.metadata.to_json())
+        assert defence["stages"] == stages(config)._asdict()
+        assert defence["randomised"] == config.is_randomised()
+        assert defence["measure"] == {
+            "name": GATES[config.gate].measures,
+            "cosine": GATES[config.gate].cosine,
+        }
+        assert len(sample["clean"]) == len(sample["attacked"]) == 64
+        assert sample["separation"] == str(separation(sample["clean"], sample["attacked"]))
+        assert (
+            sum(preset in pair["brought_back"] for pair in description["pictures"]) <= sample["brought_back"]
+        )
+    assert len(description["pictures"]) == min(6, description["turned"])
     for pair in description["pictures"]:
         clean, attacked = classifier.preprocess.batch([models / pair["clean"], models / pair["attacked"]])
         assert np.abs(clean.astype(int) - attacked).max() == 2
         before, after = classifier.predict(np.stack([clean, attacked]), seed=0).undefended_logits.argmax(
             axis=1
         )
-        turned.append(classifier.classnames[before] == pair["label"] != classifier.classnames[after])
-    assert all(turned)
+        assert classifier.classnames[before] == pair["label"] != classifier.classnames[after]
+
+
+def test_weights_that_models_share_are_there_once(models):
+    """The defences' transforms are all that is not every model's."""
+    held: dict[str, set[tuple[int, int]]] = {}
+    for name in (*PRESETS, "undefended", "gradient"):
+        model = onnx.load(models / f"{name}.onnx", load_external_data=False)
+        assert all(len(tensor.raw_data) < 1024 for tensor in model.graph.initializer)
+        places = [
+            {entry.key: entry.value for entry in tensor.external_data}
+            for tensor in model.graph.initializer
+            if tensor.external_data
+        ]
+        assert {place["location"] for place in places} == {"weights.bin"}
+        held[name] = {(int(place["offset"]), int(place["length"])) for place in places}
+    assert (
+        held["undefended"] == held["gradient"] == held["published"] & held["recommended"] & held["gradient"]
+    )
+    everything = set.union(*held.values())
+    assert sum(length for _, length in everything) == (models / "weights.bin").stat().st_size
+    assert (
+        sum(file.stat().st_size for file in models.glob("*.onnx"))
+        < (models / "weights.bin").stat().st_size / 10
+    )
+
+
+def test_readme_has_the_figures_of_the_drawn_pictures(models):
+    description = json.loads((models / "classifier.json").read_text())
+    recommended, published = (defence["sample"] for defence in description["defences"])
+    said = (
+        f"Of 64 drawn pictures this attack turned {description['turned']}. The recommended defence brought "
+        f"{recommended['brought_back']} of those back and made {recommended['lost_clean']} clean ones wrong; "
+        f"the published one brought {published['brought_back']} back "
+        f"and made {published['lost_clean']} wrong."
+    )
+    assert said in " ".join((HERE.parents[1] / "README.md").read_text().split())
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +127,13 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in saved}
 
 
-def test_answers_are_those_of_the_runtime(drive, site, files):
-    classifier = OnnxClassifier(site / "models" / "defended.onnx")
+@BY_PRESET
+def test_answers_are_those_of_the_runtime(drive, site, files, preset):
+    classifier = OnnxClassifier(site / "models" / f"{PRESETS[preset]}.onnx")
     supplied = sorted((site / "models").glob("*.png"))
     chosen = [*supplied, *files.values()]
-    found = drive("answers", query=WITH_NOISE, files=list(map(str, chosen)), dropped=str(supplied[0]))
+    given = {"files": list(map(str, chosen)), "dropped": str(supplied[0])}
+    found = drive("answers", query=WITH_NOISE, preset=preset, **given)
     noise = np.fromfile(site / "noise.bin", "<f4").reshape(1, 3, 96, 96)
     countered, differences = [], []
     for file, page in zip(chosen, found["chosen"], strict=True):
@@ -86,6 +145,7 @@ def test_answers_are_those_of_the_runtime(drive, site, files):
         np.testing.assert_array_equal(seen, pixels, err_msg=file.name)
         expected = classifier.predict(pixels, noise=noise, with_delta=True)
         answer = page["answer"]
+        assert page["preset"] == PRESETS[preset]
         assert expected.delta is not None
         assert answer["drift"] == pytest.approx(float(expected.drift[0]), rel=1e-4)
         assert answer["countered"] == expected.countered[0]
@@ -105,8 +165,9 @@ def test_answers_are_those_of_the_runtime(drive, site, files):
     assert found["dropped"]["answer"]["logits"] == again["answer"]["logits"]
 
 
-def test_live_attack_turns_labels_within_its_budget(drive):
-    found = drive("attack")
+@BY_PRESET
+def test_live_attack_turns_labels_within_its_budget(drive, preset):
+    found = drive("attack", preset=preset)
     flipped = []
     for one in found:
         clean, pixels = (np.array(one["after"][name]) * 255 for name in ("clean", "pixels"))
@@ -120,6 +181,10 @@ def test_live_attack_turns_labels_within_its_budget(drive):
         )
         without, defended = one["steps"]
         assert len(without) == len(defended) == 11
+        assert one["after"]["preset"] == PRESETS[preset]
+        assert (defended[-1] == defended[0]) == (
+            np.argmax(one["after"]["answer"]["logits"]) == np.argmax(one["before"]["answer"]["logits"])
+        )
         assert without[0] == "✓"
         assert (without[-1] == "✗") == (before != after)
         assert restored == before
@@ -128,13 +193,14 @@ def test_live_attack_turns_labels_within_its_budget(drive):
     assert np.mean(flipped) >= 0.5
 
 
-def test_threshold_decides_what_is_countered(drive):
-    calibrated, low, high, reset = drive("threshold", query=WITH_NOISE)
+@BY_PRESET
+def test_threshold_decides_what_is_countered(drive, preset):
+    calibrated, low, high, reset = drive("threshold", query=WITH_NOISE, preset=preset)
     assert not low["countered"]
     assert high["countered"]
     assert low["at"] < calibrated["drift"] < high["at"]
     assert low["drift"] == high["drift"] == calibrated["drift"]
-    assert low["delta"] != high["delta"]
+    assert low["logits"] != high["logits"]
     assert reset == calibrated
     for seen in (calibrated, low, high):
         assert seen["countered"] == (seen["drift"] < seen["at"])
@@ -142,6 +208,57 @@ def test_threshold_decides_what_is_countered(drive):
         assert f"{seen['at']:.4f}" in seen["verdict"]
     assert calibrated["value"].endswith(", calibrated for this model")
     assert high["value"].endswith("not calibrated")
+    # A mark stands left of the end of the zone where the picture is countered.
+    assert all(
+        (mark < end) == seen["countered"]
+        for seen in (calibrated, low, high)
+        for mark, end in [seen["places"]]
+    )
+
+
+def test_the_visitor_switches_between_the_presets(drive, models):
+    description = json.loads((models / "classifier.json").read_text())
+    first, other, attacked, back, during = drive("presets")
+    assert [seen["preset"] for seen in (first, other, attacked, back, during)] == [
+        PRESETS[i] for i in (0, 1, 1, 0, 1)
+    ]
+    for seen in (first, other, back):
+        defence = description["defences"][PRESETS.index(seen["preset"])]
+        measure, sample = defence["measure"]["name"], defence["sample"]
+        for words in defence["stages"].values():
+            assert words in seen["texts"]["stages"]
+        assert seen["texts"]["measure-heading"] == f"{measure.capitalize()} and its threshold"
+        words = seen["texts"]["measure-words"]
+        assert f"Pictures whose {measure} is below the threshold are countered." in words
+        assert ("with noise" in words) == (defence["config"]["pass_through"] == "noise")
+        assert sample["separation"] in words
+        assert f"brought {sample['brought_back']} of those back" in seen["texts"]["gallery-words"]
+        assert f"made {sample['lost_clean']} clean ones wrong" in seen["texts"]["gallery-words"]
+        assert ("noise" in seen["texts"]["gallery-words"]) == defence["randomised"] == seen["drawable"]
+        assert 2 < len(seen["ticks"]) < 10
+        assert (max(map(float, seen["ticks"])) > 0.9) == defence["measure"]["cosine"]
+        added = "counterattack" if seen["answer"]["countered"] else "noise"
+        assert seen["texts"]["delta-caption"].startswith(
+            added if np.any(seen["answer"]["delta"]) else "nothing"
+        )
+    # Each has a threshold of its own, which the other does not move.
+    calibrated = [defence["config"]["tau_threshold"] for defence in description["defences"]]
+    assert first["threshold"] == calibrated[0] > back["threshold"]
+    assert other["threshold"] == calibrated[1]
+    for seen in (first, other, attacked, back, during):
+        assert seen["texts"]["threshold-value"].startswith(f"{seen['threshold']:.4f}, ")
+    shares = [
+        np.mean(np.array(defence["sample"]["clean"]) < t)
+        for defence, t in zip(description["defences"], calibrated, strict=True)
+    ]
+    for seen, share in zip((first, other), shares, strict=True):
+        assert f"lie {round(100 * share)} %" in seen["texts"]["below"]
+    # The picture, attacked as it is, goes along; what is said of the steps was said of the other defence.
+    assert attacked["steps"] > 0 == other["steps"] == back["steps"]
+    assert back["pixels"] == attacked["pixels"] != first["pixels"]
+    # An attack that goes on ends with a switch.
+    assert during["steps"] == 0
+    assert during["pixels"] != during["clean"]
 
 
 def test_all_of_it_works_by_keyboard(drive, files):
@@ -150,6 +267,7 @@ def test_all_of_it_works_by_keyboard(drive, files):
     first, second, third = found["captions"]
     assert second == f"{first}, attacked"
     assert third == "wide.png"
+    assert found["presets"] == [PRESETS[1], PRESETS[0]]
     before, after, reset = found["thresholds"]
     assert after > before == reset
     assert found["redrawn"]
@@ -157,8 +275,9 @@ def test_all_of_it_works_by_keyboard(drive, files):
     assert found["restored"]
 
 
-def test_narrow_and_wide_in_light_and_dark(drive):
-    found = drive("layout")
+@BY_PRESET
+def test_narrow_and_wide_in_light_and_dark(drive, preset):
+    found = drive("layout", preset=preset)
     for seen in found:
         assert seen["overflow"] == 0, seen
         assert seen["texts"] > 60, seen
@@ -177,24 +296,44 @@ def test_wrong_files_are_told(drive, site, tmp_path):
         (tmp_path / name).write_bytes(data)
     Image.new("RGB", (1, 12000)).save(tmp_path / "thread.png")
     models = site / "models"
-    (tmp_path / "half.onnx").write_bytes((models / "defended.onnx").read_bytes()[:100_000])
+    (tmp_path / "half.onnx").write_bytes((models / "recommended.onnx").read_bytes()[:100_000])
+    (tmp_path / "half.bin").write_bytes((models / "weights.bin").read_bytes()[:100_000])
     (tmp_path / "list.json").write_text("[1, 2]")
     description = json.loads((models / "classifier.json").read_text())
     del description["metadata"]["classnames"][0]
     (tmp_path / "fewer.json").write_text(json.dumps(description))
     replaced = {
-        "missing model": ("defended.onnx", None, "cannot read models/defended.onnx: the server answered 404"),
+        "missing model": (
+            "recommended.onnx",
+            None,
+            "cannot read models/recommended.onnx: the server answered 404",
+        ),
         "truncated model": (
-            "defended.onnx",
+            "recommended.onnx",
             "half.onnx",
-            "models/defended.onnx: ONNX Runtime cannot load it",
+            "models/recommended.onnx: ONNX Runtime cannot load it",
+        ),
+        "truncated weights": (
+            "weights.bin",
+            "half.bin",
+            "models/recommended.onnx: ONNX Runtime cannot load it",
+        ),
+        "missing weights": ("weights.bin", None, "cannot read models/weights.bin: the server answered 404"),
+        "missing preset": (
+            "published.onnx",
+            None,
+            "cannot read models/published.onnx: the server answered 404",
         ),
         "text for a model": (
             "undefended.onnx",
             "notes.txt",
             "models/undefended.onnx: ONNX Runtime cannot load",
         ),
-        "foreign model": ("defended.onnx", models / "undefended.onnx", "another model than classifier.json"),
+        "foreign model": (
+            "recommended.onnx",
+            models / "undefended.onnx",
+            "another model than classifier.json",
+        ),
         "fewer classes": ("classifier.json", "fewer.json", "another model than classifier.json describes"),
         "no description": (
             "classifier.json",
@@ -223,6 +362,7 @@ def test_wrong_files_are_told(drive, site, tmp_path):
     for title, (_, _, message) in replaced.items():
         assert message in found[title]["message"], title
         assert found[title]["heading"]
+    assert found["missing preset"]["chosen"] == 0
 
 
 def test_own_policy_refuses_other_origins_and_code_from_text(drive, address):

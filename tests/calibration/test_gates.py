@@ -13,6 +13,7 @@ from conftest import make_classifier, make_tiny_clip, pixels
 from clipfast import CounterattackConfig, InputError
 from clipfast.calibration.calibrating import CalibrationRequest
 from clipfast.calibration.gates import calibrate_gates, candidate_gates, plot_gates, recommended_gate
+from clipfast.calibration.plot import plot
 from clipfast.calibration.separation import separation
 
 N = 12
@@ -58,6 +59,17 @@ def test_each_gate_measures_what_the_classifier_does(classifier, folders):
         assert one.separation == separation(one.clean.drift, one.attacked.drift, seed=3)
         assert one.config.pass_through == ("noise" if name == "drift" else "clean")
         assert replace(one.config, tau_threshold=0.2, calibrated_for=None) == config
+
+
+def test_a_plot_says_what_its_gate_measures(tiny_clip, tokenizer, folders):
+    request = CalibrationRequest(clean=folders / "clean", attacked=folders / "attacked", rate=0.25)
+    found = calibrate_gates(make_classifier(tiny_clip, tokenizer), request, batches)
+    for name, measure in (("drift", "drift"), ("agreement, blur", "agreement")):
+        svg = plot(found[name])
+        assert f">{measure}</text>" in svg
+        assert f"low {measure} as a sign of attack" in svg
+        # Cosines that crowd below 1 have ticks close to it.
+        assert (">0.99</text>" in svg or ">0.999</text>" in svg) == (measure == "agreement")
 
 
 def test_an_attack_is_made_once_for_all_gates(tiny_clip, tokenizer, folders):

@@ -1,4 +1,4 @@
-"""ROC and AUROC of low drift, against brute force and scikit-learn."""
+"""ROC and AUROC of a low measure, against brute force and scikit-learn."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def test_the_gate_is_strict():
 @pytest.mark.parametrize(
     ("shift", "kind", "words"),
     [
-        (-1.0, "separates", "the gate separates"),
+        (-1.0, "separates", "attacked pictures measure lower than clean ones"),
         (0.0, "does not separate", "the gate does not separate"),
-        (1.0, "is inverted", "attacked pictures drift more than clean ones"),
+        (1.0, "is inverted", "attacked pictures measure higher than clean ones"),
     ],
 )
 def test_what_the_gate_does_is_said(shift, kind, words):

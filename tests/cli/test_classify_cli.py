@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from hand_made import make_metadata, write_onnx, write_torchscript
@@ -226,36 +225,3 @@ def test_version_and_help(run):
     code, out, _ = run("classify", "--help")
     assert code == 0
     assert "--classnames" in out
-
-
-def test_demo_writes_pictures_a_page_and_a_table(run, tmp_path, monkeypatch, bundled):
-    monkeypatch.setenv("COLUMNS", "200")
-    out_dir = tmp_path / "demo"
-    code, out, _ = run("demo", "--out", out_dir, "--images", 16)
-    assert code == 0
-    clean, attacked = (sorted((out_dir / name).glob("*.png")) for name in ("clean", "attacked"))
-    assert [file.name for file in clean] == [file.name for file in attacked]
-    assert len(clean) == 16
-    before, after = (
-        np.stack([np.asarray(Image.open(f)).astype(int) for f in files]) for files in (clean, attacked)
-    )
-    assert np.abs(after - before).max() == 2  # the budget holds in the files themselves
-    labels = [CLASSNAMES.index(file.stem.split("-", 2)[2].replace("-", " ")) for file in clean]
-    pixels = torch.from_numpy(bundled.preprocess.batch(attacked))
-    right = (bundled.undefended(pixels).argmax(1) == torch.tensor(labels)).double().mean().item()
-    row = next(line for line in out.splitlines() if "undefended" in line and "%" in line)
-    assert f"{100 * right:.0f} %" in row
-    for name in ("3x3 blur", "fine-tuned twin", "TTC (clipfast)", "adaptive", "no evidence about real CLIP"):
-        assert name in out
-    page = (out_dir / "index.html").read_text()
-    assert page.count("data:image/png;base64,") >= 4
-    assert "<svg" in page
-    for outside in ("http://", "https://", 'src="/', "<script"):
-        assert outside not in page
-
-
-def test_demo_into_a_file_is_an_error(run, tmp_path):
-    (tmp_path / "taken").write_text("")
-    code, _, err = run("demo", "--out", tmp_path / "taken", "--images", 8)
-    assert code == 2
-    assert "cannot write pictures to" in " ".join(err.split())

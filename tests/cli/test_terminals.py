@@ -112,11 +112,16 @@ def demo(monkeypatch, tmp_path) -> Case:
             progress()
         return pixels
 
+    def still_right(system, pixels, labels, right, *, progress, **_):  # noqa: ARG001
+        progress(1)
+        return right
+
     monkeypatch.setattr(experiment, "attack_in_chunks", attack_in_chunks)
+    monkeypatch.setattr(experiment, "still_right", still_right)
     monkeypatch.setattr(experiment, "interleaved", lambda runs: [1.0] * len(runs))
     return Case(
         ["demo", "--out", tmp_path / "demo", "--images", 8],
-        ("bundled model", "TTC (clipfast)", "it shows the mechanism", "pictures and page: "),
+        ("bundled model", "TTC as published", "it shows the mechanism", "pictures and page: "),
         "attacking",
     )
 

@@ -348,6 +348,10 @@ def test_the_page_says_what_was_found(results, tmp_path):
     assert len(labels) == 5 + 3  # the plots and the tables
     assert all(labels)
     assert "AUROC" in said
+    assert "The gate separates: attacked pictures measure lower than clean ones" in said
+    assert "below 0.5 attacked pictures measure higher than clean ones" in said  # the sheet of gates
+    assert "below it attacked pictures measure higher than clean ones" in said  # the ROC
+    assert "drift less" not in said
     assert '"eps": 0.01568627450980392' in said  # of the settings
     assert "Skipped pictures" not in said
 

@@ -43,6 +43,14 @@ def test_axes_know_where_values_lie():
     assert np.diff(shares) == pytest.approx([shares[1] - shares[0]] * 3)
     assert [text for _, text in powers.ticks] == ["1", "2", "4", "8"]
     assert Axis.at("", [3.0], str).share(3.0) == 0.5
+    cosines = Axis.near_one("", [0.0, 0.99])
+    assert cosines.share(0.9) == pytest.approx(0.5, abs=0.02)
+    assert cosines.share(cosines.low) == 0
+    assert cosines.share(cosines.high) == 1
+    assert [text for _, text in cosines.ticks] == ["0", "0.5", "0.8", "0.9", "0.95", "0.98", "0.99"]
+    assert [cosines.share(value) for value, _ in cosines.ticks] == sorted(
+        cosines.share(value) for value, _ in cosines.ticks
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,21 @@ def test_a_histogram_is_of_shares():
     (line,) = (e for e in ElementTree.fromstring(svg).iter("line") if e.get("class") == "threshold")
     assert one["x"] < float(line.attrib["x1"]) < two[1]["x"]
     assert "threshold" not in histogram(clean, None, 0.0, label="")
+
+
+def test_a_histogram_of_cosines_spreads_those_near_one():
+    clean, attacked = np.array([0.999, 0.99, 1.0000001, 1.0], np.float32), np.array([0.9, -0.5], np.float32)
+    svg = histogram(clean, attacked, 0.95, label="", measure="agreement", cosine=True)
+    one, two = bars(svg, "clean"), bars(svg, "attacked")
+    heights = [bar["height"] for bar in one]
+    assert heights == pytest.approx([heights[0], heights[0], 2 * heights[0]], abs=0.2)  # ones share a bar
+    assert two[0]["x"] < two[1]["x"] < one[0]["x"] < one[1]["x"] < one[2]["x"]
+    assert one[1]["x"] - one[0]["x"] == pytest.approx(one[0]["x"] - two[1]["x"], abs=2 * one[0]["width"])
+    (line,) = (e for e in ElementTree.fromstring(svg).iter("line") if e.get("class") == "threshold")
+    assert two[1]["x"] < float(line.attrib["x1"]) < one[0]["x"]
+    assert "agreement" in [e.text for e in ElementTree.fromstring(svg).iter("text")]
+    assert "threshold" not in histogram(clean, None, 2.0, label="", cosine=True)
+    assert bars(histogram(np.ones(4), None, None, label="", cosine=True), "clean")
 
 
 def test_drifts_of_zero_are_counted():

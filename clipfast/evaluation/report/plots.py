@@ -65,13 +65,14 @@ def curve_plots(results: Results) -> Iterator[Plot]:
 
 def _drift(names: str, system: SystemResult, attack: Column, eps: float) -> Plot:
     clean, attacked = system.drift[CLEAN.key], system.drift[attack.key]
-    label = f"histograms of drift of {names}, clean and under {attack.title} at {level(eps)}"
+    label = f"histograms of what the gate of {names} measures, clean and under {attack.title} at {level(eps)}"
     svg = pages.histogram(clean, attacked, system.tau_threshold, label=label)
     said = str(separation(clean, attacked))
     return Plot(
         svg,
-        f"{names}: drift, clean and under {attack.title} at {level(eps)}; left of the dashed line "
-        f"(tau_threshold = {system.tau_threshold:.4g}) pictures are countered. {said[0].upper()}{said[1:]}.",
+        f"{names}: what the gate measures, clean and under {attack.title} at {level(eps)}; left of the "
+        f"dashed line (tau_threshold = {system.tau_threshold:.4g}) pictures are countered. "
+        f"{said[0].upper()}{said[1:]}.",
     )
 
 
@@ -91,7 +92,7 @@ def _roc(gates: dict[str, SystemResult], attack: Column, eps: float) -> Plot:
     return Plot(
         svg,
         f"What each threshold would counter, under {attack.title} at {level(eps)}. On the dashed line a gate "
-        "does not separate; below it attacked pictures drift more than clean ones.",
+        "does not separate; below it attacked pictures measure higher than clean ones.",
     )
 
 

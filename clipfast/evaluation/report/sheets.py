@@ -91,8 +91,8 @@ def gates(results: Results, eps: float) -> Sheet | None:
         f"gates at {level(eps)}",
         ("attack", *(f"gate of {names}" for names in groups)),
         [(column.title, *(_gate(system, column) for system in groups.values())) for column in transfer],
-        "AUROC of low drift as a sign of attack, with its 95 % interval: 1 tells attacked pictures from "
-        "clean ones, 0.5 does not separate them, below 0.5 attacked pictures drift more than clean ones.",
+        "AUROC of a low measure as a sign of attack, with its 95 % interval: 1 tells attacked pictures from "
+        "clean ones, 0.5 does not separate them, below 0.5 attacked pictures measure higher than clean ones.",
     )
 
 

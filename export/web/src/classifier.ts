@@ -3,7 +3,7 @@ import * as ort from "onnxruntime-web/wasm";
 import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
 import type { Gradient } from "./attack";
-import { type Description, fetched } from "./description";
+import { type Defence, type Description, fetched } from "./description";
 import type { Noise } from "./noise";
 import type { Pixels } from "./pixels";
 import { Problem, words } from "./problem";
@@ -12,9 +12,10 @@ import { Problem, words } from "./problem";
 export interface Answer {
   logits: Float32Array;
   undefendedLogits: Float32Array;
+  /** What the gate measured. */
   drift: number;
   countered: boolean;
-  /** The counter-perturbation [3, H, W] in [0, 1] pixel units: the noise it starts with, where none is countered. */
+  /** The perturbation [3, H, W] in [0, 1] pixel units that the answer is of: the counterattack's, or as one passes. */
   delta: Float32Array;
   defendedMs: number;
   undefendedMs: number;
@@ -22,25 +23,30 @@ export interface Answer {
 
 type Shape = readonly (number | null)[]; // null: any
 
+interface Ports {
+  inputs: Record<string, Shape>;
+  outputs: Record<string, Shape>;
+}
+
 const RUNS = 3;
+const WEIGHTS = "weights.bin"; // of all the models, under the name that they have for it
 
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = { wasm };
 
 export class Classifier {
-  private attackable: Promise<ort.InferenceSession> | undefined;
+  private readonly sessions = new Map<string, Promise<ort.InferenceSession>>();
+  private readonly defended: Ports;
+  private readonly undefended: Ports;
+  private readonly attackable: Ports;
 
   private constructor(
     private readonly folder: string,
     private readonly description: Description,
-    private readonly defended: ort.InferenceSession,
-    private readonly undefended: ort.InferenceSession,
-  ) {}
-
-  /** Throws a Problem for model files that are missing, broken or not those that classifier.json describes. */
-  static async load(folder: string, description: Description): Promise<Classifier> {
+    private readonly weights: Uint8Array,
+  ) {
     const [picture, classes] = shapes(description);
-    const defended = await session(`${folder}/defended.onnx`, {
+    this.defended = {
       inputs: { pixels: [null, ...picture], noise: [null, ...picture], tau_threshold: [null] },
       outputs: {
         logits: [null, classes],
@@ -49,16 +55,35 @@ export class Classifier {
         countered: [null],
         delta: [null, ...picture],
       },
-    });
-    const undefended = await session(`${folder}/undefended.onnx`, {
-      inputs: { pixels: [1, ...picture] },
-      outputs: { logits: [1, classes] },
-    });
-    return new Classifier(folder, description, defended, undefended);
+    };
+    this.undefended = { inputs: { pixels: [1, ...picture] }, outputs: { logits: [1, classes] } };
+    this.attackable = {
+      inputs: { pixels: [1, ...picture], label: [1] },
+      outputs: { logits: [1, classes], gradient: [1, ...picture] },
+    };
   }
 
-  /** Throws a Problem where the answer is not finite. */
-  async classify(pixels: Pixels, noise: Noise, threshold: number): Promise<Answer> {
+  /**
+   * With what the first answer takes; the rest is loaded when it is asked for. Throws a Problem for model files that
+   * are missing, broken or not those that classifier.json describes.
+   */
+  static async load(folder: string, description: Description): Promise<Classifier> {
+    const weights = new Uint8Array(await fetched(`${folder}/${WEIGHTS}`));
+    const classifier = new Classifier(folder, description, weights);
+    await classifier.prepare(description.defences[0]);
+    await classifier.session("undefended", classifier.undefended);
+    return classifier;
+  }
+
+  /** Loads a defence. Throws as `load` does. */
+  async prepare({ preset }: Defence): Promise<void> {
+    await this.session(preset, this.defended);
+  }
+
+  /** By a defence, with noise within its eps. Throws a Problem where the answer is not finite, and as `load` does. */
+  async classify(defence: Defence, pixels: Pixels, noise: Noise, threshold: number): Promise<Answer> {
+    const defended = await this.session(defence.preset, this.defended);
+    const undefended = await this.session("undefended", this.undefended);
     const x = this.picture(pixels);
     const inputs = {
       pixels: x,
@@ -69,10 +94,10 @@ export class Classifier {
     let outputs!: ort.InferenceSession.OnnxValueMapType;
     for (let run = 0; run < RUNS; run++) {
       let start = performance.now();
-      await this.undefended.run({ pixels: x });
+      await undefended.run({ pixels: x });
       times.undefended.push(performance.now() - start);
       start = performance.now();
-      outputs = await this.defended.run(inputs);
+      outputs = await defended.run(inputs);
       times.defended.push(performance.now() - start);
     }
     const answer = {
@@ -85,25 +110,29 @@ export class Classifier {
       undefendedMs: median(times.undefended),
     };
     if (![answer.drift, ...answer.logits, ...answer.undefendedLogits].every(Number.isFinite)) {
-      throw new Problem(`expected a finite drift and logits, got drift ${answer.drift}: the model gives no answer`);
+      const got = `${defence.measure.name} ${answer.drift}`;
+      throw new Problem(`expected a finite measure and logits, got ${got}: the model gives no answer`);
     }
     return answer;
   }
 
-  /** The gradient of an attack on the undefended model, away from a class. Loads its file when first called. */
+  /** The gradient of an attack on the undefended model, away from a class. Throws as `load` does. */
   async gradient(label: number): Promise<Gradient> {
-    const [picture, classes] = shapes(this.description);
-    this.attackable ??= session(`${this.folder}/gradient.onnx`, {
-      inputs: { pixels: [1, ...picture], label: [1] },
-      outputs: { logits: [1, classes], gradient: [1, ...picture] },
-    });
-    const loaded = await this.attackable.catch((error: unknown) => {
-      this.attackable = undefined;
-      throw error;
-    });
+    const loaded = await this.session("gradient", this.attackable);
     const wanted = new ort.Tensor("int64", [BigInt(label)], [1]);
     return async (pixels) =>
       floats(await loaded.run({ pixels: this.picture(pixels), label: wanted }), "gradient");
+  }
+
+  /** A model of the folder, loaded when it is first asked for, or again after a failure. */
+  private session(name: string, ports: Ports): Promise<ort.InferenceSession> {
+    let made = this.sessions.get(name);
+    if (!made) {
+      made = session(`${this.folder}/${name}.onnx`, this.weights, ports);
+      this.sessions.set(name, made);
+      made.catch(() => this.sessions.delete(name));
+    }
+    return made;
   }
 
   private picture(values: Float32Array<ArrayBuffer>): ort.Tensor {
@@ -123,16 +152,18 @@ function median(values: number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1]!;
 }
 
-async function session(
-  address: string,
-  expected: { inputs: Record<string, Shape>; outputs: Record<string, Shape> },
-): Promise<ort.InferenceSession> {
+async function session(address: string, weights: Uint8Array, expected: Ports): Promise<ort.InferenceSession> {
   const bytes = await fetched(address);
   let made: ort.InferenceSession;
   try {
-    made = await ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: ["wasm"] });
+    made = await ort.InferenceSession.create(new Uint8Array(bytes), {
+      executionProviders: ["wasm"],
+      externalData: [{ path: WEIGHTS, data: weights }],
+    });
   } catch (error) {
-    throw new Problem(`${address}: ONNX Runtime cannot load it; it is truncated, or of another format: ${words(error)}`);
+    throw new Problem(
+      `${address}: ONNX Runtime cannot load it; it or ${WEIGHTS} is truncated, or of another format: ${words(error)}`,
+    );
   }
   check(address, "input", expected.inputs, made.inputMetadata);
   check(address, "output", expected.outputs, made.outputMetadata);

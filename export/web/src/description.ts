@@ -6,8 +6,8 @@ export interface Pair {
   label: string;
   clean: string;
   attacked: string;
-  /** By the defence, under the sample's draw of noise. */
-  brought_back: boolean;
+  /** Presets of the defences that brought its label back, under the sample's draw of noise. */
+  brought_back: string[];
 }
 
 /** eps, step_size: in [0, 1] pixel units. */
@@ -17,25 +17,43 @@ export interface AttackSettings {
   steps: number;
 }
 
+/** A defence: its model is in the file named after its preset. */
+export interface Defence {
+  preset: string;
+  title: string;
+  /** Whether its answers depend on the noise. */
+  randomised: boolean;
+  config: { eps: number; tau_threshold: number; pass_through: "noise" | "clean" };
+  /** What its gate measures, low of attacked pictures. */
+  measure: { name: string; cosine: boolean };
+  /** What each stage does, in words, by the stage's name. */
+  stages: Record<string, string>;
+  /** What became of the drawn pictures that the supplied ones are of, under one draw of noise. */
+  sample: {
+    brought_back: number;
+    lost_clean: number;
+    clean: number[];
+    attacked: number[];
+    /** Whether the gate tells the attacked ones from the clean ones, in words. */
+    separation: string;
+  };
+}
+
 export interface Description {
+  /** Of all the models. */
   metadata: {
     classnames: string[];
-    config: { eps: number; tau_threshold: number };
     preprocess: { size: [number, number]; interpolation: string; resize_mode: string };
     weights_sha256: string;
     versions: Record<string, string>;
     limits: string;
   };
+  /** The first is the one that the page begins with. */
+  defences: [Defence, ...Defence[]];
   attack: AttackSettings;
   pictures: Pair[];
-  /** What became of the drawn pictures that the supplied ones are of, under one draw of noise. */
-  sample: {
-    turned: number;
-    brought_back: number;
-    lost_clean: number;
-    clean_drift: number[];
-    attacked_drift: number[];
-  };
+  /** How many of the drawn pictures the attack turned. */
+  turned: number;
 }
 
 /** Throws a Problem where the file is missing, or is not what `models.py` writes. */
@@ -74,20 +92,23 @@ export async function fetched(address: string): Promise<ArrayBuffer> {
 
 /** What must hold, in words. Throws where a part that others lie in is missing. */
 function checks(d: Description): [string, boolean][] {
-  const { metadata, attack, pictures, sample } = d;
-  const { config, preprocess } = metadata;
+  const { metadata, defences, attack, pictures } = d;
+  const { preprocess } = metadata;
   const all = (list: unknown, type: string) =>
     Array.isArray(list) && list.length > 0 && list.every((item) => typeof item === type);
   const positive = (...values: unknown[]) => values.every((value) => typeof value === "number" && value > 0);
   const [height, width] = preprocess.size;
   return [
     ["class names", all(metadata.classnames, "string")],
-    ["eps and tau_threshold", positive(config.eps, config.tau_threshold)],
+    ["defences", defences.length > 0],
+    ["eps", defences.every(({ config }) => positive(config.eps))],
+    ["thresholds", defences.every(({ config }) => Number.isFinite(config.tau_threshold))],
+    ["measures", defences.every(({ sample }) => all(sample.clean, "number") && all(sample.attacked, "number"))],
+    ["words of stages", defences.every(({ stages }) => all(Object.values(stages), "string"))],
     ["square pictures", positive(height) && height === width],
     ["bicubic pictures", preprocess.interpolation === "bicubic"],
     ["pictures cropped by the short side", preprocess.resize_mode === "shortest"],
     ["the attack's eps, step_size and steps", positive(attack.eps, attack.step_size, attack.steps)],
     ["supplied pictures", pictures.every((pair) => all([pair.label, pair.clean, pair.attacked], "string"))],
-    ["drifts", all(sample.clean_drift, "number") && all(sample.attacked_drift, "number")],
   ];
 }

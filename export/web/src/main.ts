@@ -8,12 +8,13 @@ const MODELS = "models";
 
 async function start(): Promise<void> {
   const description = await readDescription(MODELS);
-  const { config, preprocess } = description.metadata;
-  const length = 3 * preprocess.size[0] * preprocess.size[1];
+  const { size } = description.metadata.preprocess;
+  const length = 3 * size[0] * size[1];
+  const least = Math.min(...description.defences.map(({ config }) => config.eps));
   const file = new URLSearchParams(location.search).get("noise");
-  const given = file === null ? undefined : await noiseFrom(file, length, config.eps);
+  const given = file === null ? undefined : await noiseFrom(file, length, least);
   const classifier = await Classifier.load(MODELS, description);
-  const page = new Page(MODELS, description, classifier, () => given ?? freshNoise(length, config.eps));
+  const page = new Page(MODELS, description, classifier, (eps) => given ?? freshNoise(length, eps));
   byId("loading").hidden = true;
   byId("page").hidden = false;
   await page.open();

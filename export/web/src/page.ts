@@ -1,15 +1,15 @@
-/** What the visitor holds: a picture, perhaps attacked, noise and a threshold; and what becomes of them. */
+/** What the visitor holds: a picture, perhaps attacked, a defence, noise and a threshold; and what becomes of them. */
 import { attacked } from "./attack";
 import type { Answer, Classifier } from "./classifier";
 import { decoded } from "./decode";
-import { type Description, type Pair, fetched } from "./description";
+import { type Defence, type Description, type Pair, fetched } from "./description";
 import { byId, make } from "./dom";
-import { DriftScale, written } from "./drift";
 import { showLabels, top } from "./labels";
 import type { Noise } from "./noise";
 import { showMagnified, showPixels } from "./pictures";
 import type { Pixels } from "./pixels";
 import { Problem, words } from "./problem";
+import { Scale, written } from "./scale";
 import { type Step, showSteps } from "./steps";
 
 interface Subject {
@@ -20,12 +20,17 @@ interface Subject {
   label?: number;
 }
 
-/** What the page knows, for tests and the curious. */
-export interface Known {
-  pixels: Pixels;
-  clean: Pixels;
+/** What a defence is given beside a picture. */
+interface Setting {
   noise: Noise;
   threshold: number;
+}
+
+/** What the page knows, for tests and the curious. */
+export interface Known extends Setting {
+  preset: string;
+  pixels: Pixels;
+  clean: Pixels;
   answer: Answer;
 }
 
@@ -40,44 +45,44 @@ const PAUSE = 60; // milliseconds between steps of an attack, to be seen
 
 export class Page {
   private subject: Subject | undefined;
-  private noise: Noise;
-  private threshold: number;
+  private defence: Defence;
+  private readonly settings: Map<Defence, Setting>;
   private stale = false;
   private picks = 0;
   private tasks = 0;
   private turn: Promise<unknown> = Promise.resolve();
   private readonly size: number;
-  private readonly magnified: number;
-  private readonly scale: DriftScale;
+  private readonly scale: Scale;
 
-  /** draw: the start of a counterattack, anew at each call. */
+  /** draw: the start of a counterattack within eps, anew at each call. */
   constructor(
     private readonly folder: string,
     private readonly description: Description,
     private readonly classifier: Classifier,
-    private readonly draw: () => Noise,
+    private readonly draw: (eps: number) => Noise,
   ) {
-    const { config, preprocess, classnames } = description.metadata;
-    this.size = preprocess.size[0];
-    this.noise = draw();
-    this.threshold = config.tau_threshold;
-    this.magnified = Math.floor(127 / (255 * config.eps));
-    this.scale = new DriftScale(
-      description.sample.clean_drift,
-      description.sample.attacked_drift,
-      config.tau_threshold,
-      (threshold) => {
-        this.threshold = threshold;
-        void this.refresh();
-      },
+    const { metadata, defences } = description;
+    this.size = metadata.preprocess.size[0];
+    this.settings = new Map(
+      defences.map((defence) => {
+        const { eps, tau_threshold: threshold } = defence.config;
+        return [defence, { noise: draw(eps), threshold }];
+      }),
     );
-    byId("class-count").textContent = String(classnames.length);
+    this.scale = new Scale((threshold) => {
+      this.setting.threshold = threshold;
+      void this.refresh();
+    });
+    byId("class-count").textContent = String(metadata.classnames.length);
     this.describe();
     this.gallery();
+    this.choices();
     this.budgets();
     this.files();
+    this.defence = defences[0];
+    this.explain();
     byId("draw-noise").addEventListener("click", () => {
-      this.noise = this.draw();
+      this.setting.noise = this.draw(this.defence.config.eps);
       void this.refresh();
     });
     byId("attack").addEventListener("click", () => void this.busy(() => this.attack()));
@@ -94,6 +99,60 @@ export class Page {
     if (pair) await this.pick(() => this.supplied(pair, false));
   }
 
+  /** Of the defence that is chosen. */
+  private get setting(): Setting {
+    return this.settings.get(this.defence)!;
+  }
+
+  private choices(): void {
+    const { defences } = this.description;
+    for (const defence of defences) {
+      const choice = make("input", { type: "radio", name: "defence", defaultChecked: defence === defences[0] });
+      choice.addEventListener("change", () => void this.busy(() => this.defend(defence, choice)));
+      byId("defence").append(make("label", {}, choice, ` ${defence.title}`));
+    }
+  }
+
+  /** Takes a defence, once its model is there, for the picture as it is; an attack that goes on ends. */
+  private async defend(defence: Defence, choice: HTMLInputElement): Promise<void> {
+    const before = document.querySelectorAll<HTMLInputElement>("#defence input");
+    try {
+      await this.inTurn(() => this.classifier.prepare(defence));
+    } catch (error) {
+      const kept = this.description.defences.indexOf(this.defence);
+      if (choice.checked) before[kept]!.checked = true;
+      throw error;
+    }
+    if (!choice.checked) return; // another one was chosen meanwhile
+    this.defence = defence;
+    this.explain();
+    if (this.subject) this.subject = { ...this.subject };
+    byId("message").hidden = true;
+    byId("steps").replaceChildren();
+    await this.refresh();
+  }
+
+  /** What is said of the defence that is chosen, whatever the picture. */
+  private explain(): void {
+    const { measure, config, sample, stages, preset, randomised } = this.defence;
+    const { turned, pictures } = this.description;
+    byId("stages").replaceChildren(
+      ...Object.entries(stages).flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]),
+    );
+    byId("measure-heading").textContent = `${capitalised(measure.name)} and its threshold`;
+    const others = config.pass_through === "noise" ? "are answered with noise" : "are answered as they came";
+    byId("measure-words").textContent =
+      `Pictures whose ${measure.name} is below the threshold are countered. The others ${others}. ` +
+      `On ${sample.clean.length} drawn pictures ${sample.separation}.`;
+    const here = pictures.filter((pair) => pair.brought_back.includes(preset)).length;
+    byId("gallery-words").textContent =
+      `Of ${sample.clean.length} drawn pictures the attack turned ${turned}. This defence brought ` +
+      `${sample.brought_back} of those back (${here} of the ${pictures.length} here) and made ` +
+      `${sample.lost_clean} clean ones wrong${randomised ? ", with one draw of noise" : ""}.`;
+    byId("draw-noise").hidden = !randomised;
+    this.scale.use(this.defence, this.setting.threshold);
+  }
+
   private gallery(): void {
     const columns = make("div", { className: "thumbs" });
     for (const pair of this.description.pictures) {
@@ -108,12 +167,7 @@ export class Page {
         columns.append(make("label", {}, choice, image));
       }
     }
-    const { turned, brought_back, lost_clean, clean_drift } = this.description.sample;
-    const first = this.description.pictures.filter((pair) => pair.brought_back).length;
-    const words =
-      `Of ${clean_drift.length} drawn pictures the attack turned ${turned}. With one draw of noise the defence brought ` +
-      `${brought_back} of those back${first ? ` (the first ${first} here)` : ""} and made ${lost_clean} clean ones wrong.`;
-    byId("gallery").append(columns, make("p", { className: "note" }, words));
+    byId("gallery").append(columns, make("p", { className: "note", id: "gallery-words" }));
   }
 
   private budgets(): void {
@@ -181,7 +235,7 @@ export class Page {
 
   private take(subject: Subject): void {
     this.subject = subject;
-    this.noise = this.draw();
+    for (const [{ config }, setting] of this.settings) setting.noise = this.draw(config.eps);
     byId("message").hidden = true;
     byId("steps").replaceChildren();
     void this.refresh();
@@ -207,10 +261,13 @@ export class Page {
   }
 
   private async classify(subject: Subject): Promise<Answer> {
-    const { noise, threshold } = this;
+    const { defence } = this;
+    const { noise, threshold } = this.setting;
     const pixels = subject.attacked ?? subject.clean;
-    const answer = await this.classifier.classify(pixels, noise, threshold);
-    if (subject === this.subject) this.show({ pixels, clean: subject.clean, noise, threshold, answer });
+    const answer = await this.classifier.classify(defence, pixels, noise, threshold);
+    if (subject === this.subject) {
+      this.show({ preset: defence.preset, pixels, clean: subject.clean, noise, threshold, answer });
+    }
     return answer;
   }
 
@@ -233,7 +290,7 @@ export class Page {
     const gradient = await this.inTurn(() => this.classifier.gradient(right));
     const look = (pixels: Pixels) => this.inTurn(() => gradient(pixels));
     for await (const moved of attacked(look, subject.clean, settings)) {
-      if (this.subject !== subject) return; // the visitor took another picture
+      if (this.subject !== subject) return; // the visitor took another picture or defence
       subject = this.subject = { ...subject, attacked: moved };
       steps.push(labels(await classify(subject)));
       if (this.subject !== subject) return;
@@ -258,7 +315,7 @@ export class Page {
     const [from, to] = [undefended[0]!.name, defended[0]!.name];
     byId("verdict").replaceChildren(
       make("strong", {}, answer.countered ? "Countered." : "Not countered."),
-      ` Its drift, ${written(answer.drift)}, is ${answer.countered ? "below" : "not below"} the threshold ${written(threshold)}. ` +
+      ` Its ${this.defence.measure.name}, ${written(answer.drift)}, is ${answer.countered ? "below" : "not below"} the threshold ${written(threshold)}. ` +
         (from === to ? `The label stays ${to}.` : `The label goes from ${from} to ${to}.`),
     );
     this.showPictures(subject, pixels, clean, answer);
@@ -271,12 +328,15 @@ export class Page {
     input.setAttribute("aria-label", `${subject.name}${state}`);
     byId("input-caption").textContent =
       `${subject.label === undefined ? subject.name : `drawn as ${subject.name}`}${state}`;
+    const magnified = Math.floor(127 / (255 * this.defence.config.eps));
     const perturbation = pixels.map((value, i) => value - clean[i]!);
-    showMagnified(byId<HTMLCanvasElement>("attack-picture"), perturbation, this.size, this.magnified);
-    byId("attack-caption").textContent = pixels === clean ? "no attack" : `attack, × ${this.magnified}`;
-    showMagnified(byId<HTMLCanvasElement>("delta"), answer.delta, this.size, this.magnified);
-    byId("delta-caption").textContent =
-      `${answer.countered ? "counterattack" : "start noise"}, × ${this.magnified}`;
+    showMagnified(byId<HTMLCanvasElement>("attack-picture"), perturbation, this.size, magnified);
+    byId("attack-caption").textContent = pixels === clean ? "no attack" : `attack, × ${magnified}`;
+    showMagnified(byId<HTMLCanvasElement>("delta"), answer.delta, this.size, magnified);
+    const added = answer.countered ? "counterattack" : "noise";
+    byId("delta-caption").textContent = answer.delta.some((value) => value !== 0)
+      ? `${added}, × ${magnified}`
+      : "nothing added";
     byId<HTMLButtonElement>("restore").disabled = pixels === clean;
   }
 
@@ -302,6 +362,10 @@ export class Page {
       main.setAttribute("aria-busy", String(this.tasks > 0));
     }
   }
+}
+
+function capitalised(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** Shows what went wrong above the page. */

@@ -1,0 +1,108 @@
+"""A defence's three stages in plain words, with the settings that they have."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..attacks.levels import level
+from ..config import GATES, CounterattackConfig
+from ..transforms import Transform
+
+__all__ = ["Stages", "stages"]
+
+_COPIES = {
+    "identity": "the picture as it is",
+    "mirror": "the picture mirrored",
+    "blur": "the picture under a 3x3 blur",
+    "gaussian": "the picture under a Gaussian blur of {number:g} px",
+    "low_pass": "the picture without what is finer than {number:.3g} cycles a side",
+    "crop": "{percent:g} % of each side, enlarged, at the {place}",
+}
+
+
+class Stages(NamedTuple):
+    """What a defence does with a picture, a few sentences a stage."""
+
+    gate: str
+    counterattack: str
+    answer: str
+
+
+def stages(config: CounterattackConfig) -> Stages:
+    """What these settings do."""
+    return Stages(_gate(config), _counterattack(config), _answer(config))
+
+
+def _gate(config: CounterattackConfig) -> str:
+    noise = _size(config.gate_noise if config.gate == "high_noise_drift" else config.eps, config)
+    drift = (
+        f"Noise of at most {noise} is added to the picture. "
+        "Drift is how far that moves the embedding, as a share of its length."
+    )
+    measured = {
+        "drift": drift,
+        "high_noise_drift": f"{drift} Steadiness is 1 / (1 + drift): low where drift is high.",
+        "agreement": f"A copy is made: {_copy(config.transform)}. "
+        "Agreement is the cosine of the picture's embedding and the copy's.",
+    }[config.gate]
+    return (
+        f"{measured} Pictures whose {GATES[config.gate].measures} is below {config.tau_threshold:.4g} are "
+        f"countered. The others are answered {_unmoved(config)}."
+    )
+
+
+def _counterattack(config: CounterattackConfig) -> str:
+    if not config.steps:
+        return f"There is none. Countered pictures stay {_unmoved(config)}."
+    where, copy = "away from where it was", ""
+    if config.objective == "towards":
+        where = f"towards the copy's and {where}"
+        if config.gate != "agreement":
+            copy = f" The copy is {_copy(config.transform)}."
+    steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+    momentum = f", with momentum {config.momentum:g}" if config.momentum else ""
+    return (
+        f"A countered picture gets noise. Then it is moved in {steps} of {_size(config.step_size, config)}"
+        f"{momentum}. Its embedding goes {where}.{copy} All of it stays within "
+        f"{_size(config.eps, config)} of the picture that came."
+    )
+
+
+def _answer(config: CounterattackConfig) -> str:
+    picture = "moved picture" if config.steps else "picture"
+    if not config.views:
+        return f"The {picture} is classified as CLIP does it."
+    views = "1 view" if len(config.views) == 1 else f"{len(config.views)} views"
+    weighed = " Views that agree with the others count more." if config.view_weights == "agreement" else ""
+    return (
+        f"The answer comes from {views} of the {picture}: {_views(config.views)}. "
+        f"The mean of their embeddings is classified.{weighed}"
+    )
+
+
+def _unmoved(config: CounterattackConfig) -> str:
+    return "with noise" if config.pass_through == "noise" else "as they came"
+
+
+def _size(value: float, config: CounterattackConfig) -> str:
+    """A length in [0, 1] pixel units, in words: of each pixel, or in l2 of the whole picture."""
+    return level(value) if config.norm == "linf" else f"{value:g} (l2)"
+
+
+def _copy(transform: str) -> str:
+    made = Transform.parse(transform)
+    number = made.number or 0.0
+    return _COPIES[made.name].format(number=number, percent=100 * number, place=made.place)
+
+
+def _views(views: tuple[str, ...]) -> str:
+    """Each view, or the first of several crops of one size and the places of the others."""
+    told: list[str] = []
+    before = None
+    for view in map(Transform.parse, views):
+        if view.place is not None and before == (view.name, view.number):
+            told[-1] += f", {view.place}"
+        else:
+            told.append(_copy(str(view)))
+        before = view.name, view.number
+    return "; ".join(told)
