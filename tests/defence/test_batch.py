@@ -16,7 +16,9 @@ from clipfast.inputs.noise import Noise
 def test_what_waits_on_holds_no_memory_of_rows_that_were_countered():
     schedule = Schedule(make_encoder(make_tower()), CounterattackConfig(), torch.tensor(0.2))
     x = torch.rand(6, 3, 32, 32)
-    batch = Batch(schedule, x, Noise(torch.zeros_like(x)), with_delta=False, with_clean=False)
+    batch = Batch(
+        schedule, x, Noise(torch.zeros_like(x)), with_delta=False, with_clean=False, with_answer=True
+    )
     held = Probe(*(torch.rand(6, 4) for _ in range(5)), saved=(torch.rand(6, 4), torch.rand(6, 2, 3)))
     batch._waiting.append((torch.arange(6), held))
     batch._cut(4)

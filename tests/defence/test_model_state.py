@@ -95,7 +95,7 @@ def test_the_head_follows_the_text_tower_and_the_scale(classifier, tokenizer, x)
         assert torch.equal(ours.logit_scale, expected.logit_scale)
         torch.testing.assert_close(ours.undefended(x), expected.undefended(x), rtol=0, atol=1e-3)
         assert torch.equal(
-            ours.differentiable("unrolled")._head(torch.ones(1, 24)),
+            ours.differentiable("unrolled").head(torch.ones(1, 24)),
             expected._head(torch.ones(1, 24), "naive"),
         )
     assert (before - classifier.class_weights).abs().max() > 0.01
