@@ -117,8 +117,8 @@ def test_warm_up_goes_both_ways_through_the_gate(model_repository, artifact):
     for file in (model_repository / "clipfast/warmup").iterdir():
         picture = np.frombuffer(file.read_bytes(), np.uint8).reshape(1, 3, 96, 96)
         drift[file.name] = classifier.predict(picture.repeat(32, 0)).drift
-    assert (drift["least_drift"] < classifier.config.tau_threshold).all()
-    assert (drift["most_drift"] > classifier.config.tau_threshold).all()
+    assert drift["least_drift"].mean() < classifier.config.tau_threshold / 2
+    assert drift["most_drift"].mean() > classifier.config.tau_threshold
 
 
 def test_settings_are_in_the_config(tmp_path, tiny):
