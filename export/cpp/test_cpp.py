@@ -72,7 +72,8 @@ def assert_same(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> No
             assert entry["probability"] == pytest.approx(other["probability"], rel=1e-2, abs=1e-6)
 
 
-@pytest.mark.parametrize("package", ["lab.pt2", "recommended.pt2"])
+# A package takes a compiler a minute and more.
+@pytest.mark.parametrize("package", ["lab.pt2", pytest.param("recommended.pt2", marks=pytest.mark.slow)])
 def test_answers_are_those_of_the_command_line(run, artifact, pictures, tmp_path, package):
     lab, folders = artifact(package), [pictures / "attacked", pictures / "clean"]
     save_noise(tmp_path / "noise.npy", 48, DefendedClassifier.bundled().config)
