@@ -17,8 +17,9 @@ test: $(VENV)/.installed-dev lint
 	$(PYTEST) $(STEALING)
 
 # Every tower family through ONNX, and ViT-B/32 in every format; about half an hour.
-test-slow: $(VENV)/.installed-dev
+test-slow: $(VENV)/.installed-dev $(VENV)/.installed-export
 	$(PYTEST) $(STEALING) -m slow
+	$(PYTEST) --no-loadscope-reorder -m slow export
 
 # Whether the tests notice faults that someone could make; about an hour.
 mutations: $(VENV)/.installed-dev
