@@ -222,17 +222,18 @@ class DefendedClassifier(nn.Module):
             )
         return cls.from_open_clip(BUNDLED, None, names, device=device, **options)
 
-    def with_config(self, config: CounterattackConfig) -> DefendedClassifier:
+    def with_config(self, config: CounterattackConfig, *, on_trial: bool = False) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.
 
         Both run on the same packed copies of the weights.
 
-        Warns as the class does where config.tau_threshold was not calibrated for this model.
+        Warns as the class does where config.tau_threshold was not calibrated for this model, unless the
+        settings are on_trial: measured or attacked, not relied on.
         """
         other = copy.copy(self)
         other._modules, other._stats, other._made = self._modules.copy(), StatsRecorder(), None
         other.config = config
-        if not other._follow().calibrated:
+        if not other._follow().calibrated and not on_trial:
             warnings.warn(uncalibrated(config.tau_threshold), UncalibratedWarning, stacklevel=2)
         return other
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import numpy as np
 from torch import Tensor
 
 from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
-from ..errors import UncalibratedWarning
 from .threshold import Measured, Right
 
 __all__ = ["Gauge"]
@@ -21,7 +18,9 @@ class Gauge:
 
     def __init__(self, classifier: DefendedClassifier) -> None:
         closed = dataclasses.replace(classifier.config, tau_threshold=0.0)
-        self._passing, self._countering = (_under(classifier, c) for c in (closed, closed.ungated()))
+        self._passing, self._countering = (
+            classifier.with_config(c, on_trial=True) for c in (closed, closed.ungated())
+        )
 
     def __call__(
         self, pixels: Tensor, labels: Tensor | None = None, *, seed: int, first_image: int = 0
@@ -38,9 +37,3 @@ class Gauge:
         logits = (passed.undefended_logits, passed.logits, countered.logits)
         truth = labels.cpu()
         return Measured(drift=drift, right=Right(*((x.argmax(1).cpu() == truth).numpy() for x in logits)))
-
-
-def _under(classifier: DefendedClassifier, config: CounterattackConfig) -> DefendedClassifier:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        return classifier.with_config(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from ...attacks.system import System, undefended
 from ...classifier import DefendedClassifier
 from ...config import CounterattackConfig
-from ...errors import InputError, UncalibratedWarning
+from ...errors import InputError
 from ...models.fingerprint import fingerprint
 from ...transforms import csr_radius
 from ..store import digest
@@ -58,7 +57,7 @@ def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make
 
     def made(base: DefendedClassifier) -> tuple[System, dict[str, Any]]:
         config = dataclasses.replace(base.config, **changes)
-        return make(_under(base, config)), _settings(config)
+        return make(base.with_config(config, on_trial=True)), _settings(config)
 
     return made
 
@@ -164,21 +163,14 @@ def make_defences(
         if base is None:
             raise InputError(f"defence {name!r} needs a fine-tuned tower: --checkpoint FILE")
         if recipe.recommended:
-            base = _under(base, recommended or CounterattackConfig.recommended())
+            base = base.with_config(recommended or CounterattackConfig.recommended(), on_trial=True)
         made.append(_made(name, recipe, base))
     return made
 
 
 def defence_of(name: str, config: CounterattackConfig, classifier: DefendedClassifier) -> Defence:
     """A classifier under these settings."""
-    return _made(name, _Recipe(name, _as_is(_ttc(name))), _under(classifier, config))
-
-
-def _under(base: DefendedClassifier, config: CounterattackConfig) -> DefendedClassifier:
-    with warnings.catch_warnings():
-        # Thresholds are under evaluation; of its own the classifier's maker was warned.
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        return base.with_config(config)
+    return _made(name, _Recipe(name, _as_is(_ttc(name))), classifier.with_config(config, on_trial=True))
 
 
 def _made(name: str, recipe: _Recipe, base: DefendedClassifier) -> Defence:

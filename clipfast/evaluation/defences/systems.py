@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from ...attacks.system import Answer, Branches, Logits, System, plain
 from ...classifier import DefendedClassifier
 from ...config import GATES, CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
-from ...errors import UncalibratedWarning
 from ...inputs import draws
 from ...reference_stages import answer_embedding, into_bounds, transformed
 from . import baselines, purification
@@ -131,9 +129,7 @@ def noisy(classifier: DefendedClassifier) -> System:
 def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
     """The defended classifier; attackers hold the counterattack constant (BPDA), or go through its steps."""
     bpda = classifier.differentiable("bpda")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        all_countered = classifier.with_config(classifier.config.ungated())
+    all_countered = classifier.with_config(classifier.config.ungated(), on_trial=True)
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
         prediction = classifier.predict(pixels, seed=seed, first_image=first_image)
@@ -145,9 +141,9 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         name=name,
         answer=answer,
         attackable=bpda,
-        randomised=classifier.config.is_randomised(),
+        randomised=config.is_randomised(),
         # Without steps there is nothing to go through that BPDA holds constant.
-        unrolled=classifier.differentiable("unrolled") if classifier.config.steps else None,
+        unrolled=classifier.differentiable("unrolled") if config.steps else None,
         drift=bpda.drift,
         tau_threshold=classifier.config.tau_threshold,
         branches=Branches(_passed(classifier), all_countered.differentiable("bpda"), passing_draws),
