@@ -58,7 +58,7 @@ from clipfast.evaluation.defences.registry import defence_of
 from clipfast.evaluation.planned_attacks import planned
 from clipfast.evaluation.report.figures import worst_case
 from clipfast.evaluation.results import CLEAN, Results, SystemResult
-from clipfast.evaluation.runner import Runner
+from clipfast.evaluation.runner import Runner, parse_shard
 from clipfast.evaluation.store import Store, digest
 from clipfast.measurement.statistics import paired_difference
 from clipfast.models.fingerprint import fingerprint
@@ -364,7 +364,7 @@ def main() -> None:
     parser.add_argument("--pretrained")
     parser.add_argument("--chunk", type=int, default=25)
     parser.add_argument("--stage", choices=STAGES, help="with --shard: which of them is made")
-    parser.add_argument("--shard", type=_shard, help="i/n: make every n-th chunk's parts, no report")
+    parser.add_argument("--shard", type=parse_shard, help="i/n: make every n-th chunk's parts, no report")
     options = parser.parse_args()
     warnings.simplefilter("ignore", UncalibratedWarning)
     with ProgressBar(TaskProgressColumn()) as bar:
@@ -425,11 +425,6 @@ def write(
     }
     (out / "pareto.json").write_text(json.dumps(values, indent=1) + "\n")
     draw(found, chosen, out / "pareto.png")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    return int(index) - 1, int(count)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 from rich.progress import TaskID, TaskProgressColumn
 
-from ..errors import InputError
 from ..evaluation import BudgetName
 from . import options
 from .console import ProgressBar, stdout
@@ -65,6 +64,7 @@ def command(
     from ..attacks.levels import parse_level
     from ..evaluation.evaluate import EvaluationRequest, evaluate_request
     from ..evaluation.report import summaries
+    from ..evaluation.runner import parse_shard
 
     request = EvaluationRequest(
         data=data,
@@ -85,7 +85,7 @@ def command(
         seeds=seeds,
         device=options.checked_device(device),
         chunk=chunk,
-        shard=None if shard is None else _shard(shard),
+        shard=None if shard is None else parse_shard(shard),
         parts_from=parts_from or [],
     )
     with ProgressBar(TaskProgressColumn()) as bar:
@@ -119,11 +119,3 @@ class _Stretches:
 
 def _listed_names(value: str | None) -> list[str] | None:
     return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
-
-
-def _shard(value: str) -> tuple[int, int]:
-    """(i - 1, n) of i/n."""
-    index, _, count = value.partition("/")
-    if not (index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
-        raise InputError(f"expected --shard i/n, got {value!r}")
-    return int(index) - 1, int(count)

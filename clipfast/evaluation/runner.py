@@ -15,14 +15,23 @@ from ..attacks import Attack, Attacked
 from ..attacks.eps_ball import project
 from ..attacks.pass_counter import PassCounter
 from ..defence.passes import Passes
+from ..errors import InputError
 from ..inputs.tensors import as_unit
 from .datasets import Images
 from .defences import Defence
 from .store import Store, digest
 
-__all__ = ["Answered", "Made", "Runner", "Shard"]
+__all__ = ["Answered", "Made", "Runner", "Shard", "parse_shard"]
 
 Shard = tuple[int, int]
+
+
+def parse_shard(value: str) -> Shard:
+    """(i - 1, n) of "i/n". Raises InputError for anything else."""
+    index, _, count = value.partition("/")
+    if not (index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
+        raise InputError(f"expected --shard i/n, got {value!r}")
+    return int(index) - 1, int(count)
 
 
 class Answered(NamedTuple):
