@@ -48,7 +48,7 @@ def measured(tower: ImageTower, config: CounterattackConfig, batch: int) -> dict
     noise = Noise(torch.zeros_like(pixels))
     encoder = make_encoder(tower)
     make = partial(Engine, encoder, image_size=tower.image_size, device=CPU)
-    none = make(dataclasses.replace(config, tau_threshold=-0.0))
+    none = make(dataclasses.replace(config, tau_threshold=0.0))
     one = make(some)
     assert not none.run(pixels, noise).countered.any()
     assert one.run(pixels, noise).countered.sum() == 1
