@@ -2,28 +2,30 @@
 
 Every combination of the lists below answers pictures of a development stream, clean and under PGD-10 made on
 the undefended model. Those that hold what is asked for there are attacked themselves, through `clipfast
-eval`'s own attacks, in two rounds: all of them on few pictures, and the best on more. Finished parts
-stay in OUT: a run that was stopped goes on. In two processes, stage by stage, and then once without:
+eval`'s own attacks, in two rounds: those without a counterattack on few pictures, and the best of them on
+more, with one and without. Finished parts stay in OUT: a run that was stopped goes on. In two processes,
+stage by stage, and then once without:
 
     for stage in transfer first second; do
         for i in 1 2; do OMP_NUM_THREADS=1 python benchmarks/pareto.py OUT --stage $stage --shard $i/2 & done
         wait
     done
 
-The rule, written before the search was run. A combination is eligible if on these pictures
+The rule, written before this search was run. A combination is eligible if on these pictures
 - clean it is right as often as the undefended model, but for 2 points;
 - under PGD-10 it is right on 90 % at 2/255 and on 85 % at 4/255;
-- it has a gate, and a countered picture costs at most 14 encoder passes: clean ones 2.6 in the mean at most.
-Crops' gate, which under transfer separates least of these, gates at 1 %, which are easier to evade, and
-weighed views, which are within a point of equal ones, are left out of the rounds: each would take hours.
-The first round keeps the four that are right most often in the worst case, and for each of them the same gate
-and views without a counterattack. Recommended is who is right most often in the worst case of the second
+- it has a gate, and a countered picture costs at most 14 encoder passes.
+The first round keeps the three that are right most often in the worst case; the best of them is attacked in
+the second with each counterattack too. Recommended is who is right most often in the worst case of the second
 round. Of those that are within one standard error of the paired difference, the one with the fewest passes in
 the mean at 10 % attacked traffic. One that is right less often than its own gate and views without a
 counterattack is out.
 
+An earlier search, `results/pareto_first_rounds.json`, had gates whose passing pictures were answered as they
+came. Its rule left nothing worth having: past such a gate an attacker needs to turn f(x) alone.
+
 The pictures: those after the first 1000 that `clipfast eval` draws with the seed 0, on which figures are
-reported. The first 500 of them set each gate's threshold, at 5 % of clean pictures countered, and at 1 %.
+reported. The first 500 of them set each gate's threshold, at 5 % of clean pictures countered.
 """
 
 from __future__ import annotations
@@ -63,33 +65,34 @@ from clipfast.evaluation.store import Store, digest
 from clipfast.measurement.statistics import paired_difference
 from clipfast.models.fingerprint import fingerprint
 
-REPORTED, CALIBRATED_ON, RATE, LOW_RATE = 1000, 500, 0.05, 0.01
+REPORTED, CALIBRATED_ON, RATE = 1000, 500, 0.05
 EPS, LARGER_EPS = 2 / 255, 4 / 255
 CORNERS = tuple(f"crop 0.9 {corner}" for corner in ("top-left", "top-right", "bottom-left", "bottom-right"))
+SOFT = tuple(f"gaussian 1.0 then {corner}" for corner in CORNERS)
 
 GATES: dict[str, dict[str, Any]] = {
     "drift": {"gate": "drift"},
     "blur": {"gate": "agreement", "transform": "blur"},
     "gaussian": {"gate": "agreement", "transform": "gaussian 1.0"},
-    "crop": {"gate": "agreement", "transform": "crop 0.9 centre"},
-    "blur, 1 %": {"gate": "agreement", "transform": "blur"},
-    "gaussian, 1 %": {"gate": "agreement", "transform": "gaussian 1.0"},
+    "soft crop": {"gate": "agreement", "transform": SOFT[0]},
+    "gaussian, both": {"gate": "agreement", "transform": "gaussian 1.0", "pass_through": "both"},
+    "mirror, both": {"gate": "agreement", "transform": "mirror", "pass_through": "both"},
+    "crop, both": {"gate": "agreement", "transform": CORNERS[0], "pass_through": "both"},
+    "soft crop, both": {"gate": "agreement", "transform": SOFT[0], "pass_through": "both"},
     "open": {"gate": "agreement", "transform": "blur"},
 }
 COUNTERATTACKS: dict[str, dict[str, Any]] = {
     "none": {"steps": 0},
     "TTC": {"steps": 2},
-    "towards 2": {"steps": 2, "objective": "towards", "step_size": 2 / 255},
-    "towards 3": {"steps": 3, "objective": "towards", "step_size": 2 / 255},
+    "towards": {"steps": 3, "objective": "towards", "step_size": 2 / 255},
 }
 ANSWERS: dict[str, dict[str, Any]] = {
     "one": {},
     "corners": {"views": CORNERS},
     "seven": {"views": ("identity", "mirror", *CORNERS, "crop 0.9 centre")},
-    "seven weighed": {
-        "views": ("identity", "mirror", *CORNERS, "crop 0.9 centre"),
-        "view_weights": "agreement",
-    },
+    "soft corners": {"views": SOFT},
+    "opposite": {"views": (SOFT[0], SOFT[3])},
+    "opposite, mirrored": {"views": (SOFT[0], SOFT[3], f"mirror then {SOFT[3]}")},
 }
 
 
@@ -103,8 +106,7 @@ class Stage(NamedTuple):
 # Who knows the defence: through its answer, past its gate, and kept from passing it.
 KNOWING = {name: {"steps": 20, "samples": 1} for name in ("bpda", "gate-passed", "gate-countered")}
 STAGES = {"transfer": Stage(100, {}), "first": Stage(50, KNOWING), "second": Stage(150, KNOWING)}
-BEST = 4
-NOT_ATTACKED = ("crop", "blur, 1 %", "gaussian, 1 %", "seven weighed")
+BEST = 3
 MOST_PASSES_COUNTERED = 14
 LEAST_RIGHT = {EPS: 0.90, LARGER_EPS: 0.85}
 LESS_CLEAN = 0.02
@@ -154,17 +156,13 @@ def candidates() -> Iterator[Candidate]:
 
 
 # Views of every picture, without gate and counterattack: what the recommended has to be held against.
-COMPARED = (Candidate("open", "none", "corners"), Candidate("open", "none", "seven"))
+COMPARED = tuple(Candidate("open", "none", answer) for answer in ("seven", "opposite"))
 
 
 def config_of(candidate: Candidate, thresholds: Mapping[str, float]) -> CounterattackConfig:
     """Its settings. thresholds: of gates, by name."""
-    config = CounterattackConfig(
-        **GATES[candidate.gate],
-        **COUNTERATTACKS[candidate.counterattack],
-        **ANSWERS[candidate.answer],
-        pass_through="clean",
-    )
+    settings = GATES[candidate.gate] | COUNTERATTACKS[candidate.counterattack] | ANSWERS[candidate.answer]
+    config = CounterattackConfig(**{"pass_through": "clean", **settings})
     if candidate.gate == "open":
         return config.ungated()
     return dataclasses.replace(config, tau_threshold=thresholds[candidate.gate])
@@ -178,11 +176,11 @@ def thresholds(classifier: DefendedClassifier, images: Images, store: Store) -> 
     for name, settings in GATES.items():
 
         def measured(settings: dict[str, Any] = settings) -> dict[str, NDArray[Any]]:
-            config = CounterattackConfig(**settings, pass_through="clean")
+            config = CounterattackConfig(**{"pass_through": "clean", **settings})
             return {"drift": classifier.with_config(config).predict(pixels, seed=0).drift.cpu().numpy()}
 
         drift = store.get(digest({"part": "gate", **settings}, images.pixels.numpy()), measured)["drift"]
-        found[name] = threshold_for_rate(drift, LOW_RATE if name.endswith("1 %") else RATE)
+        found[name] = threshold_for_rate(drift, RATE)
     return found
 
 
@@ -191,6 +189,9 @@ def found_of(results: Results, system: SystemResult, config: CounterattackConfig
     pgd = {eps: f"pgd-10@{level(eps)}" for eps in LEAST_RIGHT}
     spent = {key: passes.forward + passes.backward for key, passes in system.passes.items()}
     countered = 1 if config is None else sum(engine_passes(config, images=1, countered=1))
+    if config is not None and config == config.ungated() and not config.steps:
+        countered = len(config.views)  # whoever has no gate does not measure one either
+        spent = dict.fromkeys(spent, float(countered))
     clean = spent[CLEAN.key]
     has_attackers = any(column.kind == "adaptive" for column in results.columns)
     return Found(
@@ -385,17 +386,16 @@ def searched(search: Search) -> dict[Candidate | None, Found] | None:
     found = search.run("transfer", everyone)
     if found is None:
         return None
-    eligible = [c for c in everyone if found[c].eligible(found[None]) and not {*c} & {*NOT_ATTACKED}]
+    eligible = [c for c in everyone if found[c].eligible(found[None]) and c == c.without_counterattack]
     first = search.run("first", eligible)
     if first is None:
         return None
-    ranked = sorted(eligible, key=lambda candidate: share_right(first[candidate]), reverse=True)
-    best = ranked[:BEST]
-    plainer = [c.without_counterattack for c in best if c.answer != "one"]
-    second = search.run("second", list(dict.fromkeys([*best, *plainer, *COMPARED])))
+    best = sorted(eligible, key=lambda candidate: share_right(first[candidate]), reverse=True)[:BEST]
+    with_one = [best[0]._replace(counterattack=name) for name in COUNTERATTACKS]
+    second = search.run("second", list(dict.fromkeys([*best, *with_one, *COMPARED])))
     if second is None:
         return None
-    for candidate, one in second.items():
+    for candidate, one in (first | second).items():
         found[candidate] = found[candidate]._replace(worst=one.worst)
     return found
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from .errors import InputError
-from .transforms import Transform
+from .transforms import parse_chain, written
 
 __all__ = [
     "GATES",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Norm = Literal["linf", "l2"]
-PassThrough = Literal["noise", "clean"]
+PassThrough = Literal["noise", "clean", "both"]
 Gate = Literal["drift", "high_noise_drift", "agreement"]
 Objective = Literal["away", "towards"]
 ViewWeights = Literal["equal", "agreement"]
@@ -73,8 +73,9 @@ class CounterattackConfig:
     tau_threshold: images whose measure, by `gate`, is strictly below it are countered; 0 passes
         every image of the gate "drift".
     norm: "linf" or "l2".
-    pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published,
-        or "clean", x itself, so that its answer is exactly undefended CLIP's.
+    pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published;
+        "clean", x itself, so that its answer is exactly undefended CLIP's; or "both", the mean of the
+        normalised f(x) and f(t(x)), which the gate "agreement" compared.
     calibrated_for: set by `calibrated`; None for a threshold that was not calibrated. A threshold does not
         carry over to another model or gate, nor to another size or norm of the noise that drift is measured
         with, or transform.
@@ -99,7 +100,8 @@ class CounterattackConfig:
     view_weights: "equal", or "agreement": exp(10 cos) of each view's embedding and the equal mean.
 
     Raises InputError for values outside these ranges, for a transform that changes nothing where one is used,
-    for objective "towards" without steps, and for fewer than 3 views that are weighed by agreement.
+    for objective "towards" without steps, for pass_through "both" with another gate than "agreement", and for
+    fewer than 3 views that are weighed by agreement.
     """
 
     eps: float = 4 / 255
@@ -149,10 +151,10 @@ class CounterattackConfig:
         self._check_transforms()
 
     def _check_transforms(self) -> None:
-        object.__setattr__(self, "transform", str(Transform.parse(self.transform)))
+        object.__setattr__(self, "transform", written(parse_chain(self.transform)))
         if isinstance(self.views, str) or not isinstance(self.views, Sequence):
             raise InputError(f"views must be a sequence of transforms, got {self.views!r}")
-        object.__setattr__(self, "views", tuple(str(Transform.parse(view)) for view in self.views))
+        object.__setattr__(self, "views", tuple(written(parse_chain(view)) for view in self.views))
         if self.transform == "identity" and self._uses_transform:
             raise InputError(
                 f"expected a transform that changes the picture with gate {self.gate!r} and objective "
@@ -160,6 +162,11 @@ class CounterattackConfig:
             )
         if self.objective == "towards" and not self.steps:
             raise InputError("expected objective 'away' with steps=0, got 'towards': nothing ascends")
+        if self.pass_through == "both" and self.gate != "agreement":
+            raise InputError(
+                f"expected gate 'agreement' with pass_through 'both', got {self.gate!r}: it compares no two "
+                "pictures that an answer is made of"
+            )
         if self.view_weights == "agreement" and len(self.views) < 3:
             raise InputError(
                 f"expected at least 3 views with view_weights 'agreement', got {len(self.views)}: two agree "
@@ -198,6 +205,11 @@ class CounterattackConfig:
         """The same settings under a threshold that no image reaches: all are countered."""
         return dataclasses.replace(self, tau_threshold=1e9, calibrated_for=None)
 
+    @property
+    def moves(self) -> bool:
+        """Whether anything is added to a countered image before it is answered."""
+        return self.steps > 0 or self.pass_through == "noise"
+
     def transforms(self) -> tuple[str, ...]:
         """The transforms that the defence makes, each once."""
         names = (self.transform,) if self._uses_transform else ()
@@ -224,7 +236,7 @@ class CounterattackConfig:
 
     def is_randomised(self) -> bool:
         """Whether an answer depends on the noise that is drawn."""
-        return self.steps > 0 or self.pass_through == "noise" or GATES[self.gate].draws
+        return self.moves or GATES[self.gate].draws
 
     def gates_as_published(self) -> bool:
         """Whether gate and threshold are those of `published`, with all that drift is measured with."""

@@ -23,6 +23,7 @@ from .reference_stages import (
     gate_measure,
     goal_of,
     into_bounds,
+    passed_embedding,
 )
 
 __all__ = ["Counterattacked", "counterattack", "counterattack_early_return"]
@@ -81,6 +82,9 @@ def counterattack(
             if config.views:
                 seen = answer_embedding(encode, x + delta, config)
                 embedding = torch.where(countered[:, None], seen, embedding)
+            if config.pass_through == "both":
+                both = passed_embedding(encode, x, clean, config)
+                embedding = torch.where(countered[:, None], embedding, both)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
 
@@ -96,11 +100,11 @@ def counterattack_early_return(
 
     Takes what `counterattack` takes. Images that pass cost 2 forward passes. Countered ones cost 4 and 2
     backward, as published; where they are less than half of the batch 5 and 2, because the step that the
-    probe's graph could serve runs again for them alone. Other gates: 2, and one more with
-    pass_through="noise"; countered 5 and 2. With a separate drift encoder f(x) is computed only
+    probe's graph could serve runs again for them alone. Other gates: 2, and one more without
+    pass_through="clean"; countered 5 and 2. With a separate drift encoder f(x) is computed only
     where it is needed: `clean_embedding` is NaN for an image that passes with pass_through="noise".
     """
-    clean_passes = config.pass_through == "clean"
+    noise_passes = config.pass_through == "noise"
     with torch.inference_mode(False), torch.no_grad():
         x, d = pixels, into_bounds(noise, pixels)
         gradient = None
@@ -115,7 +119,7 @@ def counterattack_early_return(
                 # The probe's graph serves the first step where most rows need it; else they run again.
                 if 2 * len(rows) >= len(x) and config.steps and config.objective == "away":
                     gradient = _gradient(noisy, clean, None, leaf)[rows]
-            embedding = clean.clone() if clean_passes else noisy.detach()
+            embedding = noisy.detach() if noise_passes else clean.clone()
             del noisy  # and with it the probe's activations
         elif drift_encode is None:
             clean = encode(x)
@@ -123,18 +127,20 @@ def counterattack_early_return(
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
             embedding = clean.clone()
-            if not clean_passes and len(rows) < len(x):
+            if noise_passes and len(rows) < len(x):
                 embedding[~countered] = encode((x + d)[~countered])
         else:
             tau = gate_measure(drift_encode, x, d, drift_encode(x), config)
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
             # One pass gives f(x) where an image is countered and the answer where it is not.
-            embedding = encode(x if clean_passes else x + d * ~countered[:, None, None, None])
+            embedding = encode(x + d * ~countered[:, None, None, None] if noise_passes else x)
             clean = embedding.clone()
-            if not clean_passes:
+            if noise_passes:
                 clean[~countered] = torch.nan
-        delta = torch.zeros_like(d) if clean_passes else d.clone()
+        if config.pass_through == "both" and len(rows) < len(x):
+            embedding[~countered] = passed_embedding(encode, x[~countered], clean[~countered], config)
+        delta = d.clone() if noise_passes else torch.zeros_like(d)
         if len(rows):
             x, clean_rows = x[rows], clean[rows]
             if config.steps:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import CounterattackConfig
-from .transforms import Transform, crop_window, gaussian_weights
+from .transforms import Transform, crop_window, gaussian_weights, parse_chain
 
 __all__ = [
     "answer_embedding",
@@ -25,6 +25,7 @@ __all__ = [
     "goal_of",
     "into_bounds",
     "low_pass",
+    "passed_embedding",
     "transformed",
     "within",
 ]
@@ -67,6 +68,12 @@ def ascended(moved: Tensor, clean: Tensor, goal: Tensor | None) -> Tensor:
     return (towards - from_here).sum()
 
 
+def passed_embedding(encode: Encoder, x: Tensor, clean: Tensor, config: CounterattackConfig) -> Tensor:
+    """What pictures that pass are answered from with pass_through "both", [N, D]; clean: f(x)."""
+    pair = clean, encode(within(transformed(x, config.transform)))
+    return torch.stack([F.normalize(embedding) for embedding in pair]).mean(dim=0)
+
+
 def answer_embedding(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor:
     """What countered pictures x + delta are answered from, [N, D]: f, or the mean over their views."""
     if not config.views:
@@ -81,7 +88,14 @@ def answer_embedding(encode: Encoder, x: Tensor, config: CounterattackConfig) ->
 
 def transformed(x: Tensor, transform: str) -> Tensor:
     """t(x) of pixels [N, 3, H, W]; see `clipfast.transforms`."""
-    chosen = Transform.parse(transform)
+    first, *others = parse_chain(transform)
+    x = _transformed(x, first)
+    for other in others:
+        x = _transformed(within(x), other)
+    return x
+
+
+def _transformed(x: Tensor, chosen: Transform) -> Tensor:
     size = int(x.shape[-2]), int(x.shape[-1])
     chosen.check_size(size)
     if chosen.name == "mirror":

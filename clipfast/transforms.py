@@ -1,8 +1,8 @@
 """Fixed linear changes of a picture, by name, which gates compare with, ascents go towards and views show.
 
-A transform is written as its name and its parameters: "blur", "low_pass 40", "crop 0.9 top-left". Its two
-forms in torch are `clipfast.reference_stages.transformed` and
-`clipfast.defence.transforming.transform_maker`.
+A transform is written as its name and its parameters: "blur", "low_pass 40", "crop 0.9 top-left"; several in
+a row as "mirror then blur". The two forms in torch are `clipfast.reference_stages.transformed` and
+`clipfast.defence.transforming.picture_map`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import NamedTuple
 
 from .errors import InputError
 
-__all__ = ["PLACES", "TRANSFORMS", "Transform", "crop_window", "csr_radius", "gaussian_weights"]
+__all__ = [
+    "PLACES",
+    "TRANSFORMS",
+    "Transform",
+    "crop_window",
+    "csr_radius",
+    "gaussian_weights",
+    "parse_chain",
+    "written",
+]
 
 PLACES = ("centre", "top-left", "top-right", "bottom-left", "bottom-right")
 
@@ -66,8 +75,6 @@ class Transform:
 
         Raises InputError for a transform that is not known, and for parameters that it does not take.
         """
-        if not isinstance(text, str):
-            raise InputError(f"expected a transform as a string, got {text!r}")
         name, *parameters = text.split() or [""]
         facts = TRANSFORMS.get(name)
         if facts is None:
@@ -96,6 +103,24 @@ class Transform:
         """Raises InputError for a crop that cuts nothing of a picture of (height, width)."""
         if self.name == "crop" and crop_window(self, size)[2:] == size:
             raise InputError(f"expected a crop that cuts at least one pixel of {size}, got {str(self)!r}")
+
+
+def parse_chain(text: str) -> tuple[Transform, ...]:
+    """The transforms of "A then B", in the order in which they are made; often one.
+
+    Raises InputError as `Transform.parse` does, and for "identity" among several.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"expected a transform as a string, got {text!r}")
+    chain = tuple(Transform.parse(part) for part in text.split(" then "))
+    if len(chain) > 1 and any(transform.name == "identity" for transform in chain):
+        raise InputError(f"expected identity by itself, got {text!r}")
+    return chain
+
+
+def written(chain: tuple[Transform, ...]) -> str:
+    """The text that `parse_chain` reads."""
+    return " then ".join(map(str, chain))
 
 
 def crop_window(crop: Transform, size: tuple[int, int]) -> tuple[int, int, int, int]:

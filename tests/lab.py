@@ -16,7 +16,7 @@ from clipfast.encoders import make_encoder
 from clipfast.exporters.defence_graph import DefenceGraph
 from clipfast.models.tower import ImageTower
 from clipfast.reference import counterattack
-from clipfast.reference_stages import answer_embedding, drift_of, into_bounds
+from clipfast.reference_stages import answer_embedding, drift_of, into_bounds, passed_embedding
 
 _CLASSES = 11
 _SCALE = 100.0
@@ -35,6 +35,10 @@ STAGES = {
     },
     "high noise, no steps, views": {
         "gate": "high_noise_drift", "steps": 0, "views": ["gaussian 0.8", "crop 0.8 centre"],
+    },
+    "both pass, views seen": {
+        "gate": "agreement", "transform": "gaussian 0.8 then crop 0.9 top-left", "pass_through": "both",
+        "steps": 0, "views": ["identity", "gaussian 0.8 then crop 0.9 top-left", "mirror"],
     },
     "low-pass, momentum": {"gate": "agreement", "transform": "low_pass 5", "momentum": 0.9},
 }  # fmt: skip
@@ -115,6 +119,9 @@ class Lab:
         if self.config.views:
             seen = answer_embedding(self.tower, x + delta, self.config)
             answered = torch.where(countered[:, None], seen, answered)
+        if self.config.pass_through == "both":
+            passed = passed_embedding(self.tower, x, self.tower(x), self.config)
+            answered = torch.where(countered[:, None], answered, passed)
         torch.testing.assert_close(logits, self._logits(answered), rtol=0, atol=2e-4)
         torch.testing.assert_close(undefended, self._logits(self.tower(x)), rtol=0, atol=2e-4)
 

@@ -96,6 +96,7 @@ def test_without_a_gate_all_are_countered_and_nothing_is_calibrated():
         ({"objective": "towards", "steps": 0}, "expected objective 'away' with steps=0, got 'towards'"),
         ({"views": "mirror"}, "views must be a sequence of transforms, got 'mirror'"),
         ({"views": ["mirror", "turn"]}, "expected a transform of identity, .*, got 'turn'"),
+        ({"pass_through": "both"}, "expected gate 'agreement' with pass_through 'both', got 'drift'"),
         ({"view_weights": "best"}, "view_weights must be one of"),
         (
             {"view_weights": "agreement", "views": ["identity", "mirror"]},

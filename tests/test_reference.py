@@ -171,6 +171,26 @@ def test_drift_may_be_measured_by_another_tower(tower, schedule, pass_through, o
     np.testing.assert_allclose(result.clean_embedding[known].numpy(), clean[known.numpy()], atol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("separate", [False, True])
+def test_both_pictures_that_the_gate_compared_answer_what_passes(tower, schedule, separate):
+    other = TinyTower(seed=9) if separate else None
+    config = settings(pass_through="both", **LOW_PASS)
+    x, noise = example(config)
+    threshold = median_drift(other or tower, x, noise, config)
+    config = settings(pass_through="both", tau_threshold=threshold, **LOW_PASS)
+    delta, drift = second_derivation(tower, x, noise, config, drift_tower=other)
+    result = schedule(tower, torch.from_numpy(x), torch.from_numpy(noise), config, drift_encode=other)
+    np.testing.assert_allclose(result.delta.numpy(), delta, atol=1e-7)
+    for i in range(N):
+        pair = np.stack([tower.numpy(x[i]), tower.numpy(smoothed(x[i], 1.5))])
+        expected = (pair / np.sqrt((pair**2).sum(axis=1, keepdims=True))).mean(axis=0)
+        if drift[i] < threshold:
+            expected = tower.numpy(x[i] + delta[i])
+        np.testing.assert_allclose(result.embedding[i].numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(result.clean_embedding[i].numpy(), tower.numpy(x[i]), atol=1e-12)
+
+
 def test_weights_are_the_hand_computed_ones(tower):
     # With one large step from a known start, delta = w0 d0 + w1 d1 where d1 is at the budget's corners.
     config = settings(steps=1, beta=2.0, step_size=1.0)
@@ -241,7 +261,8 @@ def test_forward_passes_are_those_of_the_cost_model(tower, threshold, published,
 
 
 @pytest.mark.parametrize(
-    ("threshold", "pass_through", "passes"), [(0.0, "clean", 2), (0.0, "noise", 3), (1e9, "clean", 5)]
+    ("threshold", "pass_through", "passes"),
+    [(0.0, "clean", 2), (0.0, "noise", 3), (0.0, "both", 3), (1e9, "clean", 5)],
 )
 def test_forward_passes_of_the_low_pass_gate(tower, threshold, pass_through, passes):
     # f(x) and f(low-pass x); then f(x + d0), f(x + d1) and f(x + delta).

@@ -56,7 +56,7 @@ ATTACKS = {
     "bpda": _adaptive("BPDA + EOT", ProjectedAttack),
     "unrolled": _adaptive("unrolled", ProjectedAttack, through="unrolled"),
     "gate": _adaptive("gate evasion", GateEvasion),
-    "gate-passed": _adaptive("gate evasion, f(x)", GateEvasion, through="passed"),
+    "gate-passed": _adaptive("gate evasion, what passes", GateEvasion, through="passed"),
     "gate-countered": _adaptive("countered all the same", GateEvasion, through="countered"),
     "both-branches": _adaptive("both branches", BothBranches),
     "targeted": _adaptive("targeted", Targeted),

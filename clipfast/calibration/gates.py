@@ -33,15 +33,19 @@ def candidate_gates(
 ) -> dict[str, CounterattackConfig]:
     """The gates that are compared, by what readers see of them.
 
-    All else is as in the config, but that images which pass any gate but drift's are answered as they came:
-    f(x) is known then, and costs nothing more.
+    All else is as in the config, but that images which pass any gate but drift's are answered by what is
+    known then, and costs nothing more: f(x), or of agreement both embeddings where the config says so.
     """
     radius = f"{csr_radius(image_size):.4g}"
     transforms = ("blur", "gaussian 1.0", f"low_pass {radius}", "mirror", "crop 0.9 centre")
+    if config.gate == "agreement":
+        transforms = tuple(dict.fromkeys((*transforms, config.transform)))
     unset = dataclasses.replace(config, calibrated_for=None)
-    others = dataclasses.replace(unset, pass_through="clean")
+    both = config.pass_through == "both"
+    drift = dataclasses.replace(unset, gate="drift", pass_through="clean" if both else config.pass_through)
+    others = dataclasses.replace(drift, pass_through="clean")
     return {
-        "drift": dataclasses.replace(unset, gate="drift"),
+        "drift": drift,
         **{
             f"drift at noise {levels}/255": dataclasses.replace(
                 others, gate="high_noise_drift", gate_noise=levels / 255
@@ -49,7 +53,9 @@ def candidate_gates(
             for levels in (8, 16, 32)
         },
         **{
-            f"agreement, {transform}": dataclasses.replace(others, gate="agreement", transform=transform)
+            f"agreement, {transform}": dataclasses.replace(
+                others, gate="agreement", transform=transform, pass_through="both" if both else "clean"
+            )
             for transform in transforms
         },
     }

@@ -17,7 +17,7 @@ from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit, check_noise, check_pixels
 from ..models.tower import ImageTower
 from ..reference import Counterattacked, counterattack
-from ..reference_stages import answer_embedding, gate_measure, into_bounds
+from ..reference_stages import answer_embedding, gate_measure, into_bounds, passed_embedding
 from .reference_engine import DefenceEngine
 
 __all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
@@ -88,17 +88,23 @@ class DifferentiableDefence(nn.Module):
             return self._engine().run(x.contiguous(), Noise(start.contiguous()), with_answer=False)
 
     def _answered(self, x: Tensor, found: Counterattacked) -> Tensor:
-        """What images are answered from [N, D]: countered ones by their views."""
+        """What images are answered from [N, D]: countered ones by their views, others as they pass."""
         moved = x + found.delta
-        if not self.config.views:
+        if not self.config.views and self.config.pass_through != "both":
             return self.embed(moved)
         rows, others = (chosen.nonzero().flatten() for chosen in (found.countered, ~found.countered))
         parts = []
         if len(rows):
             parts.append(answer_embedding(self.embed, moved[rows], self.config))
         if len(others):
-            parts.append(self.embed(moved[others]))
+            parts.append(self._passing(moved[others]))
         return torch.cat(parts)[torch.cat([rows, others]).argsort()]
+
+    def _passing(self, moved: Tensor) -> Tensor:
+        embedding = self.embed(moved)
+        if self.config.pass_through != "both":
+            return embedding
+        return passed_embedding(self.embed, moved, embedding, self.config)
 
     def _draw_noise(self, x: Tensor) -> Tensor:
         return draw_noise(seeded(torch_seed(), 0, len(x), x.device), x.shape, self.config)

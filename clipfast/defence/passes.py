@@ -29,16 +29,18 @@ def engine_passes(
     """Forward and backward passes of a batch in which some images were countered.
 
     A countered image costs, beyond its probe, as many of both as there are steps, but that the probe made the
-    first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view. The
-    probe is 2 forward passes; where the gate reads others first, it is those 2, and then what is not known
-    yet of f(x) and f(x + d0) and is needed: of images that pass, only the one that they are answered from;
-    with_clean: f(x) of those too. with_answer: what countered images are answered from. An ascent towards
-    f(t(x)) needs that too, where the gate did not make it.
+    first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view, but
+    for those that the gate has made where nothing is added. The probe is 2 forward passes; where the gate
+    reads others first, it is those 2, and then what is not known yet and is needed: of images that pass, only
+    what they are answered from; with_clean: f(x) of those too. with_answer: what countered images are
+    answered from. An ascent towards f(t(x)) needs that too, where the gate did not make it.
     """
     passed = images - countered
     forward = 2 * images
     if drift_encoder:
         forward += passed + countered
+        if config.pass_through == "both":
+            forward += passed
         if with_clean and config.pass_through == "noise":
             forward += passed
     elif not GATES[config.gate].reads_probe:
@@ -49,5 +51,12 @@ def engine_passes(
     if config.objective == "towards" and (drift_encoder or config.gate != "agreement"):
         forward += countered
     if with_answer:
-        forward += countered * max(1, len(config.views))
+        forward += countered * (_views_made(config, drift_encoder) if config.views else 1)
     return forward, config.steps * countered
+
+
+def _views_made(config: CounterattackConfig, drift_encoder: bool) -> int:
+    known = set() if config.moves else {"identity"}
+    if known and config.gate == "agreement" and not drift_encoder:
+        known.add(config.transform)
+    return sum(view not in known for view in config.views)

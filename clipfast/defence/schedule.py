@@ -61,7 +61,7 @@ class Probe(NamedTuple):
     clean: Tensor  # [N, D] f(x)
     noisy: Tensor  # [N, D] f(x + d0)
     saved: Saved  # the activations of f(x + d0)
-    goal: Tensor | None = None  # [N, D] f(t(x)), where an ascent goes towards it and the gate measured it
+    other: Tensor | None = None  # [N, D] f(t(x)), where the gate made it
 
 
 class Halfway(NamedTuple):
@@ -116,16 +116,17 @@ def probe(
 
 def passed(probed: Probe, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
     """The embedding and the perturbation of images that pass the gate."""
-    if config.pass_through == "clean":
-        return probed.clean, torch.zeros_like(probed.d)
-    return probed.noisy, probed.d
+    if config.pass_through == "noise":
+        return probed.noisy, probed.d
+    return probed.clean, torch.zeros_like(probed.d)
 
 
 def counterattack(
     encoder: Encoder, probed: Probe, config: CounterattackConfig, implementation: Implementation = "auto"
 ) -> Tensor:
     """delta = sum_k w_k d_k in layout, w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
-    x, base, d, clean, embedding, saved, goal = probed
+    x, base, d, clean, embedding, saved, other = probed
+    goal = other if config.objective == "towards" else None
     velocity = None
     exponents = [math.exp(config.beta * (k - config.steps)) for k in range(config.steps + 1)]
     weights = [e / sum(exponents) for e in exponents]
@@ -260,8 +261,8 @@ class Schedule:
         if not self.gates_first:
             held = self.run("probe", self._probe, x, d)[1]
         else:
-            known = self._known(self._gate(pixels, noise, x, d))
-            self.run("pass_on", self._pass_on, x, d, known[0])
+            known = self._known(self._gate(pixels, noise, x, d), x)
+            self.run("pass_on", self._pass_on, x, d, *known)
             self.embed(x)
             held = self.run("probe_gated", self._probe_gated, x, d, *known)
         self.second_half(held)
@@ -279,12 +280,14 @@ class Schedule:
     def _measuring(self) -> Encoder:
         return self.encoder if self.drift_encoder is None else self.drift_encoder
 
-    def _known(self, gated: Gated) -> tuple[Tensor | None, Tensor | None]:
-        """f(x), and f(t(x)) if an ascent goes towards it, if the gate's tower is the one that answers."""
+    def _known(self, gated: Gated, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """f(x) and f(t(x)), of those what the gate made, if its tower is the one that answers.
+
+        Of another tower's gate f(x), where images are answered from it whichever way the gate sends them.
+        """
         if self.drift_encoder is not None:
-            return None, None
-        is_goal = self.config.objective == "towards" and self.config.gate == "agreement"
-        return gated.clean, gated.other if is_goal else None
+            return self.embed(x) if self.config.pass_through == "both" else None, None
+        return gated.clean, gated.other if self.config.gate == "agreement" else None
 
     def _transformed(self, x: Tensor, transform: str, encoder: Encoder) -> Tensor:
         """t(x) of x, both in an encoder's layout."""
@@ -293,20 +296,20 @@ class Schedule:
     def _gated_first(
         self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor, *, with_clean: bool
     ) -> Halfway:
-        n, clean_passes = pixels.shape[0], self.config.pass_through == "clean"
+        n, passing_as = pixels.shape[0], self.config.pass_through
         gated = self._gate(pixels, noise, x, d)
-        known, goal = self._known(gated)
+        known, other = self._known(gated, x)
         rows, others = gated.countered.nonzero().flatten(), (~gated.countered).nonzero().flatten()
-        some = _chosen((x, d, known), others, n)
+        some = _chosen((x, d, known, other), others, n)
         passing = None if some is None else self.run("pass_on", self._pass_on, *some)
-        some = _chosen((x, d, known, goal), rows, n)
+        some = _chosen((x, d, known, other), rows, n)
         held = None if some is None else self.run("probe_gated", self._probe_gated, *some)
         like = held.clean if passing is None else passing  # pyright: ignore[reportOptionalMemberAccess]
         unknown = like.new_full((n, like.shape[1]), torch.nan)
         embedding = unknown if passing is None else unknown.index_copy(0, others, passing)
         if known is not None:
             clean = known
-        elif clean_passes:
+        elif passing_as == "clean":
             clean = embedding
         elif with_clean:
             some = _chosen(x, others, n)
@@ -315,7 +318,7 @@ class Schedule:
             clean = unknown
         if known is None and held is not None:
             clean = clean.index_copy(0, rows, held.clean)
-        delta = torch.zeros_like(d) if clean_passes else d
+        delta = d if passing_as == "noise" else torch.zeros_like(d)
         return Halfway(gated.drift, gated.countered, clean, embedding, delta, rows, held)
 
     def _embed(self, x: Tensor) -> Tensor:
@@ -337,18 +340,21 @@ class Schedule:
         compare = MEASURES[self.config.gate].compare
         return Gated(*compare(clean, other, self.threshold, self.implementation), clean, other)
 
-    def _pass_on(self, x: Tensor, d: Tensor, clean: Tensor | None) -> Tensor:
+    def _pass_on(self, x: Tensor, d: Tensor, clean: Tensor | None, other: Tensor | None) -> Tensor:
         """What images are answered from that a gate before the probe let pass."""
         if self.config.pass_through == "noise":
             return self.encoder.embed(self.encoder.project(x), d)
-        return self._embed(x) if clean is None else clean
+        clean = self._embed(x) if clean is None else clean
+        if self.config.pass_through == "clean":
+            return clean
+        return mean_of_views([clean, self._embed_transformed(x) if other is None else other], "equal")
 
-    def _probe_gated(self, x: Tensor, d: Tensor, clean: Tensor | None, goal: Tensor | None) -> Probe:
+    def _probe_gated(self, x: Tensor, d: Tensor, clean: Tensor | None, other: Tensor | None) -> Probe:
         if not self.config.steps:  # nothing ascends from f(x + d0)
             base = self.encoder.project(x)
             clean = self.encoder.embed(base) if clean is None else clean
-            return Probe(x, base, d, clean, clean, ())
-        return probe(self.encoder, x, d, double=self._double(x), clean=clean)._replace(goal=goal)
+            return Probe(x, base, d, clean, clean, (), other)
+        return probe(self.encoder, x, d, double=self._double(x), clean=clean)._replace(other=other)
 
     def _counterattack(self, held: Probe) -> tuple[Tensor, Tensor]:
         delta = self._perturbation(held)
@@ -358,18 +364,26 @@ class Schedule:
         config = self.config
         if not config.steps:
             return passed(held, config)[1]
-        if config.objective == "towards" and held.goal is None:
-            goal = self._transformed(held.x, config.transform, self.encoder)
-            held = held._replace(goal=self._embed(goal))
+        if config.objective == "towards" and held.other is None:
+            held = held._replace(other=self._embed_transformed(held.x))
         return counterattack(self.encoder, held, config, self.implementation)
 
     def _answer(self, held: Probe, delta: Tensor) -> Tensor:
         """What countered images are answered from: f(x + delta), or the mean over its views."""
-        if not self.config.views:
+        config = self.config
+        if not config.views:
             return finish(self.encoder, held.base, delta)
-        moved = held.x + delta
-        seen = [self._embed(self._transformed(moved, view, self.encoder)) for view in self.config.views]
-        return mean_of_views(seen, self.config.view_weights)
+        # Where nothing was added, these views have been seen.
+        known = {} if config.moves else {config.transform: held.other, "identity": held.clean}
+        moved, seen = held.x + delta, []
+        for view in config.views:
+            embedding = known.get(view)
+            seen.append(self._embed_transformed(moved, view) if embedding is None else embedding)
+        return mean_of_views(seen, config.view_weights)
+
+    def _embed_transformed(self, x: Tensor, transform: str | None = None) -> Tensor:
+        """f(t(x)) [N, D] of x in layout; t is the config's if no other is given."""
+        return self._embed(self._transformed(x, transform or self.config.transform, self.encoder))
 
     def _double(self, x: Tensor) -> bool:
         return torch.compiler.is_exporting() or self.encoder.prefers_double(len(x))
@@ -417,13 +431,14 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
     x, d = start(encoder, pixels, noise, config, schedule.implementation)
     if schedule.gates_first:
         gated = schedule._gate(pixels, noise, x, d)
-        known = schedule._known(gated)
+        known = schedule._known(gated, x)
         held = schedule._probe_gated(x, d, *known)
-        if not config.steps:  # no f(x + d0) was made for an ascent
-            held = held._replace(noisy=schedule._pass_on(x, d, known[0]))
+        embedding, delta = passed(held, config)
+        if config.pass_through == "both" or not config.steps:  # no f(x + d0) was made for an ascent
+            embedding = schedule._pass_on(x, d, held.clean, known[1])
     else:
         gated, held = schedule._probe(x, d)
-    embedding, delta = passed(held, config)
+        embedding, delta = passed(held, config)
     ascended, moved = schedule.second_half(held)
     chosen = gated.countered.reshape(-1, *(1 for _ in d.shape[1:]))
     return Counterattacked(

@@ -6,6 +6,8 @@ C [W, W]. The low-pass filter is round, and so takes the discrete Fourier transf
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..config import CounterattackConfig
-from ..transforms import Transform, crop_window, gaussian_weights
+from ..transforms import Transform, crop_window, gaussian_weights, parse_chain
 
-__all__ = ["PictureMap", "transform_maker", "transforms_of"]
+__all__ = ["PictureMap", "picture_map", "transforms_of"]
 
 PictureMap = Callable[[Tensor], Tensor]  # float [N, 3, H, W] in [0, 1] -> the same
 
@@ -30,32 +32,52 @@ def transforms_of(
 
     Raises InputError where one does not fit the size.
     """
-    return {name: transform_maker(Transform.parse(name), size, device, dtype) for name in config.transforms()}
+    return {name: picture_map(name, size, device, dtype) for name in config.transforms()}
 
 
-def transform_maker(
-    transform: Transform, size: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
+def picture_map(
+    transform: str, size: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> PictureMap:
-    """One transform, clamped to [0, 1], which a low-pass filter leaves, and sums leave by rounding.
+    """t(x), clamped to [0, 1], which a low-pass filter leaves, and sums by rounding.
 
-    Raises InputError where it does not fit the size.
+    Raises InputError where one does not fit the size.
     """
-    transform.check_size(size)
-    if transform.name == "identity":
+    maps: list[PictureMap] = []
+    for is_low_pass, steps in itertools.groupby(parse_chain(transform), lambda step: step.name == "low_pass"):
+        if is_low_pass:
+            maps += [_low_pass(step.number or 0.0, size, device, dtype) for step in steps]
+        else:
+            maps.append(_product([step for step in steps if step.name != "identity"], size, device, dtype))
+    return lambda pixels: functools.reduce(lambda x, change: change(x), maps, pixels)
+
+
+def _product(
+    steps: list[Transform], size: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> PictureMap:
+    """Transforms in a row that change rows and columns by themselves, as one."""
+    if not steps:
         return lambda pixels: pixels
-    if transform.name == "low_pass":
-        return _low_pass(transform.number or 0.0, size, device, dtype)
-    if transform.name == "mirror":
-        matrices = torch.eye(size[0]), torch.eye(size[1]).flip(0)
-    elif transform.name == "crop":
-        top, left, height, width = crop_window(transform, size)
-        matrices = _enlarging(size[0], top, height), _enlarging(size[1], left, width)
-    else:
-        assert transform.name in ("blur", "gaussian"), transform
-        weights = [1 / 3] * 3 if transform.name == "blur" else gaussian_weights(transform.number or 0.0)
-        matrices = _filtering(size[0], weights), _filtering(size[1], weights)
-    rows, columns = matrices[0].to(device, dtype), matrices[1].T.contiguous().to(device, dtype)
+    matrices = [_matrices(step, size) for step in steps]
+    rows, columns = (
+        functools.reduce(lambda before, after: after @ before, side).to(device, dtype)
+        for side in zip(*matrices, strict=True)
+    )
+    columns = columns.T.contiguous()
     return lambda pixels: (rows @ pixels @ columns).clamp(0, 1)
+
+
+def _matrices(step: Transform, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What changes the columns' length H, and what the rows' length W: float64 [H, H] and [W, W]."""
+    step.check_size(size)
+    if step.name == "mirror":
+        down, across = (torch.eye(side, dtype=torch.float64) for side in size)
+        return down, across.flip(0)
+    if step.name == "crop":
+        top, left, height, width = crop_window(step, size)
+        return _enlarging(size[0], top, height), _enlarging(size[1], left, width)
+    assert step.name in ("blur", "gaussian"), step
+    weights = [1 / 3] * 3 if step.name == "blur" else gaussian_weights(step.number or 0.0)
+    return _filtering(size[0], weights), _filtering(size[1], weights)
 
 
 def _filtering(side: int, weights: list[float]) -> Tensor:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..attacks.levels import level
 from ..config import GATES, CounterattackConfig
-from ..transforms import Transform
+from ..transforms import parse_chain, written
 
 __all__ = ["Stages", "stages"]
 
@@ -47,7 +47,7 @@ def _gate(config: CounterattackConfig) -> str:
     }[config.gate]
     return (
         f"{measured} Pictures whose {GATES[config.gate].measures} is below {config.tau_threshold:.4g} are "
-        f"countered. The others are answered {_unmoved(config)}."
+        f"countered. The others are answered {_passing(config)}."
     )
 
 
@@ -80,6 +80,10 @@ def _answer(config: CounterattackConfig) -> str:
     )
 
 
+def _passing(config: CounterattackConfig) -> str:
+    return "by the mean of both embeddings" if config.pass_through == "both" else _unmoved(config)
+
+
 def _unmoved(config: CounterattackConfig) -> str:
     return "with noise" if config.pass_through == "noise" else "as they came"
 
@@ -90,19 +94,22 @@ def _size(value: float, config: CounterattackConfig) -> str:
 
 
 def _copy(transform: str) -> str:
-    made = Transform.parse(transform)
-    number = made.number or 0.0
-    return _COPIES[made.name].format(number=number, percent=100 * number, place=made.place)
+    told = []
+    for made in parse_chain(transform):
+        number = made.number or 0.0
+        told.append(_COPIES[made.name].format(number=number, percent=100 * number, place=made.place))
+    return ", then ".join([told[0], *(words.removeprefix("the picture ") for words in told[1:])])
 
 
 def _views(views: tuple[str, ...]) -> str:
     """Each view, or the first of several crops of one size and the places of the others."""
     told: list[str] = []
     before = None
-    for view in map(Transform.parse, views):
-        if view.place is not None and before == (view.name, view.number):
-            told[-1] += f", {view.place}"
+    for *first, last in map(parse_chain, views):
+        kind = first, last.name, last.number
+        if last.place is not None and before == kind:
+            told[-1] += f", {last.place}"
         else:
-            told.append(_copy(str(view)))
-        before = view.name, view.number
+            told.append(_copy(written((*first, last))))
+        before = kind
     return "; ".join(told)

@@ -100,12 +100,12 @@ async function answers({ files, dropped, ...where }) {
   return { chosen: found, dropped: await known(page) };
 }
 
-/** Attacks some of the supplied clean pictures. */
-async function attack(where) {
+/** Attacks the first of the supplied clean pictures. */
+async function attack({ most, ...where }) {
   const page = await open(where);
   const found = [];
   const clean = await page.$$("#gallery label:nth-child(odd)");
-  for (const choice of clean.slice(0, 4)) {
+  for (const choice of clean.slice(0, most)) {
     await choice.click();
     await idle(page);
     const before = await known(page);

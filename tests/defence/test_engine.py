@@ -248,6 +248,37 @@ def test_the_low_pass_gate_takes_two_passes_and_its_answer_is_one_of_them(pass_t
     assert (encoder.forwards, encoder.backwards) == (passing * (6 - countered) + 5 * countered, 2 * countered)
 
 
+@pytest.mark.parametrize(
+    ("settings", "separate", "passing", "countered"),
+    [
+        # f(x) and f(t(x)) are the gate's, and are views of what is not moved.
+        ({}, False, 2, 3),
+        ({"views": ("identity", "mirror")}, False, 2, 3),
+        ({"views": ("identity", "blur", "mirror")}, False, 2, 3),
+        ({"views": ("mirror", "crop 0.8 centre", "mirror then blur")}, False, 2, 5),
+        ({"views": ("identity", "blur"), "pass_through": "clean"}, False, 2, 2),
+        ({"views": ("identity", "blur", "mirror"), "steps": 2}, False, 2, 2 + 2 + 3),
+        ({"views": ("identity", "blur"), "pass_through": "noise"}, False, 3, 2 + 2),
+        ({"views": ("identity", "blur"), "gate": "drift", "pass_through": "clean"}, False, 2, 2 + 1),
+        ({"views": ("identity", "blur")}, True, 2, 1 + 1),
+    ],
+)
+def test_what_the_gate_has_seen_is_not_made_again(settings, separate, passing, countered):
+    settings = {"gate": "agreement", "steps": 0, "pass_through": "both", **settings}
+    tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0) if separate else None
+    x, noise, config, tau = batch(drift_tower or tower, **settings)
+    config = gated(config, tau, "some")
+    encoder = Counting(tower.model.visual)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    engine = make_engine(tower, config, encoder=encoder, drift_encoder=drift_encoder)
+    encoder.forwards = 0
+    result = engine.run(x, Noise(noise))
+    assert_tiers(result, counterattack(tower, x, noise, config, drift_encode=drift_tower), config)
+    assert encoder.forwards == 3 * passing + 3 * countered
+    spent = engine_passes(config, images=6, countered=3, drift_encoder=separate)[0]
+    assert spent == encoder.forwards + (2 * 6 if separate else 0)
+
+
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
 def test_a_drift_tower_takes_two_passes_and_saves_the_other_one(mix):
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,12 @@ STAGES = [
     ("linf", 1, BLUR | VIEWS | MOMENTUM), ("linf", 2, TOWARDS), ("linf", 3, TOWARDS | VIEWS | MOMENTUM),
     ("linf", 0, AGREED), ("l2", 1, VIEWS), ("linf", 2, LOW_PASS | {"objective": "towards"} | AGREED),
 ]  # fmt: skip
+BOTH = {"gate": "agreement", "transform": "mirror then gaussian 0.8 then crop 0.9 top-left"}
+SEEN = {"views": ["identity", BOTH["transform"], "mirror"]}  # two of which the gate has made
+BOTH_PASS = [
+    ("linf", 0, BOTH | SEEN), ("l2", 2, BOTH | SEEN | {"objective": "towards"}), ("linf", 1, BOTH),
+    ("linf", 0, LOW_PASS | AGREED),
+]  # fmt: skip
 
 
 def encoder_of(tower: ImageTower) -> VitEncoder:
@@ -63,12 +70,14 @@ def transforms(config: CounterattackConfig, tower: ImageTower) -> dict[str, Pict
 
 
 MIXES = ("none", "some", "all")
-ALL = [(*case, mix) for case in CASES for mix in MIXES] + [(*case, "some") for case in STAGES]
+ALL = [(*case, mix) for case in CASES for mix in MIXES]
+ALL += [(*case, "some") for case in (*STAGES, ("linf", 0, BOTH | SEEN))]
+ALL = [(*case, pass_through) for case in ALL for pass_through in ("noise", "clean")]
+ALL += [(*case, mix, "both") for case in BOTH_PASS for mix in MIXES]
 
 
-@pytest.mark.parametrize("pass_through", ["noise", "clean"])
 @pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
-@pytest.mark.parametrize(("norm", "steps", "options", "mix"), ALL)
+@pytest.mark.parametrize(("norm", "steps", "options", "mix", "pass_through"), ALL)
 def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass_through, mix):
     # In float64 no sign is ambiguous, so that the two agree all the way through.
     tower = doubled(make_tower(gain=8.0))
@@ -108,12 +117,21 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
     assert size <= config.eps + 1e-6
 
 
-@pytest.mark.parametrize("pass_through", ["noise", "clean"])
 @pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
 @pytest.mark.parametrize(
-    "options",
-    [{}, MOMENTUM, LOW_PASS, HIGH_NOISE | AGREED, BLUR | {"objective": "towards"}, VIEWS | {"steps": 0}],
-)
+    ("options", "pass_through"),
+    [
+        *itertools.product(
+            [
+                {}, MOMENTUM, LOW_PASS, HIGH_NOISE | AGREED, BLUR | {"objective": "towards"},
+                VIEWS | {"steps": 0},
+            ],
+            ["noise", "clean"],
+        ),
+        (BOTH | SEEN | {"steps": 0}, "both"),
+        (BOTH | SEEN, "both"),
+    ],
+)  # fmt: skip
 def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     tower = doubled(make_tower(gain=8.0))
     drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else tower

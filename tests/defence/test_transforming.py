@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from clipfast import InputError
-from clipfast.defence.transforming import transform_maker
+from clipfast.defence.transforming import picture_map
 from clipfast.reference_stages import low_pass, transformed
-from clipfast.transforms import PLACES, TRANSFORMS, Transform
+from clipfast.transforms import PLACES, TRANSFORMS, parse_chain, written
 
 
 def made(text: str, x: Tensor) -> Tensor:
-    return transform_maker(Transform.parse(text), (x.shape[-2], x.shape[-1]), x.device, x.dtype)(x)
+    return picture_map(text, (x.shape[-2], x.shape[-1]), x.device, x.dtype)(x)
 
 
 def fast_low_pass(x: Tensor, radius: float) -> Tensor:
@@ -83,6 +83,7 @@ def test_results_overshoot_beside_an_edge_and_the_fast_form_cuts_them():
 
 ALL = ["identity", "mirror", "blur", "gaussian 0.4", "gaussian 1.7", "low_pass 0.5", "low_pass 4.2"]
 ALL += ["low_pass 40", "crop 0.5 centre", "crop 0.63 centre", *(f"crop 0.9 {place}" for place in PLACES)]
+ALL += ["mirror then crop 0.7 top-left", "blur then low_pass 4.2 then gaussian 0.4 then mirror"]
 
 
 @sizes
@@ -107,6 +108,8 @@ def test_what_each_does_to_a_picture():
     soft = made("gaussian 0.8", x)
     assert soft.sum() == pytest.approx(0.9, rel=1e-5)
     assert (soft[..., 4, 4] / soft[..., 4, 3]).item() == pytest.approx(math.exp(-0.5 / 0.8**2), rel=1e-5)
+    assert made("mirror then crop 0.5 top-left", x).sum() == 0  # the bright pixel is on the other side then
+    assert made("crop 0.5 top-left then mirror", x).sum() > 1
     corners = torch.arange(400.0).reshape(1, 1, 20, 20) / 400
     for place, (row, column) in {"top-left": (0, 0), "top-right": (0, -1), "bottom-left": (-1, 0)}.items():
         assert made(f"crop 0.9 {place}", corners)[..., row, column] == corners[..., row, column]
@@ -118,9 +121,9 @@ def test_what_each_does_to_a_picture():
 
 def test_a_transform_is_read_as_it_is_written():
     for text in ALL:
-        assert str(Transform.parse(str(Transform.parse(text)))) == str(Transform.parse(text))
-    assert {Transform.parse(text).name for text in ALL} == set(TRANSFORMS)
-    assert str(Transform.parse("crop .9  top-left")) == "crop 0.9 top-left"
+        assert written(parse_chain(text)) == text.replace("low_pass 40", "low_pass 40.0")
+    assert {step.name for text in ALL for step in parse_chain(text)} == set(TRANSFORMS)
+    assert written(parse_chain("crop .9  top-left then  mirror")) == "crop 0.9 top-left then mirror"
 
 
 @pytest.mark.parametrize(
@@ -140,11 +143,14 @@ def test_a_transform_is_read_as_it_is_written():
         ("crop 0.9 left", "expected crop with a place of centre, top-left, .*, got 'crop 0.9 left'"),
         ("crop 0.9 centre 2", "expected nothing after crop, got 'crop 0.9 centre 2'"),
         (3, "expected a transform as a string, got 3"),
+        ("mirror then ", "expected a transform of identity, mirror, .*, got ''"),
+        ("mirror and blur", "expected nothing after mirror, got 'mirror and blur'"),
+        ("mirror then identity", "expected identity by itself, got 'mirror then identity'"),
     ],
 )
 def test_what_is_no_transform_is_named(text, said):
     with pytest.raises(InputError, match=said):
-        Transform.parse(text)
+        parse_chain(text)
 
 
 def test_a_crop_that_cuts_nothing_of_a_small_picture_is_refused():

@@ -68,6 +68,20 @@ def test_a_goal_is_named_where_the_gate_makes_no_copy():
     assert "The copy is the picture under a Gaussian blur of 1.5 px." in stages(other).counterattack
 
 
+def test_both_pictures_of_the_gate_and_transforms_in_a_row():
+    soft = [f"gaussian 1 then crop 0.9 {place}" for place in ("top-left", "bottom-right")]
+    gate, counterattack, answer = stages(
+        CounterattackConfig(
+            gate="agreement", transform=soft[0], pass_through="both", steps=0, views=("mirror", *soft)
+        )
+    )
+    copy = "the picture under a Gaussian blur of 1 px, then 90 % of each side, enlarged, at the top-left"
+    assert f"A copy is made: {copy}. " in gate
+    assert gate.endswith("The others are answered by the mean of both embeddings.")
+    assert counterattack == "There is none. Countered pictures stay as they came."
+    assert f"3 views of the picture: the picture mirrored; {copy}, bottom-right. " in answer
+
+
 def test_without_steps_nothing_moves():
     _, counterattack, answer = stages(CounterattackConfig(steps=0, views=("mirror",), pass_through="clean"))
     assert counterattack == "There is none. Countered pictures stay as they came."

@@ -138,6 +138,7 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     ("profile", "kind"),
     [
         ("lab", "agreement, towards, views"),
+        ("serving", "both pass, views seen"),
         pytest.param("serving", "agreement, towards, views", marks=pytest.mark.slow),
         pytest.param("lab", "high noise, no steps, views", marks=pytest.mark.slow),
     ],

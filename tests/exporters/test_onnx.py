@@ -110,7 +110,7 @@ def test_another_tower_measures_drift(tmp_path, opset, kind):
 
 
 @pytest.mark.parametrize("static", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", list(STAGES)[:2])
+@pytest.mark.parametrize("kind", list(STAGES)[:3])
 def test_other_stages(tmp_path, kind, static):
     tower = build_vit("one block", gain=8.0)
     exported = Exported(tower, tmp_path / "t.onnx", static=static, **STAGES[kind])

@@ -12,7 +12,7 @@ from ...classifier import DefendedClassifier
 from ...config import GATES, CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
 from ...inputs import draws
-from ...reference_stages import answer_embedding, into_bounds, transformed
+from ...reference_stages import answer_embedding, into_bounds, passed_embedding, transformed
 from . import baselines, purification
 from .baselines import ET3, NormalisedSteps, blur, random_noise, within
 from .purification import CLIPURE, Turns
@@ -157,11 +157,14 @@ def _passed(classifier: DefendedClassifier) -> Logits:
     if config.pass_through == "clean":
         return logits
 
+    def paired(pixels: Tensor) -> Tensor:
+        return logits.head(passed_embedding(logits.embed, pixels, logits.embed(pixels), config))
+
     def noisy(pixels: Tensor) -> Tensor:
         x = pixels.detach()
         return logits(pixels + into_bounds(_noise(x, config, draws.torch_seed(), 0), x))
 
-    return noisy
+    return paired if config.pass_through == "both" else noisy
 
 
 def _optimising(
