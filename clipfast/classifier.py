@@ -36,6 +36,7 @@ from .models.tower import ImageTower
 from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
 from .preprocess import Preprocess
+from .reference import Counterattacked
 
 __all__ = ["DefendedClassifier"]
 
@@ -225,9 +226,7 @@ class DefendedClassifier(nn.Module):
     def with_config(self, config: CounterattackConfig, *, on_trial: bool = False) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.
 
-        Both run on the same packed copies of the weights.
-
-        Warns as the class does where config.tau_threshold was not calibrated for this model, unless the
+        Both run on the same packed copies of the weights. Warns as the class does where config.tau_threshold was not calibrated for this model, unless the
         settings are on_trial: measured or attacked, not relied on.
         """
         other = copy.copy(self)
@@ -327,10 +326,11 @@ class DefendedClassifier(nn.Module):
             engine = made.engine.get(self._make_engine)
             x = check_pixels(pixels, self.image_size, on_gpu=not engine.marks_pixels).to(self.device)
             start = self._noise(x, noise, seed, first_image)
-            if len(x) == 0:
-                return self._empty(as_unit(x), with_delta)
-            result = engine.run(x, start, with_delta=with_delta, with_clean=True)
-            check_usable(result, x)
+            if len(x):
+                result = engine.run(x, start, with_delta=with_delta, with_clean=True)
+                check_usable(result, x)
+            else:
+                result = self._of_nothing(as_unit(x))
             prediction = Prediction(
                 logits=self._head(result.embedding),
                 undefended_logits=self._head(result.clean_embedding),
@@ -435,18 +435,10 @@ class DefendedClassifier(nn.Module):
                 implementation=implementation or self._operators,
             )
 
-    def _empty(self, x: Tensor, with_delta: bool) -> Prediction[Tensor]:
-        logits = x.new_zeros(0, len(self.classnames))
-        return Prediction(
-            logits=logits,
-            undefended_logits=logits.clone(),
-            embedding=x.new_zeros(0, self._state.head.class_weights.shape[0]),
-            drift=x.new_zeros(0),
-            countered=torch.zeros(0, dtype=torch.bool, device=x.device),
-            delta=x.clone() if with_delta else None,
-            classnames=self.classnames,
-            calibrated=self.calibrated,
-        )
+    def _of_nothing(self, x: Tensor) -> Counterattacked:
+        """What is found of no images, [0, 3, H, W]."""
+        none, embedding = x.new_zeros(0), x.new_zeros(0, self._state.head.class_weights.shape[0])
+        return Counterattacked(embedding, embedding, none, none.bool(), x)
 
     @property
     def _operators(self) -> Implementation:
