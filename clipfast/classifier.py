@@ -226,8 +226,8 @@ class DefendedClassifier(nn.Module):
     def with_config(self, config: CounterattackConfig, *, on_trial: bool = False) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.
 
-        Both run on the same packed copies of the weights. Warns as the class does where config.tau_threshold was not calibrated for this model, unless the
-        settings are on_trial: measured or attacked, not relied on.
+        Both run on the same packed copies of the weights. Warns as the class does, but not where the settings
+        are on_trial: measured or attacked, not relied on.
         """
         other = copy.copy(self)
         other._modules, other._stats, other._made = self._modules.copy(), StatsRecorder(), None

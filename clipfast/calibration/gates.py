@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import pages
 from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
+from ..config import GATES, CounterattackConfig
 from ..errors import InputError
 from ..inputs.draws import draw_noise, seeded
 from ..inputs.tensors import as_unit
@@ -98,13 +98,15 @@ def calibrate_gates(
     }
 
 
-def recommended_gate(found: dict[str, Calibration]) -> str | None:
-    """The gate that tells attacked pictures from clean ones best, by the lower end of its AUROC's interval.
+def recommended_gate(found: dict[str, Calibration], config: CounterattackConfig) -> str | None:
+    """The config's own gate if it tells attacked pictures from clean ones, else the one that does so best.
 
-    None where no interval lies above 0.5.
+    Its own first: which gate is hard to evade was found by attacking it, and separation says nothing of that.
+    Best is the highest lower end of an AUROC's interval. None where no interval lies above 0.5.
     """
     separating = [name for name, one in found.items() if _of(one).kind == "separates"]
-    return max(separating, key=lambda name: _of(found[name]).interval.low, default=None)
+    own = [name for name in separating if _measures_alike(found[name].config, config)]
+    return max(own or separating, key=lambda name: _of(found[name]).interval.low, default=None)
 
 
 def plot_gates(found: dict[str, Calibration]) -> str:
@@ -123,6 +125,11 @@ def plot_gates(found: dict[str, Calibration]) -> str:
         diagonal=True,
     )
     return pages.alone(chart)
+
+
+def _measures_alike(one: CounterattackConfig, other: CounterattackConfig) -> bool:
+    facts = GATES[one.gate]
+    return one.gate == other.gate and facts.measured_with(one) == facts.measured_with(other)
 
 
 def _of(calibration: Calibration) -> Separation:

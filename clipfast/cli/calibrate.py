@@ -47,7 +47,10 @@ def command(
     ] = False,
     gates: Annotated[
         Literal["all"] | None,
-        typer.Option(help="Compare all gates, and set the threshold of the best; needs attacked pictures."),
+        typer.Option(
+            help="Compare all gates, and set the threshold of the settings' own if it separates, else of the "
+            "best; needs attacked pictures."
+        ),
     ] = None,
     attacked_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the traffic that the expected cost is for.")
@@ -134,7 +137,7 @@ def command(
             found = calibrate_folders(classifier, request, read, total=total)
         else:
             compared = calibrate_gates(classifier, request, read, total=total)
-            best = recommended_gate(compared)
+            best = recommended_gate(compared, classifier.config)
             if plot is not None:
                 write_text(plot, plot_gates(compared))
             if best is None:

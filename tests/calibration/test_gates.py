@@ -87,13 +87,18 @@ def test_the_best_gate_is_sure_to_be_better_than_chance(tiny_clip, tokenizer, fo
     found = calibrate_gates(make_classifier(tiny_clip, tokenizer), request, batches)
     clean = np.linspace(0.5, 0.6, N, dtype=np.float32)
 
-    def made(attacked):
-        one = found["drift"]
+    def made(attacked, one=found["drift"]):
         return replace(one, separation=separation(clean, np.asarray(attacked, np.float32)))
 
     apart, near, inverted = made(clean - 0.2), made(clean - 0.03), made(clean + 0.2)
-    assert recommended_gate({"a": near, "b": apart, "c": inverted}) == "b"
-    assert recommended_gate({"c": inverted, "d": made(clean[::-1])}) is None
+    other = CounterattackConfig(gate="agreement")
+    assert recommended_gate({"a": near, "b": apart, "c": inverted}, other) == "b"
+    assert recommended_gate({"c": inverted, "d": made(clean[::-1])}, other) is None
+    # The gate that the settings have, if it separates, before one that separates better.
+    own = made(clean - 0.03, found["agreement, blur"])
+    assert recommended_gate({"b": apart, "blur": own}, other) == "blur"
+    assert recommended_gate({"b": apart, "blur": own}, replace(other, transform="mirror")) == "b"
+    assert recommended_gate({"b": near, "blur": made(clean + 0.2, found["agreement, blur"])}, other) == "b"
 
 
 @pytest.mark.parametrize(
@@ -126,4 +131,9 @@ def test_candidates_fit_the_pictures():
     assert "agreement, low_pass 20" in found
     assert all(one.steps == 3 for one in found.values())
     assert len({(one.gate, one.gate_noise, one.transform) for one in found.values()}) == len(found)
+    both = CounterattackConfig(gate="agreement", transform="mirror then blur", pass_through="both")
+    found = candidate_gates(both, (112, 160))
+    assert found.pop("agreement, mirror then blur") == both
+    assert {one.pass_through for one in found.values() if one.gate == "agreement"} == {"both"}
+    assert {one.pass_through for one in found.values() if one.gate != "agreement"} == {"clean"}
     assert torch.tensor([len(one.transforms()) for one in found.values()]).max() == 1
