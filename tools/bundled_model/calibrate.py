@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,22 @@ from . import recipe
 
 def calibrate(_run: Path, out: Path, device: torch.device) -> None:
     """Writes out/published.json, marked as calibrated for the model in `out`."""
-    _write("published", _costs_little, out, device)
+    _write("published", _costs_little, recipe.TRAINING_KINDS, out, device)
 
 
 def calibrate_recommended(_run: Path, out: Path, device: torch.device) -> None:
     """Writes out/recommended.json, marked as calibrated for the model in `out`."""
-    _write("recommended", _counters_few, out, device)
+    _write("recommended", _counters_few, None, out, device)
 
 
-def _write(preset: Preset, rule: Callable[[Measured], float], out: Path, device: torch.device) -> None:
+def _write(
+    preset: Preset,
+    rule: Callable[[Measured], float],
+    kinds: Mapping[str, float] | None,
+    out: Path,
+    device: torch.device,
+) -> None:
+    """kinds: of pictures, by weight; all alike if None."""
     original, config = load_bundled(device, folder=out), CounterattackConfig.of(preset)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UncalibratedWarning)
@@ -42,7 +49,7 @@ def _write(preset: Preset, rule: Callable[[Measured], float], out: Path, device:
     pictures = draw(
         recipe.CALIBRATION_PICTURES,
         seed=recipe.SEED_CALIBRATE,
-        kinds=recipe.TRAINING_KINDS,
+        kinds=kinds,
         size=recipe.IMAGE_SIZE,
     )
     pixels, labels = (torch.from_numpy(array) for array in (pictures.pixels, pictures.labels))
