@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from clipfast import CounterattackConfig
 from clipfast.defence import schedule
+from clipfast.defence.counterattack import counterattack
 from clipfast.encoders import Encoder, Saved
 from clipfast.ops import Implementation
 
@@ -41,9 +42,9 @@ def launches(norm: str, implementation: Implementation) -> float:
     probed = schedule.Probe(x, x, d, clean, noisy, ())
     encoder = cast(Encoder, Still(gradient, noisy))
     config = CounterattackConfig(steps=STEPS, norm="l2" if norm == "l2" else "linf")
-    schedule.counterattack(encoder, probed, config, implementation)  # compiles
+    counterattack(encoder, probed, config, implementation)  # compiles
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        schedule.counterattack(encoder, probed, config, implementation)
+        counterattack(encoder, probed, config, implementation)
         torch.cuda.synchronize()
     kernels = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     return len(kernels) / STEPS

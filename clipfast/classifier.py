@@ -86,10 +86,9 @@ class DefendedClassifier(nn.Module):
     the model's own, which `undefended` and `differentiable` use: in float32 two more copies of the tower,
     in bfloat16 or float16 two halves.
 
-    Warns with UncalibratedWarning where config.tau_threshold was not calibrated for this model.
-    Raises InputError for bad class names, templates, options and configs.
-
-    A randomised defence that optimises at inference is not a certified one: see SECURITY.md.
+    Warns with UncalibratedWarning where config.tau_threshold was not calibrated for this model. Raises
+    InputError for bad class names, templates, options and configs. A test-time defence is not a certified
+    one: see SECURITY.md.
     """
 
     def __init__(
@@ -120,8 +119,7 @@ class DefendedClassifier(nn.Module):
                 raise InputError(f"expected a sequence of {what}, got the string {given!r}")
         check_float32(*(m for m in (model, drift_model) if m is not None))
         self.config = config if config is not None else CounterattackConfig()
-        self.classnames = tuple(classnames)
-        self.templates = tuple(templates)
+        self.classnames, self.templates = tuple(classnames), tuple(templates)
         self.preprocess = Preprocess.from_open_clip(model)
         self.image_tower = ImageTower(model)
         self.drift_tower = None
@@ -295,7 +293,7 @@ class DefendedClassifier(nn.Module):
 
         Raises InputError for bad pixels and GradientError for pixels that require grad.
         """
-        return self.predict(pixels).logits
+        return self.predict(pixels, with_undefended=False).logits
 
     def predict(
         self,
@@ -305,14 +303,16 @@ class DefendedClassifier(nn.Module):
         seed: int | None = None,
         first_image: int = 0,
         with_delta: bool = False,
+        with_undefended: bool = True,
     ) -> Prediction[Tensor]:
         """Classifies pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
 
         noise: the caller's own start, float [N, 3, H, W] within eps (U(-eps, eps) as published). seed: makes
         the call reproducible; image i's noise then depends on the seed and first_image + i alone, so a long
-        list may be cut into batches of any size. with_delta: keep the counter-perturbation. Raises
-        InputError for bad pixels or noise, for both noise and seed, and for a drift that is not finite;
-        GradientError for pixels that require grad, unless gradients are switched off (`no_grad`).
+        list may be cut into batches of any size. with_delta: keep the counter-perturbation. with_undefended:
+        plain CLIP's logits too; else NaN where they cost a pass more. Raises InputError for bad pixels or
+        noise, for both noise and seed, and for a drift that is not finite; GradientError for pixels that
+        require grad, unless gradients are switched off (`no_grad`).
         """
         if isinstance(pixels, Tensor) and pixels.requires_grad and torch.is_grad_enabled():
             raise GradientError(
@@ -327,8 +327,8 @@ class DefendedClassifier(nn.Module):
             x = check_pixels(pixels, self.image_size, on_gpu=not engine.marks_pixels).to(self.device)
             start = self._noise(x, noise, seed, first_image)
             if len(x):
-                result = engine.run(x, start, with_delta=with_delta, with_clean=True)
-                check_usable(result, x)
+                result = engine.run(x, start, with_delta=with_delta, with_clean=with_undefended)
+                check_usable(result, x, with_clean=with_undefended)
             else:
                 result = self._of_nothing(as_unit(x))
             prediction = Prediction(
@@ -445,6 +445,6 @@ class DefendedClassifier(nn.Module):
         return "naive" if self._implementation == "reference" else self._implementation
 
     def _is_calibrated(self) -> bool:
-        if self.config.calibrated_for is not None:
-            return self.config.is_calibrated(self.drift_weights)
-        return self._source in PUBLISHED_FOR and self.config.gates_as_published()
+        if (config := self.config).calibrated_for is not None:
+            return config.is_calibrated(self.drift_weights)
+        return config.gate == "none" or (self._source in PUBLISHED_FOR and config.gates_as_published())

@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 Norm = Literal["linf", "l2"]
-PassThrough = Literal["noise", "clean", "both"]
-Gate = Literal["drift", "high_noise_drift", "agreement"]
+PassThrough = Literal["noise", "clean", "both", "views"]
+Gate = Literal["drift", "high_noise_drift", "agreement", "none"]
 Objective = Literal["away", "towards"]
 ViewWeights = Literal["equal", "agreement"]
 Preset = Literal["published", "recommended"]
@@ -55,6 +55,7 @@ GATES: dict[Gate, GateFacts] = {
         "steadiness", lambda config: f"high noise {config.norm} {config.gate_noise!r}"
     ),
     "agreement": GateFacts("agreement", lambda config: config.transform, draws=False, cosine=True),
+    "none": GateFacts("nothing", lambda _: "", draws=False),
 }
 
 
@@ -74,8 +75,9 @@ class CounterattackConfig:
         every image of the gate "drift".
     norm: "linf" or "l2".
     pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published;
-        "clean", x itself, so that its answer is exactly undefended CLIP's; or "both", the mean of the
-        normalised f(x) and f(t(x)), which the gate "agreement" compared.
+        "clean", x itself, so that its answer is exactly undefended CLIP's; "both", the mean of the normalised
+        f(x) and f(t(x)), which the gate "agreement" compared; or "views", the views of x, which the gate
+        "none" leaves to answer whatever comes.
     calibrated_for: set by `calibrated`; None for a threshold that was not calibrated. A threshold does not
         carry over to another model or gate, nor to another size or norm of the noise that drift is measured
         with, or transform.
@@ -87,9 +89,10 @@ class CounterattackConfig:
         - f(x)|| / ||f(x)||, low of attacked images. "high_noise_drift" (arXiv 2606.03730): at noise of the
         size gate_noise tau is high of them, so that 1 / (1 + tau) is measured. "agreement": cos(f(x),
         f(t(x))), low of them; with t a low-pass filter of radius 40 and the threshold 0.85 it is CSR's (arXiv
-        2601.19210). All cost 2 forward passes; what an image that passes is answered from is among them but
-        for pass_through "noise" with another gate than "drift", and so is the counterattack's first pass of
-        the gate "drift" alone.
+        2601.19210). "none": nothing, so that drift is 0 of every image, and with the threshold 0 all of them
+        pass; there is nothing to calibrate, and no gate to evade. All others cost 2 forward passes; what an
+        image that passes is answered from is among them but for pass_through "noise" with another gate than
+        "drift", and so is the counterattack's first pass of the gate "drift" alone.
     gate_noise: of "high_noise_drift": the size of its noise, in eps's units; d0 made as much larger.
     transform: t, see `clipfast.transforms`; an agreement gate compares with it, and an ascent goes towards
         it.
@@ -100,8 +103,8 @@ class CounterattackConfig:
     view_weights: "equal", or "agreement": exp(10 cos) of each view's embedding and the equal mean.
 
     Raises InputError for values outside these ranges, for a transform that changes nothing where one is used,
-    for objective "towards" without steps, for pass_through "both" with another gate than "agreement", and for
-    fewer than 3 views that are weighed by agreement.
+    for objective "towards" without steps, for pass_through "both" with another gate than "agreement" and
+    "views" with another than "none" or without any, and for fewer than 3 views that are weighed by agreement.
     """
 
     eps: float = 4 / 255
@@ -167,6 +170,11 @@ class CounterattackConfig:
                 f"expected gate 'agreement' with pass_through 'both', got {self.gate!r}: it compares no two "
                 "pictures that an answer is made of"
             )
+        if self.pass_through == "views" and (self.gate != "none" or not self.views):
+            raise InputError(
+                f"expected gate 'none' and views with pass_through 'views', got {self.gate!r} and "
+                f"{self.views!r}"
+            )
         if self.view_weights == "agreement" and len(self.views) < 3:
             raise InputError(
                 f"expected at least 3 views with view_weights 'agreement', got {len(self.views)}: two agree "
@@ -180,19 +188,13 @@ class CounterattackConfig:
 
     @classmethod
     def recommended(cls) -> CounterattackConfig:
-        """What `benchmarks/pareto.py` chose on the bundled model: a picture and a soft crop of it, no steps.
-
-        Where the two agree, both answer; where they do not, three soft crops. The threshold is that model's too:
-        calibrate your own.
-        """
-        crop, opposite = (f"gaussian 1.0 then crop 0.9 {corner}" for corner in ("top-left", "bottom-right"))
+        """What `benchmarks/pareto.py` chose on the bundled model: two soft crops of every picture."""
         return cls(
-            gate="agreement",
-            transform=crop,
-            tau_threshold=0.8,
-            pass_through="both",
+            gate="none",
+            tau_threshold=0.0,
+            pass_through="views",
             steps=0,
-            views=(crop, opposite, f"mirror then {opposite}"),
+            views=tuple(f"gaussian 2.0 then crop 0.9 {place}" for place in ("centre", "top-left")),
         )
 
     @classmethod
@@ -211,6 +213,16 @@ class CounterattackConfig:
         """Whether anything is added to a countered image before it is answered."""
         return self.steps > 0 or self.pass_through == "noise"
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every image is answered in one way, with nothing added: the gradient is exact then."""
+        return self.gate == "none" and self.tau_threshold == 0 and self.pass_through != "noise"
+
+    @property
+    def answers_both_ways_from_clean(self) -> bool:
+        """Whether f(x) is part of the answer of an image that passes, and known where one is countered."""
+        return self.pass_through == "both" or (self.pass_through == "views" and "identity" in self.views)
+
     def transforms(self) -> tuple[str, ...]:
         """The transforms that the defence makes, each once."""
         names = (self.transform,) if self._uses_transform else ()
@@ -228,8 +240,8 @@ class CounterattackConfig:
         return dataclasses.replace(self, calibrated_for=self._mark(weights))
 
     def is_calibrated(self, weights: str) -> bool:
-        """Whether tau_threshold was calibrated for these weights and this gate's settings."""
-        return self.calibrated_for == self._mark(weights)
+        """Whether tau_threshold was calibrated for these weights and this gate's settings, if it has any."""
+        return self.gate == "none" or self.calibrated_for == self._mark(weights)
 
     def is_ttc(self) -> bool:
         """Whether gate, counterattack and answer are of the published kind, whatever their numbers."""

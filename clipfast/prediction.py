@@ -28,7 +28,7 @@ class Prediction(Generic[Array]):
     """
 
     logits: Array  # float32 [N, C], defended
-    undefended_logits: Array  # float32 [N, C], plain CLIP's
+    undefended_logits: Array  # float32 [N, C], plain CLIP's; NaN where they were not asked for or needed
     embedding: Array | None  # float32 [N, D] f(x + delta), before L2 normalisation; exports do not give it
     drift: Array  # float32 [N] what the gate measured: tau, or another gate's
     countered: Array  # bool [N] drift < tau_threshold
@@ -54,8 +54,9 @@ class Prediction(Generic[Array]):
 
     @property
     def changed(self) -> Array:
-        """Whether the defence gave another label than plain CLIP: bool [N]."""
-        return self.labels != self.undefended_logits.argmax(1)
+        """Whether the defence gave another label than plain CLIP, where that was asked: bool [N]."""
+        known = self.undefended_logits[:, 0] == self.undefended_logits[:, 0]  # not NaN
+        return known & (self.labels != self.undefended_logits.argmax(1))
 
     def topk(self, k: int = 5) -> list[list[tuple[str, float]]]:
         """For each image its k (or all C) most probable classes, (name, probability), best first.

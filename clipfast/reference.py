@@ -82,9 +82,9 @@ def counterattack(
             if config.views:
                 seen = answer_embedding(encode, x + delta, config)
                 embedding = torch.where(countered[:, None], seen, embedding)
-            if config.pass_through == "both":
-                both = passed_embedding(encode, x, clean, config)
-                embedding = torch.where(countered[:, None], embedding, both)
+            if config.pass_through in ("both", "views"):
+                several = passed_embedding(encode, x, clean, config)
+                embedding = torch.where(countered[:, None], embedding, several)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
 
@@ -138,7 +138,7 @@ def counterattack_early_return(
             clean = embedding.clone()
             if noise_passes:
                 clean[~countered] = torch.nan
-        if config.pass_through == "both" and len(rows) < len(x):
+        if config.pass_through in ("both", "views") and len(rows) < len(x):
             embedding[~countered] = passed_embedding(encode, x[~countered], clean[~countered], config)
         delta = d.clone() if noise_passes else torch.zeros_like(d)
         if len(rows):

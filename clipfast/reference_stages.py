@@ -43,8 +43,10 @@ def gate_measure(
 ) -> Tensor:
     """What the gate holds against its threshold, [N]; clean: f(x).
 
-    tau; at larger noise 1 / (1 + tau); or cos(f(x), f(t(x))).
+    tau; at larger noise 1 / (1 + tau); cos(f(x), f(t(x))); or 0.
     """
+    if config.gate == "none":
+        return x.new_zeros(len(x))
     if config.gate == "drift":
         return drift_of(encode(x + d0), clean)
     if config.gate == "high_noise_drift":
@@ -69,7 +71,9 @@ def ascended(moved: Tensor, clean: Tensor, goal: Tensor | None) -> Tensor:
 
 
 def passed_embedding(encode: Encoder, x: Tensor, clean: Tensor, config: CounterattackConfig) -> Tensor:
-    """What pictures that pass are answered from with pass_through "both", [N, D]; clean: f(x)."""
+    """What pictures that pass are answered from with pass_through "both" or "views", [N, D]; clean: f(x)."""
+    if config.pass_through == "views":
+        return answer_embedding(encode, x, config)
     pair = clean, encode(within(transformed(x, config.transform)))
     return torch.stack([F.normalize(embedding) for embedding in pair]).mean(dim=0)
 

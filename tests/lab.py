@@ -43,6 +43,15 @@ STAGES = {
     "low-pass, momentum": {"gate": "agreement", "transform": "low_pass 5", "momentum": 0.9},
 }  # fmt: skip
 
+# What answers every picture, so that none is ever held back.
+VIEWS_ALONE = {
+    "gate": "none",
+    "tau_threshold": 0.0,
+    "pass_through": "views",
+    "steps": 0,
+    "views": ["blur", "gaussian 0.8 then crop 0.9 centre"],
+}
+
 
 def restless(model: nn.Module) -> nn.Module:
     """The same model, whose first convolution sees no patch's mean, so that it drifts under noise."""

@@ -26,9 +26,10 @@ def test_presets_by_their_names():
     assert published == CounterattackConfig.published()
     assert recommended == CounterattackConfig.recommended()
     assert (published.is_ttc(), recommended.is_ttc()) == (True, False)
-    # An image that passes is answered as it came, and its answer is among the gate's two passes.
+    # Two views of every picture, and nothing is drawn, measured or added.
     assert engine_passes(recommended, images=1, countered=0) == (2, 0)
-    assert sum(engine_passes(recommended, images=1, countered=1)) <= 14
+    assert recommended.is_fixed
+    assert not recommended.is_randomised()
     with pytest.raises(InputError, match="expected a preset of published, recommended, got 'best'"):
         CounterattackConfig.of("best")  # pyright: ignore[reportArgumentType]
 
@@ -47,14 +48,28 @@ def test_what_draws_noise_is_randomised(settings, randomised):
     assert CounterattackConfig(**settings).is_randomised() == randomised
 
 
-def test_without_a_gate_all_are_countered_and_nothing_is_calibrated():
-    config = CounterattackConfig.recommended().calibrated("weights")
+def test_under_a_threshold_that_none_reaches_all_are_countered_and_nothing_is_calibrated():
+    config = CounterattackConfig(gate="agreement", tau_threshold=0.9).calibrated("weights")
     ungated = config.ungated()
     assert ungated.tau_threshold > 1e6
     assert not ungated.is_calibrated("weights")
-    assert (
-        dataclasses.replace(ungated, tau_threshold=config.tau_threshold) == CounterattackConfig.recommended()
-    )
+    assert dataclasses.replace(ungated, tau_threshold=0.9) == dataclasses.replace(config, calibrated_for=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fixed"),
+    [
+        ({"gate": "none", "tau_threshold": 0, "pass_through": "clean"}, True),
+        ({"gate": "none", "tau_threshold": 0, "pass_through": "views", "views": ["blur"]}, True),
+        ({"gate": "none", "tau_threshold": 0}, False),  # noise is added
+        ({"gate": "none", "tau_threshold": 1, "pass_through": "clean"}, False),  # all are countered
+        ({"gate": "agreement", "tau_threshold": 0, "pass_through": "clean"}, False),
+    ],
+)
+def test_without_a_gate_nothing_needs_calibration(settings, fixed):
+    config = CounterattackConfig(**settings)
+    assert config.is_fixed == fixed
+    assert config.is_calibrated("weights") == (config.gate == "none")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +112,14 @@ def test_without_a_gate_all_are_countered_and_nothing_is_calibrated():
         ({"views": "mirror"}, "views must be a sequence of transforms, got 'mirror'"),
         ({"views": ["mirror", "turn"]}, "expected a transform of identity, .*, got 'turn'"),
         ({"pass_through": "both"}, "expected gate 'agreement' with pass_through 'both', got 'drift'"),
+        (
+            {"pass_through": "views", "views": ["blur"]},
+            "expected gate 'none' and views .*, got 'drift' and .'blur'",
+        ),
+        (
+            {"pass_through": "views", "gate": "none"},
+            r"expected gate 'none' and views .*, got 'none' and \(\)",
+        ),
         ({"view_weights": "best"}, "view_weights must be one of"),
         (
             {"view_weights": "agreement", "views": ["identity", "mirror"]},

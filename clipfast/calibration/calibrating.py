@@ -87,8 +87,10 @@ def calibrate_folders(
     """Measures the pictures and sets the threshold. total: called with the number of files.
 
     Raises InputError for a folder that is not there or holds no pictures, for class folders that are not
-    named as the classes, and as `calibrate` does.
+    named as the classes, for settings without a gate, and as `calibrate` does.
     """
+    if classifier.config.gate == "none":
+        raise InputError("expected settings with a gate, got gate 'none': it needs no threshold")
     roots = request.folders
     files = [files_below(root) for root in roots]
     labels = [

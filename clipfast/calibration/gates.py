@@ -34,14 +34,15 @@ def candidate_gates(
     """The gates that are compared, by what readers see of them.
 
     All else is as in the config, but that images which pass any gate but drift's are answered by what is
-    known then, and costs nothing more: f(x), or of agreement both embeddings where the config says so.
+    known then, and costs nothing more: f(x), or of agreement both embeddings where the config answers images
+    that pass by several.
     """
     radius = f"{csr_radius(image_size):.4g}"
     transforms = ("blur", "gaussian 1.0", f"low_pass {radius}", "mirror", "crop 0.9 centre")
     if config.gate == "agreement":
         transforms = tuple(dict.fromkeys((*transforms, config.transform)))
     unset = dataclasses.replace(config, calibrated_for=None)
-    both = config.pass_through == "both"
+    both = config.pass_through in ("both", "views")
     drift = dataclasses.replace(unset, gate="drift", pass_through="clean" if both else config.pass_through)
     others = dataclasses.replace(drift, pass_through="clean")
     return {

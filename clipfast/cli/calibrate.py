@@ -72,7 +72,9 @@ def command(
     ] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option(help="Settings by name. Default: as for classify; recommended with --gates all."),
+        typer.Option(
+            help="Settings by name. Default: published; with --gates all recommended, given a gate."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     device: options.AnyDevice = "auto",
@@ -114,7 +116,7 @@ def command(
             classnames=classnames,
             templates=templates,
             config=config,
-            preset="recommended" if preset is None and config is None and gates is not None else preset,
+            preset=_base(gates) if preset is None and config is None else preset,
             device=device,
             precision=precision,
             checkpoint=checkpoint,
@@ -166,6 +168,11 @@ def command(
     if found.separation is not None:
         stdout.print(escape(f"{found.separation}"), highlight=False, soft_wrap=True)
     stdout.print(escape(f"settings: {out}; report: {report}"), highlight=False, soft_wrap=True)
+
+
+def _base(gates: Literal["all"] | None) -> Preset:
+    """Whose stages are calibrated: the recommended ones have no gate of their own."""
+    return "published" if gates is None else "recommended"
 
 
 def _tell_gates(compared: dict[str, Calibration]) -> None:

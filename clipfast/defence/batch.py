@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..inputs.noise import Noise
 from ..reference import Counterattacked
+from .counterattack import Probe
 from .rows import joined, mapped, selected
-from .schedule import Probe, Schedule
+from .schedule import Schedule
 
 __all__ = ["Batch"]
 

@@ -66,6 +66,8 @@ class DifferentiableDefence(nn.Module):
         x, start = self._inputs(pixels, noise)
         if self.mode == "unrolled":
             return self.head(self._unrolled(x, start).embedding)
+        if self.config.is_fixed:
+            return self.head(self._passing(x))
         return self.head(self._answered(x, self._counter(x.detach(), start)))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -101,6 +103,8 @@ class DifferentiableDefence(nn.Module):
         return torch.cat(parts)[torch.cat([rows, others]).argsort()]
 
     def _passing(self, moved: Tensor) -> Tensor:
+        if self.config.pass_through == "views":
+            return answer_embedding(self.embed, moved, self.config)
         embedding = self.embed(moved)
         if self.config.pass_through != "both":
             return embedding

@@ -1,7 +1,7 @@
 """What each gate measures of an image: how f(x) compares with the embedding of a picture beside it.
 
 What else is to be known of a gate stands in `clipfast.config.GATES`; `clipfast.reference_stages` is the plain
-form.
+form. The gate "none" compares nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Gated(NamedTuple):
 
     drift: Tensor  # [N] what it measured
     countered: Tensor  # [N] bool
-    clean: Tensor  # [N, D] f(x) of the tower that measured
-    other: Tensor  # [N, D] f of the picture that x was compared with
+    clean: Tensor | None  # [N, D] f(x) of the tower that measured, where one did
+    other: Tensor | None  # [N, D] f of the picture that x was compared with
 
 
 class Measure(NamedTuple):

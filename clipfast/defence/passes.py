@@ -31,17 +31,17 @@ def engine_passes(
     A countered image costs, beyond its probe, as many of both as there are steps, but that the probe made the
     first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view, but
     for those that the gate has made where nothing is added. The probe is 2 forward passes; where the gate
-    reads others first, it is those 2, and then what is not known yet and is needed: of images that pass, only
-    what they are answered from; with_clean: f(x) of those too. with_answer: what countered images are
-    answered from. An ascent towards f(t(x)) needs that too, where the gate did not make it.
+    reads others first, it is those 2, or none where nothing is measured, and then what is not known yet and
+    is needed: of images that pass, only what they are answered from; with_clean: f(x) of those too.
+    with_answer: what countered images are answered from. An ascent towards f(t(x)) needs that too, where the
+    gate did not make it.
     """
     passed = images - countered
-    forward = 2 * images
-    if drift_encoder:
-        forward += passed + countered
-        if config.pass_through == "both":
-            forward += passed
-        if with_clean and config.pass_through == "noise":
+    gates = config.gate != "none"
+    forward = 2 * images if gates else 0
+    if drift_encoder or not gates:  # f(x) of the tower that answers is not known
+        forward += countered + passed * _passing(config)
+        if with_clean and not (config.pass_through == "clean" or config.answers_both_ways_from_clean):
             forward += passed
     elif not GATES[config.gate].reads_probe:
         forward += passed if config.pass_through == "noise" else 0
@@ -60,3 +60,8 @@ def _views_made(config: CounterattackConfig, drift_encoder: bool) -> int:
     if known and config.gate == "agreement" and not drift_encoder:
         known.add(config.transform)
     return sum(view not in known for view in config.views)
+
+
+def _passing(config: CounterattackConfig) -> int:
+    """What an image that passes is answered from, where nothing of it is known."""
+    return {"noise": 1, "clean": 1, "both": 2, "views": len(config.views)}[config.pass_through]

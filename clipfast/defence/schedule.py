@@ -1,31 +1,30 @@
 """A defence's three stages (TTC, arXiv 2503.03613, section 3, and others) as pure functions.
 
 Each pass is made once. `start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them,
-`counterattack` ascends from the activations that the probe saved, for countered rows alone, and `finish`
-embeds the result. `Schedule` puts them in order, for engine and exporters alike. The answers are
+`clipfast.defence.counterattack` ascends from the activations that the probe saved, for countered rows alone,
+and `finish` embeds the result. `Schedule` puts them in order, for engine and exporters alike. The answers are
 `clipfast.reference`'s, for 2 forward passes where an image passes the gate and 4 forward and 2 backward where
 it is countered. The gate goes before the probe where another tower measures it, and where it reads other
-passes. x and perturbations are in the encoder's layout. implementation: of the operators between the passes,
-see `clipfast.ops`.
+passes or none. x and perturbations are in the encoder's layout. implementation: of the operators between the
+passes, see `clipfast.ops`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
 from ..config import GATES, CounterattackConfig
-from ..encoders.base import Encoder, Saved
+from ..encoders.base import Encoder
 from ..inputs.noise import Noise
 from ..ops import Implementation
 from ..reference import Counterattacked
+from .counterattack import Probe, counterattack
 from .gates import MEASURES, Compared, Gated
 from .rows import Rows, selected
 from .transforming import PictureMap
@@ -33,10 +32,8 @@ from .views import mean_of_views
 
 __all__ = [
     "Halfway",
-    "Probe",
     "Run",
     "Schedule",
-    "counterattack",
     "defend",
     "finish",
     "probe",
@@ -50,18 +47,6 @@ Run = Callable[..., Any]
 
 def _directly(_: str, stage: Callable[..., Any], *inputs: Any) -> Any:
     return stage(*inputs)
-
-
-class Probe(NamedTuple):
-    """What is known of N images when the gate is read."""
-
-    x: Tensor  # the pixels
-    base: Tensor  # what f(x + d) takes of x
-    d: Tensor  # d0
-    clean: Tensor  # [N, D] f(x)
-    noisy: Tensor  # [N, D] f(x + d0)
-    saved: Saved  # the activations of f(x + d0)
-    other: Tensor | None = None  # [N, D] f(t(x)), where the gate made it
 
 
 class Halfway(NamedTuple):
@@ -119,86 +104,6 @@ def passed(probed: Probe, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
     if config.pass_through == "noise":
         return probed.noisy, probed.d
     return probed.clean, torch.zeros_like(probed.d)
-
-
-def counterattack(
-    encoder: Encoder, probed: Probe, config: CounterattackConfig, implementation: Implementation = "auto"
-) -> Tensor:
-    """delta = sum_k w_k d_k in layout, w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
-    x, base, d, clean, embedding, saved, other = probed
-    goal = other if config.objective == "towards" else None
-    velocity = None
-    exponents = [math.exp(config.beta * (k - config.steps)) for k in range(config.steps + 1)]
-    weights = [e / sum(exponents) for e in exponents]
-    total = None
-    for k in range(1, config.steps + 1):
-        cotangent, scale = _cotangent(embedding, clean, goal, implementation)
-        gradient = encoder.input_gradient(saved, cotangent).contiguous()
-        # With momentum, d is the point ahead: a step from there is v_k from d_(k-1).
-        d, total = ops.ascend(
-            x,
-            d,
-            gradient,
-            total,
-            scale,
-            weight_before=weights[0],
-            weight=weights[k],
-            eps=config.eps,
-            step_size=config.step_size,
-            norm=config.norm,
-            last=k == config.steps,
-            implementation=implementation,
-        )
-        if k < config.steps:
-            if config.momentum:
-                velocity = _velocity(velocity, gradient, scale, config, implementation)
-                d = d + config.momentum * velocity
-            saved = ()  # let go of before as much is made anew
-            embedding, saved = encoder.forward(base, d)
-    assert total is not None
-    return total
-
-
-def _cotangent(
-    moved: Tensor, clean: Tensor, goal: Tensor | None, implementation: Implementation
-) -> tuple[Tensor, Tensor]:
-    """The gradient of what is ascended to f(x + d) [N, D], each image's at a scale of its own [N]."""
-    if goal is None:
-        return ops.cotangent(moved.contiguous(), clean.contiguous(), implementation=implementation)
-    # Of cos(e, a) - cos(e, b): what of the unit vectors' difference a - b is at a right angle to e.
-    here, a, b = (F.normalize(embedding) for embedding in (moved, goal, clean))
-    apart = a - b
-    return ops.cotangent(
-        apart.contiguous(), ((apart * here).sum(dim=1, keepdim=True) * here).contiguous(),
-        implementation=implementation,
-    )  # fmt: skip
-
-
-def _velocity(
-    before: Tensor | None,
-    gradient: Tensor,
-    scale: Tensor,
-    config: CounterattackConfig,
-    implementation: Implementation,
-) -> Tensor:
-    """v_k = momentum v_(k-1) and an unbounded step of the gradient (NAC): float32, in layout."""
-    # A step of length 1/2 from mid-grey is cut by no bound; its weight makes it as long as is asked for.
-    exact = torch.promote_types(gradient.dtype, torch.float32)
-    grey = torch.full_like(gradient, 0.5, dtype=exact)
-    return ops.ascend(
-        grey,
-        torch.zeros_like(grey),
-        gradient,
-        None if before is None else config.momentum * before,
-        scale,
-        weight_before=0.0,
-        weight=2 * config.step_size,
-        eps=1.0,
-        step_size=0.5,
-        norm=config.norm,
-        last=True,
-        implementation=implementation,
-    )[1]
 
 
 def finish(encoder: Encoder, base: Tensor, delta: Tensor) -> Tensor:
@@ -269,6 +174,9 @@ class Schedule:
 
     def _gate(self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor) -> Gated:
         """The gate by itself, 2 forward passes of the tower that measures it; x, d: as `start` gave them."""
+        if self.config.gate == "none":
+            drift = 0 * x.flatten(1).sum(dim=1)  # NaN of an image with a pixel out of range
+            return Gated(drift, drift < self.threshold, None, None)
         encoder = self._measuring
         if self.drift_encoder is not None:
             x, d = start(encoder, pixels, noise, self.config, self.implementation)
@@ -283,11 +191,11 @@ class Schedule:
     def _known(self, gated: Gated, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """f(x) and f(t(x)), of those what the gate made, if its tower is the one that answers.
 
-        Of another tower's gate f(x), where images are answered from it whichever way the gate sends them.
+        Without such a gate f(x), where images are answered from it whichever way the gate sends them.
         """
-        if self.drift_encoder is not None:
-            return self.embed(x) if self.config.pass_through == "both" else None, None
-        return gated.clean, gated.other if self.config.gate == "agreement" else None
+        if self.drift_encoder is None and self.config.gate != "none":
+            return gated.clean, gated.other if self.config.gate == "agreement" else None
+        return self.embed(x) if self.config.answers_both_ways_from_clean else None, None
 
     def _transformed(self, x: Tensor, transform: str, encoder: Encoder) -> Tensor:
         """t(x) of x, both in an encoder's layout."""
@@ -344,6 +252,8 @@ class Schedule:
         """What images are answered from that a gate before the probe let pass."""
         if self.config.pass_through == "noise":
             return self.encoder.embed(self.encoder.project(x), d)
+        if self.config.pass_through == "views":
+            return self._viewed(x, {"identity": clean})
         clean = self._embed(x) if clean is None else clean
         if self.config.pass_through == "clean":
             return clean
@@ -375,11 +285,15 @@ class Schedule:
             return finish(self.encoder, held.base, delta)
         # Where nothing was added, these views have been seen.
         known = {} if config.moves else {config.transform: held.other, "identity": held.clean}
-        moved, seen = held.x + delta, []
-        for view in config.views:
+        return self._viewed(held.x + delta, known)
+
+    def _viewed(self, x: Tensor, known: Mapping[str, Tensor | None]) -> Tensor:
+        """The mean over the views of x in layout; known: embeddings of some of them."""
+        seen = []
+        for view in self.config.views:
             embedding = known.get(view)
-            seen.append(self._embed_transformed(moved, view) if embedding is None else embedding)
-        return mean_of_views(seen, config.view_weights)
+            seen.append(self._embed_transformed(x, view) if embedding is None else embedding)
+        return mean_of_views(seen, self.config.view_weights)
 
     def _embed_transformed(self, x: Tensor, transform: str | None = None) -> Tensor:
         """f(t(x)) [N, D] of x in layout; t is the config's if no other is given."""
@@ -434,7 +348,9 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
         known = schedule._known(gated, x)
         held = schedule._probe_gated(x, d, *known)
         embedding, delta = passed(held, config)
-        if config.pass_through == "both" or not config.steps:  # no f(x + d0) was made for an ascent
+        if (
+            config.pass_through in ("both", "views") or not config.steps
+        ):  # no f(x + d0) was made for an ascent
             embedding = schedule._pass_on(x, d, held.clean, known[1])
     else:
         gated, held = schedule._probe(x, d)

@@ -12,12 +12,14 @@ from ..reference import Counterattacked
 __all__ = ["check_usable"]
 
 
-def check_usable(result: Counterattacked, pixels: Tensor) -> None:
+def check_usable(result: Counterattacked, pixels: Tensor, *, with_clean: bool) -> None:
     """Raises InputError for drifts that are not finite, and for embeddings without a direction.
 
     pixels: [N, 3, H, W], uint8 or float, of which the error says what is wrong, if that is where it lies.
+    with_clean: whether f(x) was asked for of all images.
     """
-    lengths = torch.stack([e.norm(dim=1) for e in (result.embedding, result.clean_embedding)])
+    embeddings = (result.embedding, result.clean_embedding) if with_clean else (result.embedding,)
+    lengths = torch.stack([embedding.norm(dim=1) for embedding in embeddings])
     # NaN compares false, and would else pass as "not below the threshold".
     usable = result.drift.isfinite() & ((lengths > 0) & lengths.isfinite()).all(dim=0)
     if usable.all():

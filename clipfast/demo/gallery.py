@@ -17,7 +17,7 @@ from ..calibration.separation import separation
 from ..config import GATES, Preset
 from ..files import write_text
 from ..prediction import Prediction
-from .experiment import DEFENCES, UNDEFENDED, DemoResult
+from .experiment import DEFENCES, UNDEFENDED, Defended, DemoResult
 from .stages import stages
 from .wording import COLUMNS, demo_caption, demo_verdict, table_rows
 
@@ -40,7 +40,9 @@ def write_gallery(result: DemoResult, out: Path) -> Path:
         counterattacks="".join(f"<th>{html.escape(name)}, x{_MAGNIFIED}</th>" for name in DEFENCES.values()),
         pictures="".join(_picture(result, i) for i in _chosen(result)),
         count=str(len(result.labels)),
-        gates="".join(_gate(result, preset) for preset in DEFENCES),
+        gates="".join(
+            _gate(result, preset) for preset in DEFENCES if not result.defences[preset].config.is_fixed
+        ),
     )
     page = out / "index.html"
     write_text(page, text)
@@ -76,7 +78,7 @@ def _picture(result: DemoResult, i: int) -> str:
         _image(attacked, "attacked picture")
         + _answers({k: d.attacked for k, d in defences.items()}, result, i),
         _image(_magnify(attack), "attack, magnified"),
-        *(_counterattack(defended.attacked, i) for defended in defences.values()),
+        *(_counterattack(defended, i) for defended in defences.values()),
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
@@ -98,10 +100,13 @@ def _answers(predictions: dict[Preset, Prediction[Tensor]], result: DemoResult, 
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def _counterattack(prediction: Prediction[Tensor], i: int) -> str:
+def _counterattack(defended: Defended, i: int) -> str:
+    prediction = defended.attacked
     assert prediction.delta is not None
     added = prediction.delta[i].numpy()
     state = "countered" if prediction.countered[i] else "passed the gate"
+    if defended.config.is_fixed:
+        state = "no gate"
     state += "" if added.any() else ", nothing added"
     return _image(_magnify(added), "counterattack, magnified") + state
 

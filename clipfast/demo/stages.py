@@ -34,6 +34,9 @@ def stages(config: CounterattackConfig) -> Stages:
 
 
 def _gate(config: CounterattackConfig) -> str:
+    if config.gate == "none":
+        way = "countered" if config.tau_threshold > 0 else f"answered {_passing(config)}"
+        return f"There is none: nothing is measured, and every picture is {way}."
     noise = _size(config.gate_noise if config.gate == "high_noise_drift" else config.eps, config)
     drift = (
         f"Noise of at most {noise} is added to the picture. "
@@ -52,6 +55,8 @@ def _gate(config: CounterattackConfig) -> str:
 
 
 def _counterattack(config: CounterattackConfig) -> str:
+    if config.is_fixed:
+        return "There is none, as no picture is held back."
     if not config.steps:
         return f"There is none. Countered pictures stay {_unmoved(config)}."
     where, copy = "away from where it was", ""
@@ -70,7 +75,7 @@ def _counterattack(config: CounterattackConfig) -> str:
 
 def _answer(config: CounterattackConfig) -> str:
     picture = "moved picture" if config.steps else "picture"
-    if not config.views:
+    if not config.views or (config.is_fixed and config.pass_through != "views"):
         return f"The {picture} is classified as CLIP does it."
     views = "1 view" if len(config.views) == 1 else f"{len(config.views)} views"
     weighed = " Views that agree with the others count more." if config.view_weights == "agreement" else ""
@@ -81,7 +86,8 @@ def _answer(config: CounterattackConfig) -> str:
 
 
 def _passing(config: CounterattackConfig) -> str:
-    return "by the mean of both embeddings" if config.pass_through == "both" else _unmoved(config)
+    several = {"both": "by the mean of both embeddings", "views": "by its views"}
+    return several.get(config.pass_through) or _unmoved(config)
 
 
 def _unmoved(config: CounterattackConfig) -> str:

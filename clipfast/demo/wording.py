@@ -76,5 +76,7 @@ def demo_verdict(result: DemoResult) -> list[str]:
 
 def _gate(result: DemoResult, preset: Preset) -> str:
     defended = result.defences[preset]
+    if defended.config.is_fixed:
+        return "It has no gate, and answers every picture in one way."
     attacked, clean = (p.countered.double().mean().item() for p in (defended.attacked, defended.clean))
     return f"Its gate countered {attacked:.0%} of the attacked and {clean:.0%} of the clean ones."

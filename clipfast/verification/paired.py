@@ -126,7 +126,7 @@ def _delta_compared(
 ) -> DeltaErrors:
     config, moved = reference.config, pixels + delta
     embedding = reference.embed(moved)
-    wanted = reference.embed(pixels + expected.delta) if config.views else expected.embedding
+    wanted = reference.embed(pixels + expected.delta)
     difference, entries = (delta - expected.delta).flatten(1), delta.flatten(1)
     if config.norm == "l2":
         size, strayed = entries.norm(dim=1), difference.norm(dim=1) / config.eps

@@ -14,7 +14,7 @@ from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..inputs.draws import draw_noise, seeded
 from ..reference import Counterattacked, counterattack_early_return
-from ..reference_stages import answer_embedding
+from ..reference_stages import answer_embedding, passed_embedding
 
 __all__ = ["MOST", "FileAnswer", "Reference", "answers_of", "batch_sizes", "takes"]
 
@@ -98,10 +98,14 @@ class Reference:
 
     @torch.no_grad()
     def answer(self, embedding: Tensor, moved: Tensor, countered: Tensor) -> Tensor:
-        """What x + delta is answered from [N, D]: f(x + delta), or, of countered images, its views."""
+        """What x + delta is answered from [N, D]: f(x + delta), `embedding`, or several views."""
+        tower, passed = self._classifier.image_tower, ~countered
         if self.config.views and countered.any():
-            seen = answer_embedding(self._classifier.image_tower, moved[countered], self.config)
+            seen = answer_embedding(tower, moved[countered], self.config)
             embedding = embedding.index_put((countered,), seen)
+        if self.config.pass_through in ("both", "views") and passed.any():
+            several = passed_embedding(tower, moved[passed], embedding[passed], self.config)
+            embedding = embedding.index_put((passed,), several)
         return embedding
 
     @torch.no_grad()

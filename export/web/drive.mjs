@@ -157,25 +157,27 @@ async function presets(where) {
     const texts = {};
     const ids = ["stages", "measure-heading", "measure-words", "gallery-words", "below", "threshold-value"];
     for (const id of [...ids, "delta-caption"]) {
-      texts[id] = await page.innerText(`#${id}`);
+      texts[id] = await page.textContent(`#${id}`);
     }
     const ticks = await page.$$eval("#ticks span", (spans) => spans.map((span) => span.textContent));
+    const measured = await page.isVisible("#measure");
     const drawable = await page.isVisible("#draw-noise");
-    found.push({ ...rest, pixels, noise, texts, ticks, drawable, steps: await page.$$eval("#steps td", (cells) => cells.length) });
+    found.push({ ...rest, pixels, noise, texts, ticks, measured, drawable, steps: await page.$$eval("#steps td", (cells) => cells.length) });
   };
   await look();
-  await page.focus("#threshold");
-  await page.keyboard.press("Home");
   await defend(page, 1);
   await look();
   await attacked(page);
   await look();
+  await page.focus("#threshold");
+  await page.keyboard.press("Home");
   await defend(page, 0);
   await look();
-  await page.click("#reset-threshold");
+  await defend(page, 1);
+  await look();
   await page.click("#attack");
   await page.waitForSelector("#steps td");
-  await defend(page, 1);
+  await defend(page, 0);
   await page.waitForTimeout(500);
   await look();
   return found;

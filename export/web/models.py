@@ -109,7 +109,7 @@ def _defence(config: CounterattackConfig, title: str) -> dict[str, Any]:
     return {
         "title": title,
         "randomised": config.is_randomised(),
-        "measure": {"name": gate.measures, "cosine": gate.cosine},
+        "measure": None if config.is_fixed else {"name": gate.measures, "cosine": gate.cosine},
         "stages": stages(config)._asdict(),
     }
 

@@ -7,8 +7,9 @@ from towers import make_tower
 
 from clipfast import CounterattackConfig
 from clipfast.defence.batch import Batch
+from clipfast.defence.counterattack import Probe
 from clipfast.defence.rows import leaves
-from clipfast.defence.schedule import Probe, Schedule
+from clipfast.defence.schedule import Schedule
 from clipfast.encoders import make_encoder
 from clipfast.inputs.noise import Noise
 

@@ -279,6 +279,37 @@ def test_what_the_gate_has_seen_is_not_made_again(settings, separate, passing, c
     assert spent == encoder.forwards + (2 * 6 if separate else 0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "passing", "with_clean", "countered"),
+    [
+        ({"pass_through": "views", "views": ("blur", "mirror")}, 2, 3, 1 + 2),
+        ({"pass_through": "views", "views": ("blur", "identity", "mirror")}, 3, 3, 1 + 2),
+        ({"pass_through": "noise", "steps": 2}, 1, 2, 1 + 2 + 1),
+        ({"pass_through": "clean", "views": ("blur",)}, 1, 1, 1 + 1),
+    ],
+)
+def test_what_costs_nothing_to_gate(settings, passing, with_clean, countered):
+    settings = {"gate": "none", "steps": 0, **settings}
+    tower = make_tower(gain=8.0)
+    for threshold, clean, forward in (
+        (0.0, False, passing),
+        (0.0, True, with_clean),
+        (1.0, False, countered),
+    ):
+        x, noise, config, _ = batch(tower, tau_threshold=threshold, **settings)
+        encoder = Counting(tower.model.visual)
+        engine = make_engine(tower, config, encoder=encoder)
+        encoder.forwards = 0
+        result = engine.run(x, Noise(noise), with_clean=clean)
+        expected = counterattack(tower, x, noise, config)
+        if not clean and threshold == 0 and with_clean > passing:
+            expected.clean_embedding[:] = torch.nan
+        assert_tiers(result, expected, config)
+        assert encoder.forwards == 6 * forward
+        spent = engine_passes(config, images=6, countered=6 if threshold else 0, with_clean=clean)
+        assert spent[0] == encoder.forwards
+
+
 @pytest.mark.parametrize("mix", ["none", "some", "all"])
 def test_a_drift_tower_takes_two_passes_and_saves_the_other_one(mix):
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)

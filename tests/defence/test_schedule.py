@@ -43,6 +43,7 @@ STAGES = [
 ]  # fmt: skip
 BOTH = {"gate": "agreement", "transform": "mirror then gaussian 0.8 then crop 0.9 top-left"}
 SEEN = {"views": ["identity", BOTH["transform"], "mirror"]}  # two of which the gate has made
+NONE, ALL_VIEWS = {"gate": "none"}, {"gate": "none", "views": ["blur", "crop 0.8 centre"]}
 BOTH_PASS = [
     ("linf", 0, BOTH | SEEN), ("l2", 2, BOTH | SEEN | {"objective": "towards"}), ("linf", 1, BOTH),
     ("linf", 0, LOW_PASS | AGREED),
@@ -74,6 +75,15 @@ ALL = [(*case, mix) for case in CASES for mix in MIXES]
 ALL += [(*case, "some") for case in (*STAGES, ("linf", 0, BOTH | SEEN))]
 ALL = [(*case, pass_through) for case in ALL for pass_through in ("noise", "clean")]
 ALL += [(*case, mix, "both") for case in BOTH_PASS for mix in MIXES]
+# Nothing is measured, so that all pass or all are countered.
+ALL += [
+    (norm, steps, NONE | options, mix, pass_through)
+    for norm, steps, options, pass_through in [
+        ("linf", 2, VIEWS, "noise"), ("l2", 1, {}, "clean"), ("linf", 0, ALL_VIEWS, "views"),
+        ("linf", 2, TOWARDS | AGREED, "views"), ("linf", 0, VIEWS, "clean"),
+    ]
+    for mix in ("none", "all")
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["one tower", "drift tower"])
@@ -106,7 +116,9 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
     assert int(result.countered.sum()) == {"none": 0, "some": 2, "all": 4}[mix]
     torch.testing.assert_close(result.delta, expected.delta, rtol=0, atol=atol)
     torch.testing.assert_close(result.embedding, expected.embedding, rtol=0, atol=100 * atol)
-    if separate and pass_through == "noise":  # not computed where it is not needed
+    # f(x) is not computed where it is not needed.
+    unknown = pass_through == "noise" or (pass_through == "views" and "identity" not in config.views)
+    if (separate or config.gate == "none") and unknown:
         assert result.clean_embedding[~result.countered].isnan().all()
         assert not result.clean_embedding[result.countered].isnan().any()
     else:
@@ -130,6 +142,8 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
         ),
         (BOTH | SEEN | {"steps": 0}, "both"),
         (BOTH | SEEN, "both"),
+        (ALL_VIEWS | {"steps": 0}, "views"),
+        (NONE | AGREED, "views"),
     ],
 )  # fmt: skip
 def test_a_mask_gives_what_rows_give(options, separate, pass_through):
@@ -139,7 +153,7 @@ def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     config = CounterattackConfig(pass_through=pass_through, **options)
     noise = start(x, config)
     tau = gate_measure(drift_tower, x, into_bounds(noise, x), drift_tower(x), config)
-    limit = torch.tensor(split_threshold(tau))
+    limit = torch.tensor(0.0 if config.gate == "none" else split_threshold(tau))
     drift_encoder = encoder_of(drift_tower) if separate else None
     with torch.no_grad():
         masked, rows = (
@@ -158,7 +172,7 @@ def test_a_mask_gives_what_rows_give(options, separate, pass_through):
             )
             for masked in (True, False)
         )
-    assert int(rows.countered.sum()) == 2
+    assert int(rows.countered.sum()) == (0 if config.gate == "none" else 2)
     for ours, theirs in zip(masked, rows, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 

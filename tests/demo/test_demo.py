@@ -64,11 +64,9 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
             np.testing.assert_array_equal(alive, flags[0] & flags[1])
 
     said = " ".join(out.split())
-    for name in ("recommended", "TTC as published"):
-        shares = [100 * p.countered.double().mean().item() for p in predictions[name]]
-        assert (
-            f"Its gate countered {shares[1]:.0f}% of the attacked and {shares[0]:.0f}% of the clean" in said
-        )
+    shares = [100 * p.countered.double().mean().item() for p in predictions["TTC as published"]]
+    assert f"Its gate countered {shares[1]:.0f}% of the attacked and {shares[0]:.0f}% of the clean" in said
+    assert "It has no gate, and answers every picture in one way." in said
     for words in ("adaptive figures are upper bounds", "no evidence about real CLIP"):
         assert words in said
 
@@ -76,7 +74,8 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
     for name, classifier in classifiers.items():
         for words in stages(classifier.config):
             assert words in page.replace("&#x27;", "'")
-        assert f">{GATES[classifier.config.gate].measures}</text>" in page, name
+        measures = GATES[classifier.config.gate].measures
+        assert (f">{measures}</text>" in page) == (name != "recommended")
     turned = (right["undefended"][0] & ~right["undefended"][1]).nonzero().flatten().tolist()[:10]
     assert turned
     rows = re.findall(r"<tr>(?:(?!</tr>).)*<img.*?</tr>", page)
@@ -90,11 +89,11 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
             assert answer == CLASSNAMES[logits[i].argmax()]
             assert (kind == "right") == (answer == CLASSNAMES[labels[i]])
         gates = [
-            ("countered" if p[1].countered[i] else "passed the gate")
+            ("no gate" if name == "recommended" else "countered" if p[1].countered[i] else "passed the gate")
             + ("" if p[1].delta[i].any() else ", nothing added")
-            for p in predictions.values()
+            for name, p in predictions.items()
         ]
-        assert re.findall(r"((?:countered|passed the gate)[^<]*)</td>", row) == gates
+        assert re.findall(r"((?:countered|passed the gate|no gate)[^<]*)</td>", row) == gates
     assert "<svg" in page
     for outside in ("http://", "https://", 'src="/', "<script"):
         assert outside not in page

@@ -82,6 +82,18 @@ def test_both_pictures_of_the_gate_and_transforms_in_a_row():
     assert f"3 views of the picture: the picture mirrored; {copy}, bottom-right. " in answer
 
 
+def test_without_a_gate_every_picture_has_one_answer():
+    gate, counterattack, answer = stages(CounterattackConfig.recommended())
+    assert gate == "There is none: nothing is measured, and every picture is answered by its views."
+    assert counterattack == "There is none, as no picture is held back."
+    assert answer.startswith(
+        "The answer comes from 2 views of the picture: the picture under a Gaussian blur"
+    )
+    countering = CounterattackConfig(gate="none", tau_threshold=1.0)
+    assert stages(countering).gate.endswith("every picture is countered.")
+    assert "moved in 2 steps" in stages(countering).counterattack
+
+
 def test_without_steps_nothing_moves():
     _, counterattack, answer = stages(CounterattackConfig(steps=0, views=("mirror",), pass_through="clean"))
     assert counterattack == "There is none. Countered pictures stay as they came."
@@ -106,7 +118,7 @@ def test_every_setting_is_told(config, name, value):
     assert stages(dataclasses.replace(config, **{name: value})) != stages(config)
 
 
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", [gate for gate in GATES if gate != "none"])
 def test_every_gate_is_told_by_the_name_of_its_measure(gate):
     told = stages(CounterattackConfig(gate=gate, gate_noise=17 / 255)).gate
     assert f"Pictures whose {GATES[gate].measures} is below" in told

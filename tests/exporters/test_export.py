@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import make_classifier, make_tiny_clip
-from lab import STAGES
+from conftest import make_classifier, make_tiny_clip, pixels
+from lab import STAGES, VIEWS_ALONE
 
 from clipfast import CounterattackConfig, InputError, VerificationError, __version__
 from clipfast.artifacts.metadata import LIMITS, Metadata
@@ -14,6 +15,7 @@ from clipfast.exporters import export, verify
 from clipfast.exporters.onnx import writer as to_onnx
 from clipfast.models.fingerprint import fingerprint
 from clipfast.models.shapes import draw
+from clipfast.runtime import OnnxClassifier
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     ("profile", "kind"),
     [
         ("lab", "agreement, towards, views"),
-        ("serving", "both pass, views seen"),
+        ("lab", "both pass, views seen"),
         pytest.param("serving", "agreement, towards, views", marks=pytest.mark.slow),
         pytest.param("lab", "high noise, no steps, views", marks=pytest.mark.slow),
     ],
@@ -150,6 +152,21 @@ def test_files_of_other_stages_are_verified(tiny_clip, tokenizer, beside, profil
     assert made.metadata.config == config
     assert made.verification is not None
     assert made.verification.agrees
+
+
+@pytest.mark.parametrize("profile", ["lab", pytest.param("serving", marks=pytest.mark.slow)])
+def test_a_file_without_a_gate_is_verified_and_counters_nothing(tiny_clip, tokenizer, beside, profile):
+    classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(**VIEWS_ALONE))
+    made = export(classifier, beside, profile=profile)
+    assert made.verification is not None
+    assert made.verification.agrees
+    assert made.metadata.calibrated
+    x = pixels(5)
+    answer, expected = OnnxClassifier(beside).predict(x.numpy()), classifier.predict(x)
+    np.testing.assert_allclose(answer.logits, expected.logits.numpy(), atol=1e-3)
+    np.testing.assert_allclose(answer.undefended_logits, expected.undefended_logits.numpy(), atol=1e-3)
+    assert not answer.countered.any()
+    assert not answer.drift.any()
 
 
 def test_int8_is_refused_by_name(bundled, beside):

@@ -14,7 +14,7 @@ import typer
 
 from clipfast.models.bundled import BUNDLED_DIR
 
-from .calibrate import calibrate, calibrate_recommended
+from .calibrate import calibrate
 from .finetune import finetune
 from .report import report
 from .train import train
@@ -24,7 +24,6 @@ STAGES = {
     "published.json": (calibrate, None),
     "tecoa.pt": (finetune, "finetune.pt"),
     "report.json": (report, None),
-    "recommended.json": (calibrate_recommended, None),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -128,24 +129,29 @@ def noisy(classifier: DefendedClassifier) -> System:
 
 def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
     """The defended classifier; attackers hold the counterattack constant (BPDA), or go through its steps."""
-    bpda = classifier.differentiable("bpda")
-    all_countered = classifier.with_config(classifier.config.ungated(), on_trial=True)
+    bpda, config = classifier.differentiable("bpda"), classifier.config
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
-        prediction = classifier.predict(pixels, seed=seed, first_image=first_image)
-        return Answer(prediction.logits, prediction.drift, prediction.countered)
+        found = classifier.predict(pixels, seed=seed, first_image=first_image, with_undefended=False)
+        return Answer(found.logits, *(() if config.is_fixed else (found.drift, found.countered)))
 
-    config = classifier.config
-    passing_draws = GATES[config.gate].draws or config.pass_through == "noise"
-    return System(
+    ungated = System(
         name=name,
         answer=answer,
         attackable=bpda,
         randomised=config.is_randomised(),
         # Without steps there is nothing to go through that BPDA holds constant.
         unrolled=classifier.differentiable("unrolled") if config.steps else None,
+        classifiers=(classifier,),
+    )
+    if config.is_fixed:
+        return ungated
+    all_countered = classifier.with_config(config.ungated(), on_trial=True)
+    passing_draws = GATES[config.gate].draws or config.pass_through == "noise"
+    return dataclasses.replace(
+        ungated,
         drift=bpda.drift,
-        tau_threshold=classifier.config.tau_threshold,
+        tau_threshold=config.tau_threshold,
         branches=Branches(_passed(classifier), all_countered.differentiable("bpda"), passing_draws),
         classifiers=(classifier, all_countered),
     )

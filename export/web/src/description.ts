@@ -23,9 +23,9 @@ export interface Defence {
   title: string;
   /** Whether its answers depend on the noise. */
   randomised: boolean;
-  config: { eps: number; tau_threshold: number; pass_through: "noise" | "clean" };
-  /** What its gate measures, low of attacked pictures. */
-  measure: { name: string; cosine: boolean };
+  config: { eps: number; tau_threshold: number; pass_through: string };
+  /** What its gate measures, low of attacked pictures; null where it has none. */
+  measure: { name: string; cosine: boolean } | null;
   /** What each stage does, in words, by the stage's name. */
   stages: Record<string, string>;
   /** What became of the drawn pictures that the supplied ones are of, under one draw of noise. */
@@ -34,7 +34,7 @@ export interface Defence {
     lost_clean: number;
     clean: number[];
     attacked: number[];
-    /** Whether the gate tells the attacked ones from the clean ones, in words. */
+    /** Whether the gate, if there is one, tells the attacked ones from the clean ones, in words. */
     separation: string;
   };
 }

@@ -139,18 +139,21 @@ export class Page {
     byId("stages").replaceChildren(
       ...Object.entries(stages).flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]),
     );
-    byId("measure-heading").textContent = `${capitalised(measure.name)} and its threshold`;
-    const others = config.pass_through === "noise" ? "are answered with noise" : "are answered as they came";
-    byId("measure-words").textContent =
-      `Pictures whose ${measure.name} is below the threshold are countered. The others ${others}. ` +
-      `On ${sample.clean.length} drawn pictures ${sample.separation}.`;
+    byId("measure").hidden = !measure;
+    if (measure) {
+      byId("measure-heading").textContent = `${capitalised(measure.name)} and its threshold`;
+      const others = config.pass_through === "noise" ? "are answered with noise" : "are answered as they came";
+      byId("measure-words").textContent =
+        `Pictures whose ${measure.name} is below the threshold are countered. The others ${others}. ` +
+        `On ${sample.clean.length} drawn pictures ${sample.separation}.`;
+      this.scale.use(this.defence, this.setting.threshold, measure.cosine);
+    }
     const here = pictures.filter((pair) => pair.brought_back.includes(preset)).length;
     byId("gallery-words").textContent =
       `Of ${sample.clean.length} drawn pictures the attack turned ${turned}. This defence brought ` +
       `${sample.brought_back} of those back (${here} of the ${pictures.length} here) and made ` +
       `${sample.lost_clean} clean ones wrong${randomised ? ", with one draw of noise" : ""}.`;
     byId("draw-noise").hidden = !randomised;
-    this.scale.use(this.defence, this.setting.threshold);
   }
 
   private gallery(): void {
@@ -311,13 +314,16 @@ export class Page {
     showLabels(byId("undefended"), "Without the defence", undefended, ms(answer.undefendedMs), subject.label);
     const cost = `${ms(answer.defendedMs)}, ${times.toFixed(1)}×`;
     showLabels(byId("defended"), "With the defence", defended, cost, subject.label);
-    this.scale.show(answer.drift);
+    const { measure } = this.defence;
+    if (measure) this.scale.show(answer.drift);
     const [from, to] = [undefended[0]!.name, defended[0]!.name];
-    byId("verdict").replaceChildren(
+    const below = answer.countered ? "below" : "not below";
+    const gated = measure && [
       make("strong", {}, answer.countered ? "Countered." : "Not countered."),
-      ` Its ${this.defence.measure.name}, ${written(answer.drift)}, is ${answer.countered ? "below" : "not below"} the threshold ${written(threshold)}. ` +
-        (from === to ? `The label stays ${to}.` : `The label goes from ${from} to ${to}.`),
-    );
+      ` Its ${measure.name}, ${written(answer.drift)}, is ${below} the threshold ${written(threshold)}. `,
+    ];
+    const label = from === to ? `The label stays ${to}.` : `The label goes from ${from} to ${to}.`;
+    byId("verdict").replaceChildren(...(gated ?? []), label);
     this.showPictures(subject, pixels, clean, answer);
   }
 

@@ -33,11 +33,11 @@ export class Scale {
     byId("reset-threshold").addEventListener("click", () => moved(this.take(this.defence.config.tau_threshold)));
   }
 
-  /** Shows a defence's gate and a threshold of it. */
-  use(defence: Defence, threshold: number): void {
+  /** Shows a defence's gate, which measures what is a cosine or not, and a threshold of it. */
+  use(defence: Defence, threshold: number, cosine: boolean): void {
     this.defence = defence;
-    const { measure, config, sample } = defence;
-    this.spacing = measure.cosine ? NEAR_ONE : PLAIN;
+    const { config, sample } = defence;
+    this.spacing = cosine ? NEAR_ONE : PLAIN;
     const known = [...sample.clean, ...sample.attacked, config.tau_threshold].map(this.spacing.along);
     this.low = Math.min(...known) - MARGIN;
     this.high = Math.max(...known) + MARGIN;
