@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from conftest import CLASSNAMES, linf_draw, make_classifier, make_tiny_clip, pixels, split_threshold
+from lab import VIEWS_ALONE
 
 from clipfast import (
     CounterattackConfig,
@@ -20,6 +21,7 @@ from clipfast import (
     UncalibratedWarning,
     implementations,
 )
+from clipfast.attacks.pass_counter import PassCounter
 from clipfast.defence.precision import available
 from clipfast.inputs.philox import linf_noise
 from clipfast.models.fingerprint import fingerprint
@@ -606,3 +608,36 @@ def test_pixels_out_of_range_are_noticed_on_a_gpu_too(tiny_clip, tokenizer, x, a
     x[1, 0, 0, 0] = 1.5
     with pytest.raises(InputError, match=r"values from 0.* to 1\.5"):
         answer(classifier, x.as_subclass(OnGpu))
+
+
+def test_without_a_gate_plain_clip_is_asked_only_on_request(tiny_clip, tokenizer, x):
+    config = CounterattackConfig(**VIEWS_ALONE)
+    classifier = make_classifier(tiny_clip, tokenizer, config=config)
+    assert classifier.calibrated
+    with PassCounter(classifier) as spent:
+        bare = classifier.predict(x, with_undefended=False)
+        logits = classifier(x)
+    assert spent.an_image(len(x)).forward == 2 * 2
+    assert bare.undefended_logits.isnan().all()
+    assert not bare.changed.any()
+    with PassCounter(classifier) as spent:
+        whole = classifier.predict(x)
+    assert spent.an_image(len(x)).forward == 3
+    expected = classifier._head(answer_embedding(classifier.image_tower, x.float() / 255, config))
+    for ours in (bare.logits, whole.logits, logits):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(whole.undefended_logits, classifier.undefended(x), rtol=0, atol=1e-3)
+    assert torch.equal(whole.changed, expected.argmax(1) != classifier.undefended(x).argmax(1))
+    assert not whole.countered.any()
+    assert not whole.drift.any()
+
+
+def test_without_a_gate_pixels_out_of_range_are_noticed(tiny_clip, tokenizer, x):
+    classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(**VIEWS_ALONE))
+    bad = x.float() / 255
+    bad[1, 2, 3, 4] = 1.5
+    with pytest.raises(InputError, match=r"1\.5"):
+        classifier.predict(bad)
+    bad[1, 2, 3, 4] = torch.nan
+    with pytest.raises(InputError, match="NaN or infinity in image 1"):
+        classifier.predict(bad)

@@ -5,13 +5,16 @@ import dataclasses
 import pytest
 import torch
 from conftest import make_classifier, pixels
+from lab import VIEWS_ALONE
 from toys import plain as toy_system
 from toys import toy_batch
 
 from clipfast import CounterattackConfig
-from clipfast.attacks import make
+from clipfast.attacks import ADAPTIVE, make
+from clipfast.attacks.pass_counter import PassCounter
 from clipfast.attacks.system import Branches, undefended
 from clipfast.evaluation.defences import systems
+from clipfast.reference_stages import answer_embedding
 
 EPS = 4 / 255
 
@@ -101,6 +104,27 @@ def test_gradients_through_one_view_are_those_through_none(tiny_clip, tokenizer)
         system, _, labels = stages(tiny_clip, tokenizer, x, views=views, tau_threshold=2.0)
         made.append(make("bpda", stops=False, steps=3).run(system, x, labels, eps=EPS, seed=3).pixels)
     assert ((made[0] - made[1]).abs() > 1e-6).double().mean() < 0.01
+
+
+def test_what_has_no_gate_is_attacked_through_its_exact_gradient_alone(tiny_clip, tokenizer):
+    x, config = pixels(6).float() / 255, CounterattackConfig(**VIEWS_ALONE)
+    classifier = make_classifier(tiny_clip, tokenizer, config=config)
+    system, labels = systems.countered(classifier), classifier.undefended(x).argmax(dim=1)
+    applying = [name for name in ADAPTIVE if make(name).applies(system)]
+    assert applying == ["bpda", "targeted", "apgd-eot", "black-box"]
+    assert system.answer(x, seed=0)[1:] == (None, None)
+    leaf = x.clone().requires_grad_()
+    with PassCounter(classifier) as spent:
+        logits = system.attackable(leaf)
+        (ours,) = torch.autograd.grad(logits.square().sum(), leaf)
+    assert (spent.forward, spent.backward) == (6 * 2, 6 * 2)
+    torch.testing.assert_close(logits, system.logits(x), rtol=0, atol=1e-3)
+    head = classifier.differentiable("undefended").head
+    expected = head(answer_embedding(classifier.image_tower, leaf, config))
+    (theirs,) = torch.autograd.grad(expected.square().sum(), leaf)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+    attacked = make("bpda", stops=False).run(system, x, labels, eps=EPS, seed=0).pixels
+    assert (system.logits(attacked).argmax(dim=1) != labels).double().mean() > 0.3
 
 
 def test_both_branches_turn_pictures_both_ways_through_the_gate(tiny_clip, tokenizer):
