@@ -110,7 +110,7 @@ export class Classifier {
       undefendedMs: median(times.undefended),
     };
     if (![answer.drift, ...answer.logits, ...answer.undefendedLogits].every(Number.isFinite)) {
-      const got = `${defence.measure.name} ${answer.drift}`;
+      const got = `${defence.measure?.name ?? "drift"} ${answer.drift}`;
       throw new Problem(`expected a finite measure and logits, got ${got}: the model gives no answer`);
     }
     return answer;
