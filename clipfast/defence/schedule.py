@@ -348,9 +348,8 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
         known = schedule._known(gated, x)
         held = schedule._probe_gated(x, d, *known)
         embedding, delta = passed(held, config)
-        if (
-            config.pass_through in ("both", "views") or not config.steps
-        ):  # no f(x + d0) was made for an ascent
+        # Where nothing ascends, f(x + d0) was not made.
+        if config.pass_through in ("both", "views") or not config.steps:
             embedding = schedule._pass_on(x, d, held.clean, known[1])
     else:
         gated, held = schedule._probe(x, d)
