@@ -23,6 +23,7 @@ from clipfast import (
 )
 from clipfast.attacks.pass_counter import PassCounter
 from clipfast.defence.precision import available
+from clipfast.inputs.noise import Noise
 from clipfast.inputs.philox import linf_noise
 from clipfast.models.fingerprint import fingerprint
 from clipfast.reference import counterattack
@@ -638,6 +639,8 @@ def test_without_a_gate_pixels_out_of_range_are_noticed(tiny_clip, tokenizer, x)
     bad[1, 2, 3, 4] = 1.5
     with pytest.raises(InputError, match=r"1\.5"):
         classifier.predict(bad)
+    found = classifier.engine.run(bad, Noise(torch.zeros_like(bad)))
+    assert found.drift.isnan().tolist() == [i == 1 for i in range(len(bad))]
     bad[1, 2, 3, 4] = torch.nan
     with pytest.raises(InputError, match="NaN or infinity in image 1"):
         classifier.predict(bad)
