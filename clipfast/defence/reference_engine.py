@@ -24,14 +24,9 @@ class DefenceEngine(Protocol):
     marks_pixels: bool  # whether `run` gives an image with a pixel outside of [0, 1] the drift NaN
 
     def run(
-        self,
-        pixels: Tensor,
-        noise: Noise[Tensor],
-        *,
-        with_delta: bool = True,
-        with_clean: bool = False,
-        with_answer: bool = True,
-    ) -> Counterattacked:
+        self, pixels: Tensor, noise: Noise[Tensor], *,
+        with_delta: bool = True, with_clean: bool = False, with_answer: bool = True,
+    ) -> Counterattacked:  # fmt: skip
         """Defends pixels [N, 3, H, W], uint8 or float32.
 
         with_clean: f(x) of every image, needed or not. with_answer: what countered images are answered from.
