@@ -219,6 +219,11 @@ class CounterattackConfig:
         return self.gate == "none" and self.tau_threshold == 0 and self.pass_through != "noise"
 
     @property
+    def passes_by_several(self) -> bool:
+        """Whether an image that passes is answered by the mean of several embeddings."""
+        return self.pass_through in ("both", "views")
+
+    @property
     def answers_both_ways_from_clean(self) -> bool:
         """Whether f(x) is part of the answer of an image that passes, and known where one is countered."""
         return self.pass_through == "both" or (self.pass_through == "views" and "identity" in self.views)

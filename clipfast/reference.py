@@ -82,8 +82,8 @@ def counterattack(
             if config.views:
                 seen = answer_embedding(encode, x + delta, config)
                 embedding = torch.where(countered[:, None], seen, embedding)
-            if config.pass_through in ("both", "views"):
-                several = passed_embedding(encode, x, clean, config)
+            if config.passes_by_several:
+                several = passed_embedding(encode, x, config, clean)
                 embedding = torch.where(countered[:, None], embedding, several)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
@@ -138,8 +138,8 @@ def counterattack_early_return(
             clean = embedding.clone()
             if noise_passes:
                 clean[~countered] = torch.nan
-        if config.pass_through in ("both", "views") and len(rows) < len(x):
-            embedding[~countered] = passed_embedding(encode, x[~countered], clean[~countered], config)
+        if config.passes_by_several and len(rows) < len(x):
+            embedding[~countered] = passed_embedding(encode, x[~countered], config, clean[~countered])
         delta = d.clone() if noise_passes else torch.zeros_like(d)
         if len(rows):
             x, clean_rows = x[rows], clean[rows]

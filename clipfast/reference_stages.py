@@ -70,11 +70,13 @@ def ascended(moved: Tensor, clean: Tensor, goal: Tensor | None) -> Tensor:
     return (towards - from_here).sum()
 
 
-def passed_embedding(encode: Encoder, x: Tensor, clean: Tensor, config: CounterattackConfig) -> Tensor:
-    """What pictures that pass are answered from with pass_through "both" or "views", [N, D]; clean: f(x)."""
+def passed_embedding(
+    encode: Encoder, x: Tensor, config: CounterattackConfig, clean: Tensor | None = None
+) -> Tensor:
+    """What pictures that pass are answered from by several embeddings, [N, D]; clean: f(x), if known."""
     if config.pass_through == "views":
         return answer_embedding(encode, x, config)
-    pair = clean, encode(within(transformed(x, config.transform)))
+    pair = encode(x) if clean is None else clean, encode(within(transformed(x, config.transform)))
     return torch.stack([F.normalize(embedding) for embedding in pair]).mean(dim=0)
 
 

@@ -129,7 +129,7 @@ class Lab:
             seen = answer_embedding(self.tower, x + delta, self.config)
             answered = torch.where(countered[:, None], seen, answered)
         if self.config.pass_through == "both":
-            passed = passed_embedding(self.tower, x, self.tower(x), self.config)
+            passed = passed_embedding(self.tower, x, self.config)
             answered = torch.where(countered[:, None], answered, passed)
         torch.testing.assert_close(logits, self._logits(answered), rtol=0, atol=2e-4)
         torch.testing.assert_close(undefended, self._logits(self.tower(x)), rtol=0, atol=2e-4)

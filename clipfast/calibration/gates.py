@@ -42,7 +42,7 @@ def candidate_gates(
     if config.gate == "agreement":
         transforms = tuple(dict.fromkeys((*transforms, config.transform)))
     unset = dataclasses.replace(config, calibrated_for=None)
-    both = config.pass_through in ("both", "views")
+    both = config.passes_by_several
     drift = dataclasses.replace(unset, gate="drift", pass_through="clean" if both else config.pass_through)
     others = dataclasses.replace(drift, pass_through="clean")
     return {

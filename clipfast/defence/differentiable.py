@@ -92,7 +92,7 @@ class DifferentiableDefence(nn.Module):
     def _answered(self, x: Tensor, found: Counterattacked) -> Tensor:
         """What images are answered from [N, D]: countered ones by their views, others as they pass."""
         moved = x + found.delta
-        if not self.config.views and self.config.pass_through != "both":
+        if not self.config.views and not self.config.passes_by_several:
             return self.embed(moved)
         rows, others = (chosen.nonzero().flatten() for chosen in (found.countered, ~found.countered))
         parts = []
@@ -103,12 +103,9 @@ class DifferentiableDefence(nn.Module):
         return torch.cat(parts)[torch.cat([rows, others]).argsort()]
 
     def _passing(self, moved: Tensor) -> Tensor:
-        if self.config.pass_through == "views":
-            return answer_embedding(self.embed, moved, self.config)
-        embedding = self.embed(moved)
-        if self.config.pass_through != "both":
-            return embedding
-        return passed_embedding(self.embed, moved, embedding, self.config)
+        if self.config.passes_by_several:
+            return passed_embedding(self.embed, moved, self.config)
+        return self.embed(moved)
 
     def _draw_noise(self, x: Tensor) -> Tensor:
         return draw_noise(seeded(torch_seed(), 0, len(x), x.device), x.shape, self.config)

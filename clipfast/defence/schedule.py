@@ -349,7 +349,7 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
         held = schedule._probe_gated(x, d, *known)
         embedding, delta = passed(held, config)
         # Where nothing ascends, f(x + d0) was not made.
-        if config.pass_through in ("both", "views") or not config.steps:
+        if config.passes_by_several or not config.steps:
             embedding = schedule._pass_on(x, d, held.clean, known[1])
     else:
         gated, held = schedule._probe(x, d)

@@ -103,8 +103,8 @@ class Reference:
         if self.config.views and countered.any():
             seen = answer_embedding(tower, moved[countered], self.config)
             embedding = embedding.index_put((countered,), seen)
-        if self.config.pass_through in ("both", "views") and passed.any():
-            several = passed_embedding(tower, moved[passed], embedding[passed], self.config)
+        if self.config.passes_by_several and passed.any():
+            several = passed_embedding(tower, moved[passed], self.config, embedding[passed])
             embedding = embedding.index_put((passed,), several)
         return embedding
 

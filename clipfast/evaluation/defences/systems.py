@@ -163,14 +163,14 @@ def _passed(classifier: DefendedClassifier) -> Logits:
     if config.pass_through == "clean":
         return logits
 
-    def paired(pixels: Tensor) -> Tensor:
-        return logits.head(passed_embedding(logits.embed, pixels, logits.embed(pixels), config))
+    def several(pixels: Tensor) -> Tensor:
+        return logits.head(passed_embedding(logits.embed, pixels, config))
 
     def noisy(pixels: Tensor) -> Tensor:
         x = pixels.detach()
         return logits(pixels + into_bounds(_noise(x, config, draws.torch_seed(), 0), x))
 
-    return paired if config.pass_through == "both" else noisy
+    return several if config.passes_by_several else noisy
 
 
 def _optimising(
