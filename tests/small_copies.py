@@ -288,6 +288,14 @@ def pcam(root: Path, _) -> Copy:
     return Copy(("healthy lymph node tissue", "lymph node tumor tissue"), labels)
 
 
+def imagenette(root: Path, _) -> Copy:
+    wnids = ["n01440764", "n03028079", "n03888257"]
+    for label, wnid in enumerate(wnids):
+        save(root / "imagenette2" / "val" / wnid / f"{wnid}_10.JPEG", label)
+        save(root / "imagenette2" / "train" / wnid / f"{wnid}_11.JPEG", label + 1)
+    return Copy(("tench", "church", "parachute"), [0, 1, 2])
+
+
 def tiny_imagenet(root: Path, _) -> Copy:
     folder = root / "tiny-imagenet-200"
     text(folder / "wnids.txt", "n02124075", "n01443537", "n04067472")
@@ -327,5 +335,6 @@ COPIES: dict[str, Callable[[Path, object], Copy]] = {
     "eurosat": eurosat,
     "dtd": dtd,
     "pcam": pcam,
+    "imagenette": imagenette,
     "tiny-imagenet": tiny_imagenet,
 }

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 
 import open_clip
 
-__all__ = ["aircraft", "caltech101", "caltech256", "camel_case", "flower", "imagenet", "spaced", "synsets"]
+__all__ = [
+    "aircraft",
+    "caltech101",
+    "caltech256",
+    "camel_case",
+    "flower",
+    "imagenet",
+    "imagenette",
+    "spaced",
+    "synsets",
+]
 
 
 def spaced(name: str) -> str:
@@ -50,6 +60,26 @@ def imagenet(classes: Sequence[Sequence[str]]) -> list[str]:
     if len(classes) != len(open_clip.IMAGENET_CLASSNAMES):
         return synsets(classes)
     return _distinct(open_clip.IMAGENET_CLASSNAMES, [synonyms[0] for synonyms in classes])
+
+
+# WordNet ids of Imagenette's classes, named as open_clip names ImageNet's.
+_IMAGENETTE = {
+    "n01440764": "tench",
+    "n02102040": "English Springer Spaniel",
+    "n02979186": "cassette player",
+    "n03000684": "chainsaw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+
+
+def imagenette(name: str) -> str:
+    """n01440764 -> tench; another name stays as it is."""
+    return _IMAGENETTE.get(name, spaced(name))
 
 
 def synsets(classes: Sequence[Sequence[str]]) -> list[str]:

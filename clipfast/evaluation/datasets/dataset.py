@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...preprocess import ImageSource, Preprocess
 
-__all__ = ["Contents", "Dataset", "Files", "Images", "LabelledPictures", "Skipped"]
+__all__ = ["Contents", "Dataset", "Files", "Images", "LabelledPictures", "Skipped", "Subset"]
 
 
 class LabelledPictures(Protocol):
@@ -49,6 +49,25 @@ class Files:
     def read(self, index: int) -> tuple[Path, int]:
         """The path and the label."""
         return self._files[index][1:]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of other pictures, by their indices there."""
+
+    pictures: LabelledPictures
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """As it is called among the others."""
+        return self.pictures.name(self.indices[index])
+
+    def read(self, index: int) -> tuple[ImageSource, int]:
+        """The picture and its label."""
+        return self.pictures.read(self.indices[index])
 
 
 class Contents(NamedTuple):

@@ -1,4 +1,4 @@
-"""The data sets that are known by name: the sixteen of the paper (arXiv 2503.03613), and Tiny ImageNet."""
+"""The data sets that are known by name: the sixteen of the paper (arXiv 2503.03613), and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .class_words import aircraft, caltech101, caltech256, camel_case, flower, imagenet, spaced
+from .class_folders import ClassFolders
+from .class_words import (
+    aircraft,
+    caltech101,
+    caltech256,
+    camel_case,
+    flower,
+    imagenet,
+    imagenette,
+    spaced,
+)
 from .countries import country
 from .dataset import Contents
 from .tiny_imagenet import read_tiny_imagenet
@@ -27,7 +37,8 @@ class KnownDataset:
 
     title: as papers write it. folder: what must be there below the root. read: (root, split, download) ->
     what it holds. splits: the first is evaluated; "all" where there is no other. get: how users come by it,
-    where torchvision cannot download it. needs: a package that torchvision needs to read it.
+    where torchvision cannot download it. needs: a package that torchvision needs to read it. class_folders:
+    another form that it is read in where torchvision's is not there.
     """
 
     title: str
@@ -36,6 +47,7 @@ class KnownDataset:
     splits: tuple[str, ...] = ("all",)
     get: str | None = None
     needs: str | None = None
+    class_folders: ClassFolders | None = None
 
 
 # Of its tables.
@@ -45,6 +57,7 @@ _PAPER = {
         folder="cifar-10-batches-py",
         read=TorchvisionReader(name="CIFAR10", classnames=named(), arguments=train_argument, paths=False),
         splits=("test", "train"),
+        class_folders=ClassFolders(places=("cifar10/{split}", "{split}")),
     ),
     "cifar100": KnownDataset(
         title="CIFAR-100",
@@ -79,6 +92,11 @@ _PAPER = {
             paths=False,
         ),
         needs="scipy",
+        class_folders=ClassFolders(
+            places=("caltech-101/101_ObjectCategories", "101_ObjectCategories", "caltech_101"),
+            words=caltech101,
+            left_out=("BACKGROUND_Google",),
+        ),
     ),
     "caltech256": KnownDataset(
         title="Caltech-256",
@@ -144,6 +162,7 @@ _PAPER = {
         folder="dtd/dtd",
         read=TorchvisionReader(name="DTD", classnames=named(spaced)),
         splits=("test", "val", "train"),
+        class_folders=ClassFolders(places=("dtd/images", "images"), lists="../labels/{split}1.txt"),
     ),
     "pcam": KnownDataset(
         title="PCAM",
@@ -156,6 +175,18 @@ _PAPER = {
 
 # On Tiny ImageNet the fine-tuned towers were trained.
 _OTHERS = {
+    "imagenette": KnownDataset(
+        title="Imagenette",
+        folder="imagenette2",
+        read=TorchvisionReader(
+            name="Imagenette",
+            classnames=lambda dataset: map(imagenette, dataset.wnids),
+        ),
+        splits=("val", "train"),
+        class_folders=ClassFolders(
+            places=("imagenette2-320/{split}", "imagenette2-160/{split}", "{split}"), words=imagenette
+        ),
+    ),
     "tiny-imagenet": KnownDataset(
         title="Tiny ImageNet",
         folder="tiny-imagenet-200",
