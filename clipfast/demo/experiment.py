@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -21,15 +22,14 @@ from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig, Preset
 from ..errors import InputError
 from ..evaluation.defences.systems import blurred, countered
+from ..files import read_text, write_text
 from ..measurement.interleave import interleaved
-from ..models.bundled import bundled_defaults
-from ..models.shapes import CLASSNAMES, KINDS, draw
 from ..prediction import Prediction
 from .adaptive import still_right
+from .subject import DEFENCES, Described, Subject
 
 __all__ = [
     "ATTACK_EPS",
-    "DEFENCES",
     "TWIN",
     "UNDEFENDED",
     "Defended",
@@ -39,18 +39,12 @@ __all__ = [
 ]
 
 ATTACK_EPS = 2 / 255
-_CHUNK = 64
+_CHUNK_PIXELS = 64 * 96 * 96
 
 # What the systems that the words name are called.
 UNDEFENDED, TWIN = "undefended", "fine-tuned twin"
-DEFENCES: dict[Preset, str] = {"published": "TTC as published", "recommended": "recommended"}
 
-_OURS = re.compile(
-    rf"\d{{3,}}-({'|'.join(KINDS)})-({'|'.join(c.replace(' ', '-') for c in CLASSNAMES)})\.png"
-)
-
-# The report of the bundled model uses other streams, so these pictures are fresh.
-_STREAM = 100
+_WRITTEN = "pictures.json"  # which files an earlier demo left
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,7 @@ class Defended:
 class DemoResult:
     """What the demo found. rows: by the system's name. Pixels are uint8 [N, 3, H, W]; labels int64 [N]."""
 
+    described: Described
     rows: Mapping[str, SystemRow]
     labels: Tensor
     clean_pixels: Tensor
@@ -88,38 +83,31 @@ class DemoResult:
     defences: Mapping[Preset, Defended]
 
 
-def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float], object]) -> DemoResult:
-    """Draws, attacks and classifies `images` pictures; writes them below `out` as 8-bit PNG files.
+def experiment(subject: Subject, out: Path, *, seed: int, progress: Callable[[float], object]) -> DemoResult:
+    """Attacks and classifies a subject's pictures; writes them below `out` as 8-bit PNG files.
 
     progress: called as the attacks go on, with the share of them that is done since the last call. Raises
     InputError where `out` is not a folder that can be written.
     """
-    classifier = DefendedClassifier.bundled()
-    defended: dict[Preset, DefendedClassifier] = {
-        preset: classifier.with_config(bundled_defaults(preset).config) for preset in DEFENCES
-    }
-    pictures = draw(images, seed=(_STREAM, seed), size=classifier.image_size[0])
-    labels = torch.from_numpy(pictures.labels)
-    names = [
-        f"{i:03d}-{KINDS[kind]}-{CLASSNAMES[label]}"
-        for i, (kind, label) in enumerate(zip(pictures.kinds, pictures.labels, strict=True))
-    ]
-    clean = _write_and_read(out / "clean", names, pictures.pixels, classifier)
+    classifier, labels = subject.classifier, subject.labels
+    files = _places(out, subject.names)
+    clean = _write_and_read(files["clean"], subject.pixels.numpy(), classifier)
     x = clean.float() / 255
     systems = [
         undefended(classifier, UNDEFENDED),
         blurred(classifier),
-        undefended(DefendedClassifier.bundled(finetuned=True), TWIN),
-        *(countered(defended[preset], name) for preset, name in DEFENCES.items()),
+        *([] if subject.twin is None else [undefended(subject.twin, TWIN)]),
+        *(countered(subject.defended[preset], name) for preset, name in DEFENCES.items()),
     ]
+    chunk = _chunk(classifier.image_size)
     part = 1 / (1 + len(systems))
-    step = part / (math.ceil(images / _CHUNK) * PGD_STEPS)
+    step = part / (math.ceil(len(labels) / chunk) * PGD_STEPS)
     transfer = attack_in_chunks(
-        systems[0], x, labels, eps=ATTACK_EPS, chunk=_CHUNK, seed=seed, progress=lambda: progress(step)
+        systems[0], x, labels, eps=ATTACK_EPS, chunk=chunk, seed=seed, progress=lambda: progress(step)
     )
     # Rounding to 8 bits keeps the budget, because clean pixels and eps are whole grey levels.
     levels = np.rint(transfer.numpy() * 255).astype(np.uint8)
-    attacked = _write_and_read(out / "attacked", names, levels, classifier)
+    attacked = _write_and_read(files["attacked"], levels, classifier)
     both = x, attacked.float() / 255
     with torch.no_grad():
         seconds = interleaved([partial(system.logits, p) for system in systems for p in both])
@@ -132,13 +120,14 @@ def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float],
             labels,
             right & right_attacked,
             eps=ATTACK_EPS,
-            chunk=_CHUNK,
+            chunk=chunk,
             seed=seed,
             progress=lambda share: progress(share * part),
         )
         accuracies = [float(flags.mean()) for flags in (right, right_attacked, left)]
         rows[system.name] = SystemRow(*accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2)))
     return DemoResult(
+        described=subject.described,
         rows=rows,
         labels=labels,
         clean_pixels=clean,
@@ -147,23 +136,39 @@ def experiment(out: Path, *, images: int, seed: int, progress: Callable[[float],
             preset: Defended(
                 each.config, *(each.predict(p, seed=seed, with_delta=True) for p in (clean, attacked))
             )
-            for preset, each in defended.items()
+            for preset, each in subject.defended.items()
         },
     )
 
 
-def _write_and_read(
-    folder: Path, names: list[str], pixels: NDArray[np.uint8], classifier: DefendedClassifier
-) -> Tensor:
+def _chunk(image_size: tuple[int, int]) -> int:
+    """How many pictures are attacked at a time: as many as hold the pixels of 64 of the bundled model's."""
+    height, width = image_size
+    return max(4, min(64, _CHUNK_PIXELS // (height * width)))
+
+
+def _places(out: Path, names: list[str]) -> dict[str, list[Path]]:
+    """The files of clean and attacked pictures, those of an earlier demo gone."""
+    listed = out / _WRITTEN
+    places = {kind: [f"{kind}/{name}.png" for name in names] for kind in ("clean", "attacked")}
+    try:
+        if listed.exists():
+            for place in json.loads(read_text(listed)):
+                if re.fullmatch(r"(clean|attacked)/[^/\\]+\.png", place):
+                    (out / place).unlink(missing_ok=True)
+        for kind in places:
+            (out / kind).mkdir(parents=True, exist_ok=True)
+        write_text(listed, json.dumps([*places["clean"], *places["attacked"]], indent=0) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write pictures to {out}: {error.strerror or error}") from error
+    return {kind: [out / place for place in each] for kind, each in places.items()}
+
+
+def _write_and_read(files: list[Path], pixels: NDArray[np.uint8], classifier: DefendedClassifier) -> Tensor:
     """Pixels as they are after a trip through PNG files: uint8 [N, 3, H, W]."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.iterdir():
-            if _OURS.fullmatch(file.name):  # an earlier demo's
-                file.unlink()
-        files = [folder / f"{name.replace(' ', '-')}.png" for name in names]
         for file, image in zip(files, pixels, strict=True):
             Image.fromarray(image.transpose(1, 2, 0)).save(file)
     except OSError as error:
-        raise InputError(f"cannot write pictures to {folder}: {error.strerror or error}") from error
+        raise InputError(f"cannot write pictures to {files[0].parent}: {error.strerror or error}") from error
     return torch.from_numpy(classifier.preprocess.batch(files))

@@ -17,8 +17,9 @@ from ..calibration.separation import separation
 from ..config import GATES, Preset
 from ..files import write_text
 from ..prediction import Prediction
-from .experiment import DEFENCES, UNDEFENDED, Defended, DemoResult
+from .experiment import UNDEFENDED, Defended, DemoResult
 from .stages import stages
+from .subject import DEFENCES
 from .wording import COLUMNS, demo_caption, demo_verdict, table_rows
 
 __all__ = ["write_gallery"]
@@ -31,6 +32,8 @@ def write_gallery(result: DemoResult, out: Path) -> Path:
     """Writes out/index.html and returns its path."""
     text = pages.filled(
         "clipfast.demo",
+        lead=html.escape(result.described.lead),
+        limits=html.escape(result.described.limits),
         verdict="".join(f"<li>{html.escape(line.split(' ', 1)[1])}</li>" for line in demo_verdict(result)),
         columns="".join(f"<th>{html.escape(column)}</th>" for column in COLUMNS),
         rows="".join(_row(cells) for cells in table_rows(result)),

@@ -8,7 +8,8 @@ from ..attacks.levels import level
 from ..attacks.pgd10 import EOT_SAMPLES, PGD_STEPS
 from ..config import Preset
 from .adaptive import ADAPTIVE_ATTACKS
-from .experiment import ATTACK_EPS, DEFENCES, TWIN, UNDEFENDED, DemoResult
+from .experiment import ATTACK_EPS, TWIN, UNDEFENDED, DemoResult
+from .subject import DEFENCES
 
 __all__ = ["COLUMNS", "demo_caption", "demo_verdict", "results_table", "table_rows"]
 
@@ -32,7 +33,7 @@ def demo_caption(result: DemoResult) -> str:
     n = len(result.labels)
     through, *gated = ADAPTIVE_ATTACKS.values()
     return (
-        f"Accuracy on {n} freshly drawn pictures (standard error up to {50 / n**0.5:.0f} points). "
+        f"Accuracy on {result.described.pictures}; standard error up to {50 / n**0.5:.0f} points. "
         f"PGD-10: l-inf {level(ATTACK_EPS)}, {PGD_STEPS} steps on the undefended model, saved as 8-bit PNG. "
         "Adaptive, worst case: right on the clean picture, under PGD-10, and under every attack of that "
         f"budget on the system itself. Each has {PGD_STEPS} steps. Every system is attacked {through}, and "
@@ -44,7 +45,7 @@ def demo_caption(result: DemoResult) -> str:
 
 def results_table(result: DemoResult) -> Table:
     """The table for a terminal."""
-    table = Table(title="bundled model", caption=demo_caption(result), caption_justify="left")
+    table = Table(title=result.described.title, caption=demo_caption(result), caption_justify="left")
     for column in COLUMNS:
         table.add_column(column, no_wrap=column == COLUMNS[0])
     for row in table_rows(result):
@@ -66,12 +67,18 @@ def demo_verdict(result: DemoResult) -> list[str]:
         f"TTC as published gets {published.attacked:.0%} of the attacked pictures right, and "
         f"{published.clean:.0%} of the clean ones. {_gate(result, 'published')}",
         f"Attackers who know the defence leave {recommended.adaptive:.0%} to the recommended one and "
-        f"{published.adaptive:.0%} to the published one. They leave {rows[TWIN].adaptive:.0%} to a twin of "
-        f"the model that was fine-tuned against attacks, and {undefended.adaptive:.0%} without a defence. "
-        "Judge by these figures; they are upper bounds.",
-        "A tiny model on drawn shapes: it shows the mechanism and is no evidence about real CLIP.",
+        f"{published.adaptive:.0%} to the published one. They leave {_twin(result)}"
+        f"{undefended.adaptive:.0%} without a defence. Judge by these figures; they are upper bounds.",
+        result.described.limits,
     ]
     return [f"{number}. {line}" for number, line in enumerate(lines, 1)]
+
+
+def _twin(result: DemoResult) -> str:
+    if TWIN not in result.rows:
+        return ""
+    left = result.rows[TWIN].adaptive
+    return f"{left:.0%} to a twin of the model that was fine-tuned against attacks, and "
 
 
 def _gate(result: DemoResult, preset: Preset) -> str:

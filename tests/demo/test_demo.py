@@ -12,8 +12,8 @@ from PIL import Image
 from clipfast import DefendedClassifier
 from clipfast.config import GATES
 from clipfast.demo import experiment
-from clipfast.demo.experiment import DEFENCES
 from clipfast.demo.stages import stages
+from clipfast.demo.subject import DEFENCES
 from clipfast.models.shapes import CLASSNAMES
 
 N = 16
@@ -31,7 +31,7 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
         return right & (np.arange(N) > len(attacked_systems))
 
     monkeypatch.setattr(experiment, "still_right", still_right)
-    code, out, _ = run("demo", "--out", tmp_path / "demo", "--images", N, "--seed", 3)
+    code, out, _ = run("demo", "--out", tmp_path / "demo", "--number", N, "--seed", 3)
     assert code == 0
     clean, attacked = (sorted((tmp_path / "demo" / name).glob("*.png")) for name in ("clean", "attacked"))
     assert [file.name for file in clean] == [file.name for file in attacked]
@@ -101,6 +101,6 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
 
 def test_demo_into_a_file_is_an_error(run, tmp_path):
     (tmp_path / "taken").write_text("")
-    code, _, err = run("demo", "--out", tmp_path / "taken", "--images", 8)
+    code, _, err = run("demo", "--out", tmp_path / "taken", "--number", 8)
     assert code == 2
     assert "cannot write pictures to" in " ".join(err.split())

@@ -10,7 +10,15 @@ from clipfast import CounterattackConfig
 from clipfast.attacks import ATTACKS
 from clipfast.demo.adaptive import ADAPTIVE_ATTACKS
 from clipfast.demo.experiment import DemoResult, SystemRow
+from clipfast.demo.subject import Described
 from clipfast.demo.wording import COLUMNS, demo_caption, demo_verdict, table_rows
+
+DESCRIBED = Described(
+    title="a model",
+    lead="It names pictures.",
+    pictures="100 freshly drawn pictures",
+    limits="It shows the mechanism and is no evidence about real CLIP.",
+)
 
 
 def made_up() -> DemoResult:
@@ -31,7 +39,7 @@ def made_up() -> DemoResult:
         for preset in ("published", "recommended")
     }
     pixels = torch.zeros(100, 3, 2, 2, dtype=torch.uint8)
-    return DemoResult(rows, torch.zeros(100, dtype=torch.int64), pixels, pixels, defences)
+    return DemoResult(DESCRIBED, rows, torch.zeros(100, dtype=torch.int64), pixels, pixels, defences)
 
 
 def test_each_line_has_its_figures():
@@ -58,7 +66,7 @@ def test_a_row_a_system():
 
 def test_the_caption_names_attackers_and_their_strength():
     said = demo_caption(made_up())
-    assert "on 100 freshly drawn pictures (standard error up to 5 points)" in said
+    assert "on 100 freshly drawn pictures; standard error up to 5 points." in said
     assert "l-inf 2/255, 10 steps" in said
     for words in (
         "attacked through its answer, and one with a gate also past its gate, on the countered side of its "
