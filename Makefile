@@ -44,9 +44,9 @@ bench: $(VENV)/.installed
 	mkdir -p runs
 	$(BIN)/clipfast bench --out runs/bench.json --plot runs/bench.png
 
-# Trains the bundled model from scratch; takes hours on two cores and resumes where it stopped.
+# Trains the bundled model of drawn shapes from scratch; takes hours on two cores and resumes where it stopped.
 bundled-model: $(VENV)/.installed
-	PYTHONPATH=tools $(BIN)/python -m bundled_model
+	PYTHONPATH=tools $(BIN)/python -m bundled_models.drawn
 
 clean:
 	rm -rf $(VENV) build dist demo-out runs

@@ -23,8 +23,8 @@ PICTURES, CHUNK, EPS = 200, 25, 2 / 255
 
 def main() -> None:
     """Prints how many pictures are right clean, and after each attack."""
-    dataset, (index, parts) = find_dataset("bundled"), parse_shard(sys.argv[1])
-    classifier = DefendedClassifier.bundled(dataset.classnames)
+    dataset, (index, parts) = find_dataset("drawn"), parse_shard(sys.argv[1])
+    classifier = DefendedClassifier.bundled(classnames=dataset.classnames)
     images = dataset.take(classifier.preprocess, PICTURES)
     size = PICTURES // parts
     part = slice(size * index, size * (index + 1))

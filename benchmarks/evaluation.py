@@ -25,7 +25,7 @@ PICTURES, CHUNK, ROUNDS = 200, 50, 5
 def main() -> None:
     """Prints accuracies and times."""
     classifier = DefendedClassifier.bundled()
-    images = find_dataset("bundled").take(classifier.preprocess, PICTURES)
+    images = find_dataset("drawn").take(classifier.preprocess, PICTURES)
     chunks = (images.pixels.float() / 255).split(CHUNK)
     system = countered(classifier)
 

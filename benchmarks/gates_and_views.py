@@ -46,8 +46,8 @@ def right(system: System, pixels: Tensor, labels: Tensor) -> Tensor:
 
 def main() -> None:
     """Prints and writes how many of the pictures stay right."""
-    dataset = find_dataset("bundled")
-    classifier = DefendedClassifier.bundled(dataset.classnames)
+    dataset = find_dataset("drawn")
+    classifier = DefendedClassifier.bundled(classnames=dataset.classnames)
     clean = dataset.take(classifier.preprocess, CALIBRATED_ON, after=REPORTED).pixels
     images = dataset.take(classifier.preprocess, PICTURES, after=AFTER)
     x, labels = images.pixels.float() / 255, images.labels

@@ -65,6 +65,7 @@ from clipfast.evaluation.results import CLEAN, Results, SystemResult
 from clipfast.evaluation.runner import Runner, parse_shard
 from clipfast.evaluation.store import Store, digest
 from clipfast.measurement.statistics import paired_difference
+from clipfast.models.bundled import BUNDLED
 from clipfast.models.fingerprint import fingerprint
 
 REPORTED, CALIBRATED_ON, RATE = 1000, 500, 0.05
@@ -321,8 +322,8 @@ class Search:
 def _classifier(
     options: argparse.Namespace, classnames: Sequence[str], templates: Sequence[Any]
 ) -> DefendedClassifier:
-    if options.model is None:
-        return DefendedClassifier.bundled(classnames)
+    if options.model in BUNDLED:
+        return DefendedClassifier.bundled(options.model, classnames)
     return DefendedClassifier.from_open_clip(
         options.model, options.pretrained, classnames, templates=templates
     )
@@ -393,9 +394,9 @@ def main() -> None:
     """Searches, prints the table, and writes pareto.json and pareto.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", default="bundled")
+    parser.add_argument("--data", default="drawn")
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--model")
+    parser.add_argument("--model", default="drawn")
     parser.add_argument("--pretrained")
     parser.add_argument("--chunk", type=int, default=25)
     parser.add_argument("--stage", choices=STAGES, help="with --shard: which of them is made")

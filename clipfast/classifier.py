@@ -27,7 +27,7 @@ from .inputs import draws
 from .inputs.noise import Noise, NoiseSource, check_one_source
 from .inputs.rules import NoisePolicy, checked_integer
 from .inputs.tensors import as_unit, check_noise, check_pixels
-from .models.bundled import BUNDLED, BUNDLED_DIR, bundled_defaults
+from .models.bundled import BundledName, bundled_defaults, bundled_folder, bundled_twin
 from .models.checkpoint import load_image_tower
 from .models.class_weights import Template, Tokenizer
 from .models.fingerprint import fingerprint
@@ -163,10 +163,10 @@ class DefendedClassifier(nn.Module):
     ) -> DefendedClassifier:
         """A classifier over a model of open_clip's registry.
 
-        model_name: a registry name, or "hf-hub:org/repo" or "bundled" with pretrained=None. pretrained: a
-        registry tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code is refused),
-        or None for random weights. options: keyword arguments of the class. Raises InputError for unknown
-        names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
+        model_name: a registry name, or with pretrained=None "hf-hub:org/repo" or a bundled model's name.
+        pretrained: a registry tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code
+        is refused), or None for random weights. options: keyword arguments of the class. Raises InputError
+        for unknown names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
         """
         model, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
         return cls(model, tokenizer, classnames, _source=source_of(model_name, pretrained), **options)
@@ -198,6 +198,7 @@ class DefendedClassifier(nn.Module):
     @classmethod
     def bundled(
         cls,
+        name: BundledName = "drawn",
         classnames: Sequence[str] | None = None,
         *,
         preset: Preset = "recommended",
@@ -205,21 +206,22 @@ class DefendedClassifier(nn.Module):
         device: str | torch.device = "cpu",
         **options: Unpack[Options],
     ) -> DefendedClassifier:
-        """The tiny CLIP that comes with clipfast, with its own class names and calibrated thresholds.
+        """A tiny CLIP that comes with clipfast, with its own class names and calibrated thresholds.
 
-        preset: whose settings, unless options have a config. finetuned: its adversarially fine-tuned twin
-        instead, with the gate measured by the original. The model shows the mechanism on drawn shapes; it is
-        no evidence about real CLIP.
+        name: "drawn", of coloured shapes. preset: whose settings,
+        unless options have a config. finetuned: its adversarially fine-tuned twin instead, with the gate
+        measured by the original. The models show the mechanism; they are no evidence about real CLIP. Raises
+        InputError for another name, for a twin that there is not, and for words that the model does not know.
         """
-        defaults = bundled_defaults(preset)
+        defaults = bundled_defaults(bundled_folder(name), preset)
         names = defaults.classnames if classnames is None else classnames
         if options.get("config") is None:
             options["config"] = defaults.config
         if finetuned:
-            return cls.from_finetuned(
-                BUNDLED, None, BUNDLED_DIR / "tecoa.pt", names, device=device, **options
-            )
-        return cls.from_open_clip(BUNDLED, None, names, device=device, **options)
+            if (checkpoint := bundled_twin(name)) is None:
+                raise InputError(f"the bundled model {name!r} has no fine-tuned twin")
+            return cls.from_finetuned(name, None, checkpoint, names, device=device, **options)
+        return cls.from_open_clip(name, None, names, device=device, **options)
 
     def with_config(self, config: CounterattackConfig, *, on_trial: bool = False) -> DefendedClassifier:
         """The same weights, class names and options with other settings; its engine and stats are its own.

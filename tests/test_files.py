@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from bundled_model.train import pack
+from bundled_models.packing import pack
 
 from clipfast import InputError
 from clipfast.files import UNFINISHED, move_into_place, write_text, written_aside
@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_synchronised_is_no_error(path, monkeypatch):
     assert path.read_text() == "newer"
 
 
-def test_weights_that_could_not_be_written_are_no_finished_stage_of_training(tmp_path, tiny_clip):
+def test_weights_that_could_not_be_written_are_no_finished_stage_of_training(tmp_path, tiny_clip, tokenizer):
     with no_file_above(20_000), pytest.raises(OSError, match="File too large"):
-        pack(tiny_clip, tmp_path)
+        pack(tiny_clip, tmp_path, model_cfg={}, classnames=("cat",), tokenizer=tokenizer)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["labels.json", "open_clip_config.json"]

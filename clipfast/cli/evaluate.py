@@ -22,7 +22,7 @@ def command(
         typer.Option(
             help="A data set by name, a folder of class folders, or paper for the sixteen of the paper."
         ),
-    ] = "bundled",
+    ] = "drawn",
     root: Annotated[Path | None, typer.Option(help="Folder that the named data sets lie in.")] = None,
     split: Annotated[str | None, typer.Option(help="Default: the one that the paper evaluates.")] = None,
     download: Annotated[
@@ -72,7 +72,7 @@ def command(
         root=root,
         split=split,
         download=download,
-        model=model,
+        model=options.named_model(model, pretrained),
         pretrained=pretrained,
         checkpoint=checkpoint,
         config=None if config is None else options.read_config(config),

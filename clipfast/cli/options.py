@@ -26,21 +26,24 @@ __all__ = [
     "Templates",
     "checked_device",
     "defended_classifier",
+    "listed_classnames",
+    "named_model",
     "read_config",
 ]
 
 Classnames = Annotated[
     str | None,
-    typer.Option(help="Class names: a,b,c or a file with one a line. Default: the bundled model's."),
+    typer.Option(help="Class names: a,b,c or a file with one a line. Default: a bundled model's."),
 ]
 Templates = Annotated[Path | None, typer.Option(help="File with one prompt template a line, each with {}.")]
 ModelName = Annotated[
-    str | None, typer.Option(help="open_clip model name, or hf-hub:org/repo. Default: the bundled model.")
+    str | None,
+    typer.Option(help="drawn (bundled), an open_clip name, or hf-hub:org/repo. Default: drawn."),
 ]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")]
 PresetName = Annotated[
     Preset | None,
-    typer.Option(help="Settings by name. Default: recommended for the bundled model, else published."),
+    typer.Option(help="Settings by name. Default: recommended for a bundled model, else published."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")]
 AnyDevice = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")]
@@ -79,14 +82,14 @@ def defended_classifier(
     precision: str = "fp32",
     checkpoint: Path | None = None,
 ) -> DefendedClassifier:
-    """The classifier that the options ask for; the bundled model's where they name none.
+    """The classifier that the options ask for, with a bundled model's own names and settings where they name
+    none.
 
     checkpoint: a fine-tuned image tower in the place of the model's, which then measures drift. Raises
     InputError for options that do not go together, and as the constructors of `DefendedClassifier` do.
     """
     from ..classifier import DefendedClassifier
-    from ..models.bundled import BUNDLED, bundled_defaults
-    from ..models.loading import brings_weights
+    from ..models.bundled import BUNDLED, bundled_defaults, bundled_folder
 
     options: dict[str, Any] = {"device": checked_device(device), "precision": precision}
     if templates is not None:
@@ -95,19 +98,14 @@ def defended_classifier(
         raise InputError(f"expected --config or --preset, got both: {config} and {preset}")
     if config is not None:
         options["config"] = read_config(config)
-    names = None if classnames is None else _names(classnames)
-    if model is None:
-        if pretrained is not None:
-            raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
-        if checkpoint is None:
-            return DefendedClassifier.bundled(names, preset=preset or "recommended", **options)
-        defaults = bundled_defaults(preset or "recommended")
-        model, names = BUNDLED, names or list(defaults.classnames)
+    names = None if classnames is None else listed_classnames(classnames)
+    model = named_model(model, pretrained)
+    if model in BUNDLED:
+        defaults = bundled_defaults(bundled_folder(model), preset or "recommended")
+        names = names or list(defaults.classnames)
         options.setdefault("config", defaults.config)
     elif config is None and preset is not None:
         options["config"] = CounterattackConfig.of(preset)
-    if pretrained is None and not brings_weights(model):
-        raise InputError(f"--model {model} needs --pretrained: a tag of open_clip or a file of weights")
     if names is None:
         raise InputError(f"--model {model} needs --classnames: a,b,c or a file with one a line")
     if checkpoint is not None:
@@ -115,7 +113,22 @@ def defended_classifier(
     return DefendedClassifier.from_open_clip(model, pretrained, names, **options)
 
 
-def _names(value: str) -> list[str]:
+def named_model(model: str | None, pretrained: str | None) -> str:
+    """The model's name, that of the first bundled one where none is given.
+
+    Raises InputError for weights without an architecture and for an architecture without weights.
+    """
+    from ..models.bundled import BUNDLED
+    from ..models.loading import check_weights_named
+
+    if model is None and pretrained is not None:
+        raise InputError(f"--pretrained {pretrained} needs --model, the name of its architecture")
+    model = model or BUNDLED[0]
+    check_weights_named(model, pretrained)
+    return model
+
+
+def listed_classnames(value: str) -> list[str]:
     """Class names from a file with one a line, or from a,b,c."""
     try:
         if Path(value).is_file():

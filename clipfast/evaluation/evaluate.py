@@ -18,14 +18,13 @@ from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig
 from ..errors import InputError
 from ..measurement.interleave import interleaved
-from ..models.bundled import BUNDLED
-from ..models.loading import brings_weights
+from ..models.loading import check_weights_named
 from .attacking import attack_defences, work
 from .budgets import budget_of
 from .controls import controls
 from .curves import curve_work, curves, make_curve_parts
-from .datasets import BUNDLED_DATA, PAPER, Dataset, Images, find_dataset
-from .defences import DEFENCES, Defence, make_defences
+from .datasets import PAPER, Dataset, Images, find_dataset
+from .defences import Defence, make_defences, usual_defences
 from .model_pair import ModelPair
 from .planned_attacks import planned
 from .report import write_csv, write_json, write_page, write_summary
@@ -55,8 +54,8 @@ class EvaluationRequest:
     """What is to be evaluated, as the command line says it.
 
     data: a name, a folder, or "paper" for the paper's sixteen data sets, each then below its own name in
-    `out`. root, split, download: see `find_dataset`. model, pretrained: open_clip's names, None for the
-    bundled model; checkpoint: of its fine-tuned twin. config: instead of the published or the
+    `out`. root, split, download: see `find_dataset`. model, pretrained: open_clip's names, or a
+    bundled model's; checkpoint: of its fine-tuned twin. config: instead of the published or the
     recommended settings, whichever is of its kind. attacks, defences: names; None for all that there are.
     eps: l-inf budgets in [0, 1] pixel units. images: how many, None for the budget's. seeds: rounds of noise.
     shard: (i, n). parts_from: folders of the same evaluation, whose finished parts are taken over.
@@ -67,7 +66,7 @@ class EvaluationRequest:
     root: Path | None = None
     split: str | None = None
     download: bool = False
-    model: str | None = None
+    model: str = "drawn"
     pretrained: str | None = None
     checkpoint: Path | None = None
     config: CounterattackConfig | None = None
@@ -127,15 +126,9 @@ def _check(request: EvaluationRequest) -> None:
         raise InputError(
             f"expected a shard i/n with 1 <= i <= n, got {request.shard[0] + 1}/{request.shard[1]}"
         )
-    if request.model is None and request.data != BUNDLED_DATA:
-        raise InputError(f"--data {request.data} needs --model: the bundled one knows drawn shapes alone")
-    for option, value in (("--pretrained", request.pretrained), ("--checkpoint", request.checkpoint)):
-        if request.model is None and value is not None:
-            raise InputError(f"{option} {value} needs --model, the name of its architecture")
-    if request.model is not None and request.pretrained is None and not brings_weights(request.model):
-        raise InputError(
-            f"--model {request.model} needs --pretrained: a tag of open_clip or a file of weights"
-        )
+    if request.model == "drawn" != request.data:
+        raise InputError(f"--data {request.data} needs --model: the usual one knows drawn shapes alone")
+    check_weights_named(request.model, request.pretrained)
 
 
 def _evaluated(
@@ -144,7 +137,7 @@ def _evaluated(
     """below: the folder of this data set in those that are written and taken over."""
     out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
     classifier, twin = models.classifiers(dataset)
-    usual = [name for name in DEFENCES if twin is not None or not DEFENCES[name].of_twin]
+    usual = usual_defences(models.recommended, with_twin=twin is not None)
     suite = make_defences(
         usual if request.defences is None else request.defences,
         classifier,
@@ -209,7 +202,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What all figures of a folder have in common; attacks, defences and budgets may be added to it."""
     return {
-        "model": request.model or BUNDLED,
+        "model": request.model,
         "pretrained": request.pretrained,
         "weights_sha256": weights_sha256,
         "data": dataset.name,

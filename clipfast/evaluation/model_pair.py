@@ -14,7 +14,7 @@ from torch import nn
 from ..classifier import DefendedClassifier
 from ..config import CounterattackConfig, Preset
 from ..errors import UncalibratedWarning
-from ..models.bundled import BUNDLED, BUNDLED_DIR, bundled_defaults
+from ..models.bundled import BUNDLED, bundled_defaults, bundled_folder, bundled_twin
 from ..models.checkpoint import load_image_tower
 from ..models.loading import load_open_clip, source_of
 from .datasets import Dataset
@@ -25,7 +25,7 @@ __all__ = ["ModelPair"]
 class ModelPair:
     """An open_clip model, and where there is one its adversarially fine-tuned twin.
 
-    model, pretrained: open_clip's names, or None for the bundled model, which has its twin, and its settings
+    model, pretrained: open_clip's names, or a bundled model's, which may have its twin, and has its settings
     where config is None. checkpoint: of the twin's image tower. config: takes the place of the preset that
     is of its kind. Raises InputError for what cannot be loaded.
 
@@ -34,16 +34,17 @@ class ModelPair:
 
     def __init__(
         self,
-        model: str | None,
+        model: str,
         pretrained: str | None,
         checkpoint: Path | None,
         *,
         config: CounterattackConfig | None,
         device: str | torch.device,
     ) -> None:
-        if model is None:
-            model, checkpoint = BUNDLED, BUNDLED_DIR / "tecoa.pt"
-            published, recommended = (bundled_defaults(preset).config for preset in get_args(Preset))
+        if model in BUNDLED:
+            folder = bundled_folder(model)
+            checkpoint = checkpoint or bundled_twin(model)
+            published, recommended = (bundled_defaults(folder, preset).config for preset in get_args(Preset))
         else:
             published, recommended = (CounterattackConfig.of(preset) for preset in get_args(Preset))
         if config is not None and config.is_ttc():

@@ -183,7 +183,7 @@ def _describe(
     drift_tower = classifier.drift_tower
     name, pretrained = classifier.source or (None, None)
     if license is None:
-        license = "Apache-2.0" if name == BUNDLED else "that of the model's weights"
+        license = "Apache-2.0" if name in BUNDLED else "that of the model's weights"
     described = Metadata(
         profile=profile,
         static=static,

@@ -1,27 +1,41 @@
-"""The tiny CLIP that comes with clipfast (bundled/MODEL_CARD.md) and its adversarially fine-tuned twin."""
+"""The tiny CLIPs that come with clipfast, each in a folder with its card, its labels and its settings."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import open_clip
 import torch
 from torch import nn
 
 from ..config import CounterattackConfig, Preset
+from ..errors import InputError
 from .tokenizer import WordTokenizer
 
-__all__ = ["BUNDLED", "BUNDLED_DIR", "BundledDefaults", "BundledModel", "bundled_defaults", "load_bundled"]
+__all__ = [
+    "BUNDLED",
+    "BUNDLED_DIR",
+    "BundledDefaults",
+    "BundledModel",
+    "BundledName",
+    "bundled_defaults",
+    "bundled_folder",
+    "bundled_twin",
+    "load_bundled",
+]
 
-BUNDLED = "bundled"  # its name beside those of open_clip's registry
+# "drawn" knows coloured shapes.
+BundledName = Literal["drawn"]
+BUNDLED: tuple[BundledName, ...] = get_args(BundledName)  # beside the names of open_clip's registry
+
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 
 
 class BundledDefaults(NamedTuple):
-    """What a classifier over the bundled model has where nothing else is asked for."""
+    """What a classifier over a bundled model has where nothing else is asked for."""
 
     classnames: tuple[str, ...]
     config: CounterattackConfig  # with the threshold calibrated for this model
@@ -29,7 +43,7 @@ class BundledDefaults(NamedTuple):
 
 @dataclass(frozen=True)
 class BundledModel:
-    """The bundled model and what belongs to it."""
+    """A bundled model and what belongs to it."""
 
     model: nn.Module
     tokenizer: WordTokenizer
@@ -37,22 +51,35 @@ class BundledModel:
     config: CounterattackConfig
 
 
-def bundled_defaults(preset: Preset = "recommended", *, folder: Path = BUNDLED_DIR) -> BundledDefaults:
-    """The class names and a preset's settings in `folder`, without the model."""
+def bundled_folder(name: str) -> Path:
+    """The folder of a bundled model. Raises InputError for another name."""
+    if name not in BUNDLED:
+        raise InputError(f"expected a bundled model of {', '.join(BUNDLED)}, got {name!r}")
+    return BUNDLED_DIR / name
+
+
+def bundled_twin(name: str) -> Path | None:
+    """The file of a bundled model's adversarially fine-tuned image tower, if it has one."""
+    file = bundled_folder(name) / "tecoa.pt"
+    return file if file.exists() else None
+
+
+def bundled_defaults(folder: Path, preset: Preset = "recommended") -> BundledDefaults:
+    """The class names and a preset's settings in a bundled model's folder, without the model."""
     classnames = tuple(_labels(folder)["classnames"])
     config = CounterattackConfig.of(preset)
-    settings = folder / f"{preset}.json"  # not there yet while the model is being made
+    settings = folder / f"{preset}.json"  # none where the preset has no threshold of the model's own
     if settings.exists():
         config = CounterattackConfig.from_json(settings.read_text())
     return BundledDefaults(classnames, config)
 
 
-def load_bundled(device: str | torch.device = "cpu", *, folder: Path = BUNDLED_DIR) -> BundledModel:
-    """The model in `folder` in eval mode, float32 (stored as float16)."""
+def load_bundled(folder: Path, device: str | torch.device = "cpu") -> BundledModel:
+    """The model in a folder in eval mode, float32 (stored as float16)."""
     labels = _labels(folder)
     model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
     tokenizer = WordTokenizer(labels["words"], context_length=labels["context_length"])
-    return BundledModel(model.eval(), tokenizer, *bundled_defaults(folder=folder))
+    return BundledModel(model.eval(), tokenizer, *bundled_defaults(folder))
 
 
 def _labels(folder: Path) -> dict[str, Any]:

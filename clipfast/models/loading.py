@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .bundled import BUNDLED, load_bundled
+from .bundled import BUNDLED, bundled_folder, load_bundled
 from .checkpoint import load_clip
 
-__all__ = ["PUBLISHED_FOR", "brings_weights", "load_open_clip", "source_of"]
+__all__ = ["PUBLISHED_FOR", "brings_weights", "check_weights_named", "load_open_clip", "source_of"]
 
 
 # The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only.
@@ -23,7 +23,13 @@ PUBLISHED_FOR = {("ViT-B-32-quickgelu", "openai")}
 
 def brings_weights(model_name: str) -> bool:
     """Whether the name stands for weights too, and not for an architecture alone."""
-    return model_name == BUNDLED or model_name.startswith(("hf-hub:", "local-dir:"))
+    return model_name in BUNDLED or model_name.startswith(("hf-hub:", "local-dir:"))
+
+
+def check_weights_named(model_name: str, pretrained: str | Path | None) -> None:
+    """Raises InputError for an architecture alone, whose weights would be random."""
+    if pretrained is None and not brings_weights(model_name):
+        raise InputError(f"--model {model_name} needs --pretrained: a tag of open_clip or a file of weights")
 
 
 def source_of(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
@@ -41,8 +47,8 @@ def load_open_clip(
 ) -> tuple[nn.Module, Any]:
     """An open_clip model in eval mode, and its tokenizer.
 
-    model_name: a name of open_clip's registry, or "hf-hub:org/repo" or "bundled" (pretrained must then be
-    None).
+    model_name: a name of open_clip's registry, or "hf-hub:org/repo" or a bundled model's (pretrained
+    must then be None).
     pretrained: a tag of the registry, a local .safetensors/.pt/.pth/.bin file, or None for random weights.
     Raises InputError for an unknown name or tag, for weights that do not fit or cannot be fetched, and
     for QuickGELU weights in a GELU model or the other way round.
@@ -51,8 +57,8 @@ def load_open_clip(
         raise InputError(
             f"{model_name!r} brings its own weights: expected pretrained=None, got {pretrained!r}"
         )
-    if model_name == BUNDLED:
-        bundled = load_bundled(device)
+    if model_name in BUNDLED:
+        bundled = load_bundled(bundled_folder(model_name), device)
         return bundled.model, bundled.tokenizer
     cache = str(cache_dir) if cache_dir else None
     if brings_weights(model_name):

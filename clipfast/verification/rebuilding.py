@@ -14,6 +14,8 @@ from ..models.loading import brings_weights
 
 __all__ = ["rebuilt"]
 
+_FORMERLY = {"bundled": "drawn"}  # what files say that were exported while one model came with clipfast
+
 
 def rebuilt(
     metadata: Metadata,
@@ -29,6 +31,7 @@ def rebuilt(
     named, where weights are missing, and for a fine-tuned tower that does not come with clipfast.
     """
     name = model_name or metadata.model_name
+    name = _FORMERLY.get(name, name) if name is not None else None
     weights = metadata.pretrained if model_name is None and pretrained is None else pretrained
     if name is None:
         raise InputError("the file names no model: say which it was exported from (--against)")
@@ -38,8 +41,8 @@ def rebuilt(
         "device": device,
     }
     finetuned = metadata.drift_weights_sha256 is not None
-    if name == BUNDLED and weights is None:
-        return DefendedClassifier.bundled(metadata.classnames, finetuned=finetuned, **options)
+    if name in BUNDLED and weights is None:
+        return DefendedClassifier.bundled(name, metadata.classnames, finetuned=finetuned, **options)
     if finetuned:
         raise InputError(
             f"the file was exported from a fine-tuned {name}: verify it in Python, with the classifier of "

@@ -22,11 +22,12 @@ from clipfast.attacks.pgd10 import PGD_STEP_SIZE, PGD_STEPS, attack_in_chunks
 from clipfast.attacks.system import undefended
 from clipfast.calibration.separation import separation
 from clipfast.config import GATES, CounterattackConfig, Preset
-from clipfast.demo.experiment import ATTACK_EPS, DEFENCES
+from clipfast.demo.experiment import ATTACK_EPS
 from clipfast.demo.stages import stages
+from clipfast.demo.subject import DEFENCES
 from clipfast.exporters import export
 from clipfast.files import write_text
-from clipfast.models.bundled import bundled_defaults
+from clipfast.models.bundled import bundled_defaults, bundled_folder
 from clipfast.models.shapes import CLASSNAMES, Pictures, draw
 
 __all__ = ["write_models"]
@@ -49,7 +50,8 @@ def write_models(out: Path, *, drawn: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     presets: list[Preset] = sorted(DEFENCES, key=lambda preset: preset != _FIRST)
     base = DefendedClassifier.bundled(preset=_FIRST)
-    classifiers = {preset: base.with_config(bundled_defaults(preset).config) for preset in presets}
+    folder = bundled_folder("drawn")
+    classifiers = {preset: base.with_config(bundled_defaults(folder, preset).config) for preset in presets}
     files = {preset: out / f"{preset}.onnx" for preset in presets}
     described = [
         json.loads(export(classifiers[preset], files[preset], profile="lab", verify=False).metadata.to_json())

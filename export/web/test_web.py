@@ -15,7 +15,7 @@ from PIL import Image
 from clipfast.calibration.separation import separation
 from clipfast.config import GATES, CounterattackConfig
 from clipfast.demo.stages import stages
-from clipfast.models.bundled import bundled_defaults
+from clipfast.models.bundled import bundled_defaults, bundled_folder
 from clipfast.models.shapes import draw
 from clipfast.runtime import OnnxClassifier
 
@@ -43,7 +43,7 @@ def test_models_are_described(models):
         preset, sample = defence["preset"], defence["sample"]
         classifier = OnnxClassifier(models / f"{preset}.onnx")
         config = CounterattackConfig.from_settings(defence["config"])
-        assert config == classifier.config == bundled_defaults(preset).config
+        assert config == classifier.config == bundled_defaults(bundled_folder("drawn"), preset).config
         own = {name: defence[name] for name in ("config", "calibrated", "calibration")}
         assert {**description["metadata"], **own} == json.loads(classifier.metadata.to_json())
         assert defence["stages"] == stages(config)._asdict()

@@ -23,13 +23,14 @@ from clipfast.calibration.threshold import report_path
 from clipfast.cli import console
 from clipfast.exporters import export
 from clipfast.exporters.onnx import writer as to_onnx
-from clipfast.models.bundled import BUNDLED_DIR, load_bundled
+from clipfast.models.bundled import bundled_folder, load_bundled
 from clipfast.models.checkpoint import load_image_tower
 from clipfast.models.fingerprint import fingerprint
 from clipfast.models.shapes import CLASSNAMES, draw
 from clipfast.preprocess import image_files
 
 N = 20
+DRAWN = bundled_folder("drawn")
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,9 @@ def test_clean_pictures_alone_will_do(run, pictures, tmp_path, monkeypatch, bund
     config = CounterattackConfig.from_json(out.read_text())
     classifier = configured(config)
     assert classifier.calibrated
-    original = load_bundled()
+    original = load_bundled(DRAWN)
     tuned = copy.deepcopy(original.model)
-    load_image_tower(tuned.visual, BUNDLED_DIR / "tecoa.pt")
+    load_image_tower(tuned.visual, DRAWN / "tecoa.pt")
     with pytest.warns(UncalibratedWarning):
         other = DefendedClassifier(tuned, original.tokenizer, original.classnames, config=config)
     assert not other.calibrated
@@ -110,7 +111,7 @@ def test_an_attack_and_labels_give_the_whole_report(run, few, tmp_path, bundled)
     assert report == json.loads(report_path(out).read_text())
     figures, said = report["figures"], report["run"]
     assert said["attack"] == "PGD-10, step 1/255, undefended model, away from the true label"
-    assert (said["attack_eps"], said["seed"], said["skipped"], said["model"]) == (2 / 255, 3, 0, "bundled")
+    assert (said["attack_eps"], said["seed"], said["skipped"], said["model"]) == (2 / 255, 3, 0, "drawn")
     x = pixels_of(few, bundled)
     labels = torch.tensor([*folder_labels(few, image_files([few]), CLASSNAMES).values()])
     attacked = attack_in_chunks(undefended(bundled), x / 255, labels, eps=2 / 255, chunk=4, seed=3)
@@ -169,7 +170,7 @@ def test_a_fine_tuned_tower_is_calibrated_for_the_one_that_measures(run, picture
     eps = {"linf": 4 / 255, "l2": 2.0}[norm]
     base.write_text(CounterattackConfig(norm=norm, eps=eps, step_size=eps / 4).to_json())
     code, _, err = run(
-        "calibrate", "--clean", pictures, "--checkpoint", BUNDLED_DIR / "tecoa.pt", "--config", base,
+        "calibrate", "--clean", pictures, "--checkpoint", DRAWN / "tecoa.pt", "--config", base,
         "--rate", 0.5, "-o", out,
     )  # fmt: skip
     assert code == 0, err
@@ -208,7 +209,7 @@ def test_figures_of_a_calibration_go_along_with_an_export(run, pictures, tmp_pat
 
     monkeypatch.setattr(to_onnx, "write", remember)
     assert run("calibrate", "--clean", pictures, "-o", out)[0] == 0
-    for config in (out, BUNDLED_DIR / "published.json"):
+    for config in (out, DRAWN / "published.json"):
         assert "no file is needed here" in run("export", "-o", tmp_path / "a.onnx", "--config", config)[2]
     figures = json.loads(report_path(out).read_text())["figures"]
     assert [metadata.calibration for metadata in written] == [figures, None]

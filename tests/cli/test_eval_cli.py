@@ -45,7 +45,7 @@ def test_prints_tables_verdicts_and_where_the_report_is(run, tmp_path):
     assert f"report: {out}" in said
     results = Results.from_json((out / "results.json").read_text())
     assert results.eps == (2 / 255,)
-    assert results.run["data"] == "bundled"
+    assert results.run["data"] == "drawn"
 
 
 def test_a_log_shows_progress_in_lines(run, tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_a_log_shows_progress_in_lines(run, tmp_path, monkeypatch):
         "eval", "--defences", "none", "--attacks", "pgd-10", "--images", 4, "-o", tmp_path / "out"
     )
     assert code == 0
-    lines = re.findall(r"^bundled: (.*): +(\d+) %, \d+:\d\d:\d\d left$", err, re.MULTILINE)
+    lines = re.findall(r"^drawn: (.*): +(\d+) %, \d+:\d\d:\d\d left$", err, re.MULTILINE)
     for stretch in ("reading pictures", "attacking", "curves and controls"):
         shares = [int(share) for told, share in lines if told == stretch]
         assert shares == sorted(shares)
@@ -113,7 +113,6 @@ def test_the_readmes_table_1_command_runs_on_small_copies_of_the_papers_data(run
         (("--attacks", "nothing"), "expected attacks of pgd-10"),
         (("--data", "no-such-place"), "--data no-such-place needs --model"),
         (("--pretrained", "openai"), "needs --model"),
-        (("--checkpoint", "tecoa.pt"), "--checkpoint tecoa.pt needs --model"),
         (("--model", "ViT-B-32"), "--model ViT-B-32 needs --pretrained"),
         ((*NAMED, "--data", "cifar10"), "cifar10 needs root (--root)"),
         ((*NAMED, "--data", "no-such-place"), "no data set or folder 'no-such-place'"),

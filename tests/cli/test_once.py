@@ -19,7 +19,7 @@ from clipfast.evaluation import budgets
 from clipfast.evaluation import evaluate as evaluating
 from clipfast.exporters.onnx import writer
 from clipfast.models import fingerprint as fingerprints
-from clipfast.models.bundled import BUNDLED_DIR
+from clipfast.models.bundled import bundled_folder
 from clipfast.models.fingerprint import fingerprint
 from clipfast.models.shapes import draw
 
@@ -59,7 +59,7 @@ def folder(tmp_path):
 def metadata_of(classifier, **changes) -> Metadata:
     """Of a file that was exported from a classifier with other class names."""
     return make_metadata(
-        model_name="bundled",
+        model_name="drawn",
         weights_sha256=fingerprint(classifier.image_tower.model.visual),
         config=classifier.config,
         classnames=NAMES,
@@ -122,7 +122,14 @@ def test_eval_of_a_named_model_with_a_checkpoint_on_two_data_sets(run, tmp_path,
 
 
 def test_calibrate_of_a_fine_tuned_tower(run, tmp_path, folder, done):
-    options = ["--checkpoint", BUNDLED_DIR / "tecoa.pt", "--rate", 0.5, "-o", tmp_path / "mine.json"]
+    options = [
+        "--checkpoint",
+        bundled_folder("drawn") / "tecoa.pt",
+        "--rate",
+        0.5,
+        "-o",
+        tmp_path / "mine.json",
+    ]
     code, _, err = run("calibrate", "--clean", folder, *options)
     assert code == 0, err
     assert done == {"models": 1, "digests": 1}

@@ -101,7 +101,7 @@ def verify(monkeypatch, tmp_path) -> Case:
         return Verification((CheckRow("undefended logits", 1e-5, 2e-4, 6),))
 
     monkeypatch.setattr(verifying, "compare", compare)
-    file = write_onnx(tmp_path / "a.onnx", make_metadata(model_name="bundled", classnames=("red circle",)))
+    file = write_onnx(tmp_path / "a.onnx", make_metadata(model_name="drawn", classnames=("red circle",)))
     return Case(["verify", file], ("undefended logits", "agrees with the reference"), "comparing pictures")
 
 
@@ -120,7 +120,7 @@ def demo(monkeypatch, tmp_path) -> Case:
     monkeypatch.setattr(experiment, "still_right", still_right)
     monkeypatch.setattr(experiment, "interleaved", lambda runs: [1.0] * len(runs))
     return Case(
-        ["demo", "--out", tmp_path / "demo", "--images", 8],
+        ["demo", "--out", tmp_path / "demo", "--number", 8],
         ("bundled model", "TTC as published", "it shows the mechanism", "pictures and page: "),
         "attacking",
     )

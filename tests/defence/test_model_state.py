@@ -125,9 +125,9 @@ def test_a_mark_of_calibration_does_not_outlive_the_weights(tiny_clip, tokenizer
 
 def test_a_name_does_not_outlive_the_weights_that_it_names(bundled):
     classifier = copy.deepcopy(bundled)
-    assert classifier.source == ("bundled", None)
+    assert classifier.source == ("drawn", None)
     classifier.to("cpu")
-    assert classifier.source == ("bundled", None)
+    assert classifier.source == ("drawn", None)
     change_in_place(classifier)
     with pytest.warns(UncalibratedWarning):
         source = classifier.source

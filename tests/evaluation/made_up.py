@@ -38,7 +38,7 @@ def make_results(*, seeds: int = 2, drift_shift: float = -0.5, **run: Any) -> Re
     curve = [Point(x, y, N) for x, y in ((0.0, 0.9), (EPS, 0.4), (4 * EPS, 0.0))]
     return Results(
         run={
-            "model": "bundled",
+            "model": "drawn",
             "pretrained": None,
             "weights_sha256": "0123456789abcdef" * 4,
             "data": "shapes",

@@ -103,7 +103,7 @@ def test_a_folder_is_found_from_home_and_from_inside(folder, monkeypatch):
     [({"root": Path()}, "root"), ({"download": True}, "download"), ({"split": "val"}, "split")],
 )
 def test_folders_and_the_renderer_take_no_options(folder, options, refused):
-    for source in (folder, "bundled"):
+    for source in (folder, "drawn"):
         with pytest.raises(InputError, match=f"takes no {refused}"):
             find_dataset(source, **options)
 

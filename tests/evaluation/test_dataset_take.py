@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bundled_model import recipe
+from bundled_models.drawn import recipe
 from small_copies import flat, save, save_cut_off
 
 from clipfast import InputError
-from clipfast.demo import experiment
+from clipfast.demo import subject
 from clipfast.evaluation.datasets import Dataset, find_dataset
 from clipfast.evaluation.datasets.drawn import _STREAM
 from clipfast.models.shapes import CLASSNAMES, KINDS, draw
@@ -105,8 +105,8 @@ def test_nothing_readable_is_refused(tmp_path):
 def test_bundled_pictures_are_fresh():
     ours = {_STREAM}
     theirs = {getattr(recipe, name) for name in dir(recipe) if name.startswith("SEED_")}
-    assert not ours & (theirs | {experiment._STREAM})
-    taken = find_dataset("bundled").take(Preprocess(size=(96, 96)), 3, seed=1)
+    assert not ours & (theirs | {subject._STREAM})
+    taken = find_dataset("drawn").take(Preprocess(size=(96, 96)), 3, seed=1)
     for name, pixels, label in zip(taken.names, taken.pixels, taken.labels.tolist(), strict=True):
         index, kind = name.split("-")
         drawn = draw(1, seed=(_STREAM, int(index)), kinds={kind: 1.0})
@@ -115,14 +115,14 @@ def test_bundled_pictures_are_fresh():
 
 
 def test_bundled_pictures_have_all_kinds_of_grounds_equally():
-    pictures = find_dataset("bundled").pictures
+    pictures = find_dataset("drawn").pictures
     kinds = [pictures.name(index).partition("-")[2] for index in range(len(pictures))]
     assert {kind: kinds.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, len(pictures) // 4)
 
 
 def test_the_bundled_model_knows_bundled_pictures(request):
     classifier = request.getfixturevalue("bundled")
-    dataset = find_dataset("bundled")
+    dataset = find_dataset("drawn")
     assert dataset.classnames == classifier.classnames == CLASSNAMES
     taken = dataset.take(classifier.preprocess, 200)
     with torch.no_grad():

@@ -70,10 +70,10 @@ def test_prompts_of_the_names_that_are_known_without_data():
         "country211": COUNTRIES.values(),
         "flowers102": DATASETS["flowers102"].read.classnames(Flowers102),
         "pcam": DATASETS["pcam"].read.classnames(None),
-        "bundled": find_dataset("bundled").classnames,
+        "drawn": find_dataset("drawn").classnames,
         "imagenet": class_words.imagenet(imagenet_synonyms()),
     }
-    sizes = {"country211": 211, "flowers102": 102, "pcam": 2, "bundled": 120, "imagenet": 1000}
+    sizes = {"country211": 211, "flowers102": 102, "pcam": 2, "drawn": 120, "imagenet": 1000}
     for name, classnames in known.items():
         prompts = [PAPER_TEMPLATES[0].format(classname) for classname in classnames]
         assert len(prompts) == sizes[name]

@@ -21,7 +21,7 @@ from clipfast.evaluation.defences import DEFENCES
 from clipfast.evaluation.evaluate import EvaluationRequest, evaluate_request
 from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import Results
-from clipfast.models.bundled import bundled_defaults
+from clipfast.models.bundled import bundled_defaults, bundled_folder
 
 
 class Silent:
@@ -44,7 +44,7 @@ class Silent:
 class Pair:
     """Classifiers that are there already, whatever model is asked for."""
 
-    recommended = bundled_defaults().config
+    recommended = bundled_defaults(bundled_folder("drawn")).config
 
     def __init__(self, *classifiers) -> None:
         self._classifiers = classifiers
@@ -64,7 +64,7 @@ def _tiny(bundled, twin):
 
 def request(out: Path, **options) -> EvaluationRequest:
     return EvaluationRequest(
-        **{"data": "bundled", "out": out, "eps": [EPS], "chunk": 4, "defences": ["ttc"], **options}
+        **{"data": "drawn", "out": out, "eps": [EPS], "chunk": 4, "defences": ["ttc"], **options}
     )
 
 
@@ -106,7 +106,7 @@ def test_the_folder_holds_the_report_in_every_form(finished):
 
 def test_clean_flags_are_the_classifiers_answers(finished, bundled):
     results = Results.from_json((finished / "results.json").read_text())
-    images = find_dataset("bundled").take(bundled.preprocess, 8, seed=0)
+    images = find_dataset("drawn").take(bundled.preprocess, 8, seed=0)
     for system, logits in zip(
         results.systems,
         (bundled.undefended(images.pixels), bundled.predict(images.pixels, seed=0).logits),

@@ -27,7 +27,7 @@ def assert_coloured_by_label(taken, shift=0):
 def test_the_table_holds_the_papers_sixteen_and_others():
     assert len(PAPER) == 16
     assert "tiny-imagenet" not in PAPER
-    assert dataset_names() == ("bundled", *DATASETS)
+    assert dataset_names() == ("drawn", *DATASETS)
     assert set(COPIES) == set(DATASETS)
 
 
@@ -103,7 +103,7 @@ def test_a_name_wins_over_a_folder_and_a_path_over_a_name(tmp_path, monkeypatch)
 
 
 def test_a_name_that_is_no_folder_either_lists_the_names():
-    with pytest.raises(InputError, match=r"'mnist'.*bundled, cifar10, .*tiny-imagenet"):
+    with pytest.raises(InputError, match=r"'mnist'.*drawn, cifar10, .*tiny-imagenet"):
         find_dataset("mnist")
 
 

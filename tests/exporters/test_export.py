@@ -57,7 +57,7 @@ def test_the_file_is_what_its_metadata_says(kind, inputs, outputs, exported, bun
     assert metadata.config == bundled.config
     assert metadata.calibrated
     assert metadata.preprocess == bundled.preprocess
-    assert (metadata.model_name, metadata.pretrained) == ("bundled", None)
+    assert (metadata.model_name, metadata.pretrained) == ("drawn", None)
     assert metadata.weights_sha256 == fingerprint(bundled.image_tower.model.visual)
     assert metadata.drift_weights_sha256 is None
     assert metadata.versions["clipfast"] == __version__

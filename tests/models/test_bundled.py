@@ -9,9 +9,10 @@ import torch
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
 from clipfast.attacks import pgd
-from clipfast.models.bundled import BUNDLED_DIR, bundled_defaults
+from clipfast.models.bundled import bundled_defaults, bundled_folder
 from clipfast.models.shapes import CLASSNAMES, draw
 
+DRAWN = bundled_folder("drawn")
 STREAM = 200  # of the tests' own, apart from training, report and demo
 
 
@@ -30,7 +31,7 @@ def test_is_calibrated_and_small(bundled, twin):
     assert twin.calibrated
     assert bundled.classnames == CLASSNAMES
     assert bundled.image_size == (96, 96)
-    assert sum(file.stat().st_size for file in BUNDLED_DIR.glob("*.safetensors")) <= 8 * 2**20
+    assert sum(file.stat().st_size for file in DRAWN.glob("*.safetensors")) <= 8 * 2**20
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recommended = DefendedClassifier.bundled()
@@ -40,7 +41,7 @@ def test_is_calibrated_and_small(bundled, twin):
 
 
 def test_a_preset_is_its_stages_with_a_threshold_of_this_model_where_it_has_one():
-    config, stages = bundled_defaults("published").config, CounterattackConfig.published()
+    config, stages = bundled_defaults(DRAWN, "published").config, CounterattackConfig.published()
     unset = {"tau_threshold": stages.tau_threshold, "calibrated_for": None}
     assert dataclasses.replace(config, **unset) == stages
     assert config.calibrated_for is not None
@@ -61,7 +62,7 @@ def test_classifies_fresh_pictures_and_falls_to_pgd(bundled, twin, pictures):
 
 
 def test_report_belongs_to_the_weights(bundled):
-    report = json.loads((BUNDLED_DIR / "report.json").read_text())
+    report = json.loads((DRAWN / "report.json").read_text())
     assert CounterattackConfig.from_json(json.dumps(report["config"])) == bundled.config
     undefended = report["accuracy"]["undefended"]
     assert undefended["clean"]["all"]["mean"] >= 0.90
@@ -69,15 +70,15 @@ def test_report_belongs_to_the_weights(bundled):
     assert report["pictures"] >= 1000
     for scores in report["accuracy"].values():
         assert set(scores) == {"clean", "pgd10_1", "pgd10_2", "pgd10_4", "adaptive_2", "worst_2"}
-    card = (BUNDLED_DIR / "MODEL_CARD.md").read_text()
+    card = (DRAWN / "MODEL_CARD.md").read_text()
     assert "no evidence about real CLIP" in card
     assert f"{100 * report['accuracy']['TTC']['adaptive_2']['all']['mean']:.1f}" in card
 
 
 def test_other_class_names_from_its_vocabulary():
-    classifier = DefendedClassifier.bundled(["red circle", "blue star"])
+    classifier = DefendedClassifier.bundled(classnames=["red circle", "blue star"])
     drawn = draw(60, seed=(STREAM, 1), kinds={"plain": 1.0})
     chosen = [i for i, label in enumerate(drawn.labels) if CLASSNAMES[label] in classifier.classnames]
     assert classifier.undefended(torch.from_numpy(drawn.pixels[chosen])).shape == (len(chosen), 2)
     with pytest.raises(InputError, match=r"knows .* words only; not among them: cat"):
-        DefendedClassifier.bundled(["red circle", "cat"])
+        DefendedClassifier.bundled(classnames=["red circle", "cat"])

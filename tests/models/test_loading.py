@@ -39,7 +39,7 @@ def test_random_weights_and_a_local_file(tmp_path):
         ("tiny-test", "gone.safetensors", "no such checkpoint: gone.safetensors"),
         ("tiny-test", "laion2b", "has no weights 'laion2b'; it has: none"),
         ("hf-hub:org/model", "openai", "brings its own weights"),
-        ("bundled", "openai", "brings its own weights"),
+        ("drawn", "openai", "brings its own weights"),
         ("local-dir:/nowhere", None, "could not load 'local-dir:/nowhere'"),
     ],
 )

@@ -168,7 +168,7 @@ def test_another_classifier_s_file_is_an_error(exported, bundled, twin, few):
     with pytest.raises(ArtifactError, match=r"has config .*steps=2.*, expected .*steps=3"):
         verify(path, other, images=few)
     with pytest.raises(ArtifactError, match=r"has classnames .*red circle.*, expected .*red star"):
-        verify(path, DefendedClassifier.bundled(["red star", "blue star"]), images=few)
+        verify(path, DefendedClassifier.bundled(classnames=["red star", "blue star"]), images=few)
 
 
 def test_rebuilt_is_the_classifier_that_was_exported(exported, bundled):
@@ -181,7 +181,7 @@ def test_rebuilt_is_the_classifier_that_was_exported(exported, bundled):
         bundled.source,
     )
     assert torch.equal(again.class_weights, bundled.class_weights)
-    assert rebuilt(metadata, model_name="bundled").drift_tower is None
+    assert rebuilt(metadata, model_name="drawn").drift_tower is None
     assert rebuilt(dataclasses.replace(metadata, drift_weights_sha256="0" * 64)).drift_tower is not None
 
 

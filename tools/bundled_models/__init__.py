@@ -1,1 +1,1 @@
-"""How the bundled model is made: training, its fine-tuned twin, calibration and the report."""
+"""How the bundled models are made: training, fine-tuned twins, calibration and the reports."""

@@ -8,45 +8,47 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clipfast import CounterattackConfig, DefendedClassifier, UncalibratedWarning
 from clipfast.calibration.gauge import Gauge
 from clipfast.calibration.threshold import Measured
 from clipfast.files import write_text
 from clipfast.models.bundled import load_bundled
-from clipfast.models.shapes import draw
 
-from . import recipe
+__all__ = ["calibrate"]
+
+_CHUNK = 100
 
 
-def calibrate(_run: Path, out: Path, device: torch.device) -> None:
-    """Writes out/published.json, marked as calibrated for the model in `out`."""
-    original, config = load_bundled(device, folder=out), CounterattackConfig.published()
+def calibrate(
+    out: Path, pixels: Tensor, labels: Tensor, device: torch.device, *, most_clean_loss: float
+) -> None:
+    """Writes out/published.json, marked as calibrated for the model in `out`.
+
+    pixels: uint8 [N, 3, H, W], clean. labels: int64 [N]. most_clean_loss: the share of clean accuracy that
+    the threshold may cost.
+    """
+    original, config = load_bundled(out, device), CounterattackConfig.published()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UncalibratedWarning)
         classifier = DefendedClassifier(
             original.model, original.tokenizer, original.classnames, config=config
         )
     gauge = Gauge(classifier)
-    pictures = draw(
-        recipe.CALIBRATION_PICTURES,
-        seed=recipe.SEED_CALIBRATE,
-        kinds=recipe.TRAINING_KINDS,
-        size=recipe.IMAGE_SIZE,
-    )
-    pixels, labels = (torch.from_numpy(array) for array in (pictures.pixels, pictures.labels))
+    starts = range(0, len(labels), _CHUNK)
     measured = Measured.joined(
-        [gauge(pixels[i : i + 100], labels[i : i + 100], seed=i) for i in range(0, len(labels), 100)]
+        [gauge(pixels[i : i + _CHUNK], labels[i : i + _CHUNK], seed=i) for i in starts]
     )
-    threshold = _costs_little(measured)
+    threshold = _costs_little(measured, most_clean_loss)
     config = dataclasses.replace(config, tau_threshold=threshold).calibrated(classifier.drift_weights)
     write_text(out / "published.json", config.to_json() + "\n")
 
 
-def _costs_little(measured: Measured) -> float:
+def _costs_little(measured: Measured, most_clean_loss: float) -> float:
     """The largest threshold that costs few points of clean accuracy."""
     assert measured.right is not None
-    least = measured.right.undefended.mean() - recipe.MOST_CLEAN_LOSS
+    least = measured.right.undefended.mean() - most_clean_loss
     chosen = 0.0
     for threshold in np.quantile(measured.drift, np.linspace(0, 1, 101)).tolist():
         if measured.accuracy(threshold) >= least:

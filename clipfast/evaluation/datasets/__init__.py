@@ -1,7 +1,16 @@
 """Data sets to evaluate on: the paper's by name, folders of class folders, and the bundled renderer."""
 
-from .dataset import Dataset, Images, Skipped
-from .finding import BUNDLED_DATA, dataset_names, find_dataset
-from .registry import PAPER
+from .dataset import Dataset, Files, Images, Skipped
+from .finding import dataset_names, find_dataset
+from .registry import PAPER, PAPER_TEMPLATES
 
-__all__ = ["BUNDLED_DATA", "PAPER", "Dataset", "Images", "Skipped", "dataset_names", "find_dataset"]
+__all__ = [
+    "PAPER",
+    "PAPER_TEMPLATES",
+    "Dataset",
+    "Files",
+    "Images",
+    "Skipped",
+    "dataset_names",
+    "find_dataset",
+]

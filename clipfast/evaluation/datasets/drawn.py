@@ -10,7 +10,7 @@ from .dataset import Contents
 
 __all__ = ["read_drawn"]
 
-# A random stream of its own; those of the bundled model are in tools/bundled_model/recipe.py.
+# A random stream of its own; those of the bundled model are in tools/bundled_models/drawn/recipe.py.
 _STREAM = 300
 _PICTURES = 10_000
 

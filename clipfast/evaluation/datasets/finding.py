@@ -11,14 +11,14 @@ from .drawn import read_drawn
 from .folder import read_folder
 from .registry import DATASETS, PAPER_TEMPLATES, KnownDataset
 
-__all__ = ["BUNDLED_DATA", "dataset_names", "find_dataset"]
+__all__ = ["dataset_names", "find_dataset"]
 
-BUNDLED_DATA = "bundled"  # its name beside those of the table
+_DRAWN = "drawn"  # its name beside those of the table
 
 
 def dataset_names() -> tuple[str, ...]:
     """The names that `find_dataset` knows."""
-    return (BUNDLED_DATA, *DATASETS)
+    return (_DRAWN, *DATASETS)
 
 
 def find_dataset(
@@ -28,8 +28,9 @@ def find_dataset(
 
     source: one of `dataset_names()`, whose case, hyphens, underscores and spaces do not matter; else a
     folder with one folder of pictures a class, see `read_folder`. A name wins over a folder that is called
-    like it; a Path is always a folder. "bundled" is clipfast's own renderer, in fresh pictures.
-    root: the folder that a data set of the table lies in, in the layout of torchvision's class. download:
+    like it; a Path is always a folder. "drawn" is clipfast's own renderer, in fresh pictures.
+    root: the folder that a data set of the table lies in, in the layout of torchvision's class, or for some
+    of them as class folders. download:
     whether torchvision may download it to there. split: default, the one that the paper evaluates.
 
     Raises InputError for a name or split that is not known, for a root or data that are missing or broken,
@@ -40,7 +41,7 @@ def find_dataset(
         name = known.get(_plain(source))
         if name in DATASETS:
             return _from_registry(name, DATASETS[name], root, download, split)
-        if name == BUNDLED_DATA:
+        if name == _DRAWN:
             _refuse_options(name, root, download, split)
             contents = read_drawn()
             return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())
@@ -61,9 +62,12 @@ def _from_registry(
         raise InputError(f"{name}: expected a split of {', '.join(row.splits)}, got {split!r}")
     root = Path(root).expanduser()
     downloadable = row.get is None
-    if not (root / row.folder).exists() and not (download and downloadable):
-        how = "download=True (--download) downloads it" if downloadable else row.get
-        raise InputError(f"{row.title} was not found: expected {root / row.folder}; {how}")
+    if not (root / row.folder).exists():
+        if row.class_folders is not None and (folder := row.class_folders.find(root, split)) is not None:
+            contents = row.class_folders.read(folder, split)
+            return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())
+        if not (download and downloadable):
+            raise InputError(_missing(row, root, split))
     try:
         if row.needs is not None:
             importlib.import_module(row.needs)
@@ -74,6 +78,14 @@ def _from_registry(
         reason = str(error).rstrip(".") if downloadable else f"{str(error).rstrip('.')}; {row.get}"
         raise InputError(f"{row.title} could not be read from {root / row.folder}: {reason}") from error
     return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())
+
+
+def _missing(row: KnownDataset, root: Path, split: str) -> str:
+    how = "download=True (--download) downloads it" if row.get is None else row.get
+    if row.class_folders is not None:
+        places = (str(root / place.format(split=split)) for place in row.class_folders.places)
+        how = f"or class folders in {' or '.join(places)}; {how}"
+    return f"{row.title} was not found: expected {root / row.folder}; {how}"
 
 
 def _refuse_options(what: str, root: Path | None, download: bool, split: str | None) -> None:

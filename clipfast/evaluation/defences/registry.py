@@ -20,7 +20,7 @@ from . import systems
 from .baselines import ET3
 from .purification import CLIPURE
 
-__all__ = ["DEFENCES", "Defence", "defence_of", "make_defences"]
+__all__ = ["DEFENCES", "Defence", "defence_of", "make_defences", "usual_defences"]
 
 _CSR_THRESHOLD = 0.85  # ICML 2026
 _NAC_MOMENTUM = 0.9
@@ -135,6 +135,18 @@ DEFENCES = {
         of_twin=True,
     ),
 }
+
+
+def usual_defences(recommended: CounterattackConfig, *, with_twin: bool) -> list[str]:
+    """Those that are compared where none are named: all but a twin's without one.
+
+    Views of every picture are no system of their own where the recommended settings are nothing else.
+    """
+    return [
+        name
+        for name, recipe in DEFENCES.items()
+        if (with_twin or not recipe.of_twin) and not (name == "views" and recommended.is_fixed)
+    ]
 
 
 def make_defences(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from clipfast.models.shapes import COLOURS, SHAPES
 
+from ..finetune import Finetuning
+
 IMAGE_SIZE = 96
 
 MODEL_CFG = {
@@ -51,8 +53,7 @@ BATCH = 128
 MUON_LR, ADAMW_LR, WEIGHT_DECAY, WARMUP = 1.5e-3, 1e-3, 0.02, 100
 SHAPE_LOSS, COLOUR_LOSS = 0.5, 0.25
 
-FINETUNE_STEPS, FINETUNE_LR = 600, 2e-4
-FINETUNE_EPS, FINETUNE_STEP_SIZE, FINETUNE_ATTACK_STEPS = 2 / 255, 1 / 255, 2
+FINETUNING = Finetuning(steps=600, lr=2e-4, eps=2 / 255, step_size=1 / 255, attack_steps=2)
 
 CALIBRATION_PICTURES, MOST_CLEAN_LOSS = 2000, 0.10
 REPORT_PICTURES = 1200

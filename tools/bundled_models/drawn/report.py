@@ -31,10 +31,10 @@ from .card import model_card
 CHUNK = 100
 
 
-def report(_run: Path, out: Path, device: torch.device) -> None:
+def report(out: Path, device: torch.device) -> None:
     """Writes out/MODEL_CARD.md and out/report.json; shows progress."""
     torch.manual_seed(recipe.SEED_REPORT)
-    original = load_bundled(device, folder=out)
+    original = load_bundled(out, device)
     names, config = original.classnames, original.config
     ttc = DefendedClassifier(original.model, original.tokenizer, names, config=config)
     template = (recipe.UNSEEN_TEMPLATE,)
