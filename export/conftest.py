@@ -23,6 +23,8 @@ EXPORTED: dict[str, tuple[Preset, dict[str, Any]]] = {
     "lab.onnx": ("published", {"profile": "lab"}),
     "serving.pt2": ("published", {"profile": "serving", "format": "aotinductor"}),
     "lab.pt2": ("published", {"profile": "lab", "format": "aotinductor"}),
+    "recommended.onnx": ("recommended", {"profile": "serving", "pixels": "uint8"}),
+    "recommended-lab.onnx": ("recommended", {"profile": "lab"}),
     "recommended.pt2": ("recommended", {"profile": "lab", "format": "aotinductor"}),
 }
 

@@ -16,6 +16,10 @@ class Passes:
     forward: float
     backward: float
 
+    def __str__(self) -> str:
+        forward, backward = (f"{n:.3g}" if n < 100 else f"{n:.0f}" for n in (self.forward, self.backward))
+        return f"{forward}F + {backward}B" if self.backward else f"{forward}F"
+
 
 def engine_passes(
     config: CounterattackConfig,

@@ -11,6 +11,7 @@ from processes import session, started, wait_for
 
 from clipfast.errors import InputError
 from clipfast.files import UNFINISHED
+from clipfast.runtime import OnnxClassifier
 
 WORKER = "ray::MapWorker(MapBatches(Classify))"
 
@@ -59,6 +60,21 @@ def test_a_folder_with_unreadable_pictures_in_it(batch, log, results, drawn, fil
     assert "classifying" in log()
     assert f"{len(rows)} images" in log()
     assert "2 without an answer" in log()
+
+
+@pytest.mark.slow
+def test_the_recommended_settings(artifact, noise_key, scratch, log, results, drawn, files, tmp_path):
+    file = artifact("recommended-lab.onnx")
+    options = ["--artifact", file, "--noise-key", noise_key, "--workers", 2, "--batch", 8]
+    with started("batch.py", drawn, *options, "--out", tmp_path / "out", scratch=scratch) as process:
+        assert process.wait(200) == 0, log()
+    classifier = OnnxClassifier(file)
+    prediction = classifier.predict(classifier.preprocess.batch(files), seed=0)
+    found = {row["key"]: row for row in results()}
+    for picture, [(label, probability)] in zip(files, prediction.topk(1), strict=True):
+        row = found[str(picture.relative_to(drawn))]
+        assert (row["label"], row["countered"]) == (label, False)
+        assert row["probability"] == pytest.approx(probability, abs=1e-4)
 
 
 def test_parquet_of_encoded_pictures(batch, log, results, files, expected, same, tmp_path):

@@ -110,6 +110,16 @@ def test_defended_answers_are_draws_of_the_runtimes(served, local, pixels):
             assert same_distribution(a, b)
 
 
+def test_settings_that_draw_nothing_answer_as_the_runtime_does(server, artifact, pixels):
+    here = OnnxClassifier(artifact("recommended.onnx")).predict(pixels)
+    with closing(ServedClassifier(server.url, "recommended")) as classifier:
+        there = classifier.predict(pixels)
+    np.testing.assert_allclose(there.logits, here.logits, atol=1e-4)
+    np.testing.assert_allclose(there.undefended_logits, here.undefended_logits, atol=1e-4)
+    assert not there.countered.any()
+    assert there.changed.any()
+
+
 def test_labels_are_the_runtimes_where_noise_seldom_moves_them(served, local, pixels):
     draws = np.stack([local.predict(pixels).labels for _ in range(8)])
     steady = (draws == draws[0]).all(axis=0)

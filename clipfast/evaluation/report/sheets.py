@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ...attacks.levels import level
 from ...calibration.separation import separation
-from ...defence.passes import Passes
 from ...measurement.statistics import Share
 from ..results import CLEAN, Column, Results, SystemResult
 from .figures import Figures, attacks, columns, figures, gate_groups, is_undefended
@@ -65,7 +64,7 @@ def accuracy(results: Results, eps: float) -> Sheet:
                 _percent(row.attacked_passed),
                 NONE if system.images_per_second is None else f"{system.images_per_second:.3g}",
                 NONE if system.cost is None else f"{system.cost:.1f}x",
-                _passes(system.passes.get(CLEAN.key)),
+                str(system.passes.get(CLEAN.key, NONE)),
             )
         )
     notes = [
@@ -101,7 +100,7 @@ def spent(results: Results, eps: float) -> Sheet | None:
     adaptive = attacks(results, eps, "adaptive")
     keys = {column.key for column in adaptive}
     rows = [
-        (system.name, *(_passes(system.attack_passes.get(column.key)) for column in adaptive))
+        (system.name, *(str(system.attack_passes.get(column.key, NONE)) for column in adaptive))
         for system in results.systems
         if keys & set(system.attack_passes)
     ]
@@ -137,13 +136,6 @@ def _gain(row: Figures) -> str:
 
 def _percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
-
-
-def _passes(passes: Passes | None) -> str:
-    if passes is None:
-        return NONE
-    forward, backward = (f"{n:.3g}" if n < 100 else f"{n:.0f}" for n in (passes.forward, passes.backward))
-    return f"{forward}F + {backward}B" if passes.backward else f"{forward}F"
 
 
 def _gate(system: SystemResult, column: Column) -> str:

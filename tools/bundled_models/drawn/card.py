@@ -1,18 +1,14 @@
-"""The model card in words and tables, from the report's numbers alone, and the README's table."""
+"""The model card in words and tables, from the report's numbers alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from clipfast.attacks.levels import level
-from clipfast.evaluation.report import worst_case
-from clipfast.evaluation.results import Results
-from clipfast.measurement.statistics import wilson
 from clipfast.models.shapes import KINDS
+
+from ..tables import table
 
 COLUMNS = {
     "clean": "clean",
@@ -29,12 +25,6 @@ def percent(score: dict[str, float]) -> str:
     return f"{100 * score['mean']:.1f} &plusmn; {100 * score['standard_error']:.1f}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def accuracy_table(report: dict[str, Any], group: str = "all") -> str:
     """Systems down, attacks across, for one kind of picture."""
     rows = [
@@ -42,33 +32,6 @@ def accuracy_table(report: dict[str, Any], group: str = "all") -> str:
         for system, scores in report["accuracy"].items()
     ]
     return table(["", *COLUMNS.values()], rows)
-
-
-def readme_table(results: Results, report: dict[str, Any]) -> str:
-    """The table on the README's first screen: accuracy of an evaluation, cost of the report."""
-    labels = {
-        "undefended": ("undefended CLIP", "undefended"),
-        "3x3 blur": ("3x3 blur", "3x3 blur"),
-        "fine-tuned twin": ("fine-tuned twin (TeCoA)", "twin"),
-        "TTC": ("**clipfast (TTC)**", "TTC"),
-    }
-    systems, (eps,) = {system.name: system for system in results.systems}, results.eps
-    rows = []
-    for name, (label, reported) in labels.items():
-        system = systems[name]
-        worst = worst_case(results, system, eps)
-        assert worst is not None
-        flags = (system.right["clean"][0], system.right[f"pgd-10@{level(eps)}"][0], worst)
-        costs = (f"{report['cost'][reported][kind]:.1f}x" for kind in ("clean", "attacked"))
-        rows.append([label, *map(_interval, flags), *costs])
-    head = ["bundled model", "clean", "PGD-10", "worst case, adaptive", "cost, clean", "cost, attacked"]
-    return table(head, rows)
-
-
-def _interval(right: NDArray[np.bool_]) -> str:
-    """'71.7 (59 to 82)': of so few images that an interval says more than a standard error."""
-    low, high = wilson(int(right.sum()), len(right))
-    return f"{100 * right.mean():.1f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def model_card(report: dict[str, Any], model: nn.Module) -> str:

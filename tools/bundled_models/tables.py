@@ -1,0 +1,50 @@
+"""Tables of what an evaluation found, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfast.attacks.levels import level
+from clipfast.evaluation.report import worst_case
+from clipfast.evaluation.results import CLEAN, Results
+from clipfast.measurement.statistics import wilson
+
+__all__ = ["readme_table", "table"]
+
+# What readers know the systems of an evaluation by; the others are left out.
+_SYSTEMS = {
+    "undefended": "undefended CLIP",
+    "3x3 blur": "3x3 blur",
+    "fine-tuned twin": "fine-tuned twin (TeCoA)",
+    "TTC": "TTC as published",
+    "recommended": "**clipfast, recommended**",
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A heading and rows of cells."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def readme_table(results: Results, title: str) -> str:
+    """A system a row: percent right with 95 % intervals at the first budget, and cost on clean pictures."""
+    systems, eps = {system.name: system for system in results.systems}, results.eps[0]
+    rows = []
+    for name, label in _SYSTEMS.items():
+        system = systems[name]
+        worst = worst_case(results, system, eps)
+        assert worst is not None
+        assert system.cost is not None
+        flags = (system.right[CLEAN.key][0], system.right[f"pgd-10@{level(eps)}"][0], worst)
+        cost = (str(system.passes[CLEAN.key]), f"{system.cost:.1f}x")
+        rows.append([label, *map(_interval, flags), *cost])
+    return table([title, "clean", "PGD-10", "worst case, adaptive", "passes", "time"], rows)
+
+
+def _interval(right: NDArray[np.bool_]) -> str:
+    """'71.7 (59 to 82)': of so few images that an interval says more than a standard error."""
+    low, high = wilson(int(right.sum()), len(right))
+    return f"{100 * right.mean():.1f} ({100 * low:.0f} to {100 * high:.0f})"
