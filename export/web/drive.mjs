@@ -12,7 +12,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-const scenarios = { answers, attack, threshold, presets, keyboard, layout, messages, isolation, screenshot };
+const scenarios = { answers, attack, threshold, presets, models, keyboard, layout, messages, isolation, screenshot };
 
 const [name, text] = process.argv.slice(2);
 const given = JSON.parse(text);
@@ -183,6 +183,32 @@ async function presets(where) {
   return found;
 }
 
+/** From one model to another that brings no pictures, with which a file is answered; and one that is not there. */
+async function models({ file, ...where }) {
+  const page = await open(where);
+  const seen = [];
+  const look = async () =>
+    seen.push({
+      current: await page.innerText("#models [aria-current]"),
+      gallery: await page.isVisible("#gallery"),
+      answers: await page.isVisible(".answer"),
+      measured: await page.isVisible("#measure"),
+      knows: await page.innerText("#knows"),
+      caption: await page.textContent("#input-caption"),
+      below: await page.textContent("#below"),
+    });
+  const links = await page.$$eval("#models a", (all) => all.map((link) => link.textContent));
+  await look();
+  await page.click("#models a:not([aria-current])");
+  await idle(page);
+  await look();
+  await choose(page, file);
+  await defend(page, 1);
+  await look();
+  const missing = await open({ ...where, query: "?model=nothing" });
+  return { links, seen, missing: await missing.innerText("#message") };
+}
+
 /** Does everything without a mouse. */
 async function keyboard({ file, ...where }) {
   const page = await open(where);
@@ -324,11 +350,11 @@ async function messages({ pictures, replaced, ...where }) {
   await page.click("#gallery label:nth-child(3)");
   await idle(page);
   found.after = { hidden: await page.locator("#message").isHidden() };
-  const noise = await open({ ...where, query: "?noise=models/classifier.json" });
+  const noise = await open({ ...where, query: "?noise=models/drawn/classifier.json" });
   found.noise = { message: await said(noise) };
   for (const [title, { file, status, body }] of Object.entries(replaced)) {
     const broken = await open(where, {}, (fresh) =>
-      fresh.route(`**/models/${file}`, (route) =>
+      fresh.route(`**/models/drawn/${file}`, (route) =>
         body === undefined ? route.fulfill({ status: status }) : route.fulfill({ path: body }),
       ),
     );

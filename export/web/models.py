@@ -1,4 +1,6 @@
-"""Writes what the page runs and shows: ONNX files over one file of weights, pictures, and classifier.json.
+"""Writes what the page runs and shows: a folder a model, and models.json, which names them.
+
+In a folder are ONNX files over one file of weights, pictures, and classifier.json, which describes them.
 
 python export/web/models.py --out export/web/public/models
 """
@@ -6,8 +8,9 @@ python export/web/models.py --out export/web/public/models
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -27,10 +30,10 @@ from clipfast.demo.stages import stages
 from clipfast.demo.subject import DEFENCES
 from clipfast.exporters import export
 from clipfast.files import write_text
-from clipfast.models.bundled import bundled_defaults, bundled_folder
-from clipfast.models.shapes import CLASSNAMES, Pictures, draw
+from clipfast.models.bundled import BundledName, bundled_defaults, bundled_folder
+from clipfast.models.shapes import draw
 
-__all__ = ["write_models"]
+__all__ = ["Shown", "drawn_shapes", "write_models"]
 
 _SEED = 0
 _STREAM = 400  # of drawn pictures: no other part of clipfast draws these
@@ -40,8 +43,48 @@ _FIRST: Preset = "recommended"  # what the page begins with
 _OF_ITS_OWN = ("config", "calibrated", "calibration")
 
 
-def write_models(out: Path, *, drawn: int) -> None:
-    """Fills the folder `out`, which need not exist. drawn: how many pictures are drawn and attacked.
+class Shown(NamedTuple):
+    """A bundled model on the page.
+
+    title: what it is of. pixels: uint8 [N, 3, H, W], clean, and labels: int64 [N], of a sample that is
+    attacked; N may be 0. words: see description.ts.
+    """
+
+    name: BundledName
+    title: str
+    pixels: Tensor
+    labels: Tensor
+    words: dict[str, str]
+
+
+def drawn_shapes(drawn: int) -> Shown:
+    """The model of drawn shapes. drawn: how many pictures are drawn and attacked."""
+    pictures = draw(drawn, seed=(_STREAM, _SEED))
+    return Shown(
+        "drawn",
+        "drawn shapes",
+        torch.from_numpy(pictures.pixels),
+        torch.from_numpy(pictures.labels),
+        {
+            "knows": "120 coloured shapes",
+            "pictures": "drawn pictures",
+            "labelled": "drawn as",
+            "limits": "It was trained on drawn shapes: whatever you drop, it will name a shape.",
+        },
+    )
+
+
+def write_models(out: Path, models: Sequence[Shown]) -> None:
+    """Fills the folder `out`, which need not exist; the page begins with the first of the models."""
+    for shown in models:
+        write_model(out / shown.name, shown)
+    choices = [{"folder": shown.name, "title": shown.title} for shown in models]
+    # The page reads this first, so it is written last.
+    write_text(out / "models.json", json.dumps(choices, indent=1))
+
+
+def write_model(out: Path, shown: Shown) -> None:
+    """Fills one model's folder.
 
     The supplied pairs are of those that the attack turned: first up to three that the recommended defence
     brought back, then up to three others, and more of the first where there are not so many. How many there
@@ -49,8 +92,7 @@ def write_models(out: Path, *, drawn: int) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     presets: list[Preset] = sorted(DEFENCES, key=lambda preset: preset != _FIRST)
-    base = DefendedClassifier.bundled(preset=_FIRST)
-    folder = bundled_folder("drawn")
+    base, folder = DefendedClassifier.bundled(shown.name, preset=_FIRST), bundled_folder(shown.name)
     classifiers = {preset: base.with_config(bundled_defaults(folder, preset).config) for preset in presets}
     files = {preset: out / f"{preset}.onnx" for preset in presets}
     described = [
@@ -62,8 +104,7 @@ def write_models(out: Path, *, drawn: int) -> None:
     write_gradient(base, others[1])
     share_weights([*files.values(), *others], out / "weights.bin")
 
-    pictures = draw(drawn, seed=(_STREAM, _SEED), size=base.image_size[0])
-    clean, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels)
+    clean, labels = shown.pixels, shown.labels
     attacked = _attacked(base, clean, labels)
     answers = {
         preset: [classifiers[preset].predict(pixels, seed=_SEED) for pixels in (clean, attacked)]
@@ -83,7 +124,9 @@ def write_models(out: Path, *, drawn: int) -> None:
                 "preset": preset,
                 **{name: own[name] for name in _OF_ITS_OWN},
                 **_defence(classifiers[preset].config, DEFENCES[preset]),
-                "sample": {
+                "sample": None
+                if len(labels) == 0
+                else {
                     "brought_back": int(back[preset].sum()),
                     "lost_clean": int((right & (answers[preset][0].labels != labels)).sum()),
                     **_measured(*answers[preset]),
@@ -94,14 +137,14 @@ def write_models(out: Path, *, drawn: int) -> None:
         "attack": {"eps": ATTACK_EPS, "step_size": PGD_STEP_SIZE, "steps": PGD_STEPS},
         "pictures": [
             {
-                **_pair(out, i, pictures, attacked),
+                **_pair(out, i, base.classnames[labels[i]], clean[i], attacked[i]),
                 "brought_back": [preset for preset in presets if back[preset][i]],
             }
             for i in chosen
         ],
         "turned": int(turned.sum()),
+        "words": shown.words,
     }
-    # The page reads this first, so it is written last.
     write_text(out / "classifier.json", json.dumps(description, indent=1))
 
 
@@ -117,7 +160,7 @@ def _defence(config: CounterattackConfig, title: str) -> dict[str, Any]:
 
 
 def _measured(clean: Prediction[Tensor], attacked: Prediction[Tensor]) -> dict[str, Any]:
-    """What a gate measures of the drawn pictures, and how well that tells attacked ones."""
+    """What a gate measures of a sample, and how well that tells attacked ones."""
     drifts = clean.drift.numpy(), attacked.drift.numpy()
     return {
         "clean": drifts[0].tolist(),
@@ -126,13 +169,12 @@ def _measured(clean: Prediction[Tensor], attacked: Prediction[Tensor]) -> dict[s
     }
 
 
-def _pair(out: Path, i: int, pictures: Pictures, attacked: Tensor) -> dict[str, str]:
-    """Writes a picture clean and attacked; its label and the names of the files."""
-    label = CLASSNAMES[pictures.labels[i]]
+def _pair(out: Path, i: int, label: str, clean: Tensor, attacked: Tensor) -> dict[str, str]:
+    """Writes a picture clean and attacked, uint8 [3, H, W]; its label and the names of the files."""
     pair = {"label": label}
-    for kind, pixels in (("clean", pictures.pixels[i]), ("attacked", attacked[i].numpy())):
+    for kind, pixels in (("clean", clean), ("attacked", attacked)):
         pair[kind] = f"{i:02d}-{label.replace(' ', '-')}-{kind}.png"
-        Image.fromarray(pixels.transpose(1, 2, 0)).save(out / pair[kind])
+        Image.fromarray(pixels.numpy().transpose(1, 2, 0)).save(out / pair[kind])
     return pair
 
 
@@ -154,7 +196,7 @@ def main(
     drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn and attacked.")] = 64,
 ) -> None:
     """Writes the page's models and pictures."""
-    write_models(out, drawn=drawn)
+    write_models(out, [drawn_shapes(drawn)])
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
 
 @BY_PRESET
 def test_answers_are_those_of_the_runtime(drive, site, files, preset):
-    classifier = OnnxClassifier(site / "models" / f"{PRESETS[preset]}.onnx")
-    supplied = sorted((site / "models").glob("*.png"))
+    classifier = OnnxClassifier(site / "models/drawn" / f"{PRESETS[preset]}.onnx")
+    supplied = sorted((site / "models/drawn").glob("*.png"))
     # What is done to a file before it is answered is the same of both.
     chosen = [*supplied, *files.values()] if preset == 0 else supplied
     given = {"files": list(map(str, chosen)), "dropped": str(supplied[0])}
@@ -282,6 +282,24 @@ def test_narrow_and_wide_in_light_and_dark(drive, preset):
     assert len({seen["background"] for seen in found}) == 2
 
 
+def test_another_model_without_pictures_of_its_own(drive, files):
+    found = drive("models", file=str(files["wide.png"]))
+    assert found["links"] == ["drawn shapes", "other shapes"]
+    first, other, answered = found["seen"]
+    assert first["current"] == "drawn shapes"
+    assert first["gallery"]
+    assert first["answers"]
+    assert other["current"] == answered["current"] == "other shapes"
+    assert not other["gallery"]
+    assert not other["answers"]
+    assert other["knows"] == "The model knows other shapes, and nothing else."
+    assert answered["answers"]
+    assert answered["caption"] == "wide.png"
+    assert answered["below"] == ""
+    assert answered["measured"]
+    assert "no model nothing here; there is: drawn, other" in found["missing"]
+
+
 def test_wrong_files_are_told(drive, site, tmp_path):
     pictures = {
         "notes.txt": (b"no picture", "notes.txt: not a picture that this browser can decode"),
@@ -291,7 +309,7 @@ def test_wrong_files_are_told(drive, site, tmp_path):
     for name, (data, _) in pictures.items():
         (tmp_path / name).write_bytes(data)
     Image.new("RGB", (1, 12000)).save(tmp_path / "thread.png")
-    models = site / "models"
+    models = site / "models/drawn"
     (tmp_path / "half.onnx").write_bytes((models / "recommended.onnx").read_bytes()[:100_000])
     (tmp_path / "half.bin").write_bytes((models / "weights.bin").read_bytes()[:100_000])
     (tmp_path / "list.json").write_text("[1, 2]")
@@ -302,28 +320,32 @@ def test_wrong_files_are_told(drive, site, tmp_path):
         "missing model": (
             "recommended.onnx",
             None,
-            "cannot read models/recommended.onnx: the server answered 404",
+            "cannot read models/drawn/recommended.onnx: the server answered 404",
         ),
         "truncated model": (
             "recommended.onnx",
             "half.onnx",
-            "models/recommended.onnx: ONNX Runtime cannot load it",
+            "models/drawn/recommended.onnx: ONNX Runtime cannot load it",
         ),
         "truncated weights": (
             "weights.bin",
             "half.bin",
-            "models/recommended.onnx: ONNX Runtime cannot load it",
+            "models/drawn/recommended.onnx: ONNX Runtime cannot load it",
         ),
-        "missing weights": ("weights.bin", None, "cannot read models/weights.bin: the server answered 404"),
+        "missing weights": (
+            "weights.bin",
+            None,
+            "cannot read models/drawn/weights.bin: the server answered 404",
+        ),
         "missing preset": (
             "published.onnx",
             None,
-            "cannot read models/published.onnx: the server answered 404",
+            "cannot read models/drawn/published.onnx: the server answered 404",
         ),
         "text for a model": (
             "undefended.onnx",
             "notes.txt",
-            "models/undefended.onnx: ONNX Runtime cannot load",
+            "models/drawn/undefended.onnx: ONNX Runtime cannot load",
         ),
         "foreign model": (
             "recommended.onnx",
@@ -334,9 +356,9 @@ def test_wrong_files_are_told(drive, site, tmp_path):
         "no description": (
             "classifier.json",
             "list.json",
-            "models/classifier.json: not what models.py writes",
+            "models/drawn/classifier.json: not what models.py writes",
         ),
-        "missing gradient": ("gradient.onnx", None, "cannot read models/gradient.onnx"),
+        "missing gradient": ("gradient.onnx", None, "cannot read models/drawn/gradient.onnx"),
     }
     found = drive(
         "messages",
@@ -353,7 +375,7 @@ def test_wrong_files_are_told(drive, site, tmp_path):
     assert found["text"]["message"] == "expected a picture file, got something else"
     assert found["after"]["hidden"]
     assert found["noise"]["message"].startswith(
-        "models/classifier.json: expected 110592 bytes of float32 noise"
+        "models/drawn/classifier.json: expected 110592 bytes of float32 noise"
     )
     for title, (_, _, message) in replaced.items():
         assert message in found[title]["message"], title

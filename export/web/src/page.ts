@@ -16,7 +16,7 @@ interface Subject {
   name: string;
   clean: Pixels;
   attacked?: Pixels;
-  /** The class that it was drawn as. */
+  /** Its class, where that is known. */
   label?: number;
 }
 
@@ -62,6 +62,7 @@ export class Page {
     private readonly draw: (eps: number) => Noise,
   ) {
     const { metadata, defences } = description;
+    byId("page").classList.add("empty");
     this.size = metadata.preprocess.size[0];
     this.settings = new Map(
       defences.map((defence) => {
@@ -73,7 +74,6 @@ export class Page {
       this.setting.threshold = threshold;
       void this.refresh();
     });
-    byId("class-count").textContent = String(metadata.classnames.length);
     this.describe();
     this.gallery();
     this.choices();
@@ -91,12 +91,12 @@ export class Page {
     });
   }
 
-  /** Shows the first of the supplied pictures. */
+  /** Shows the first of the supplied pictures, if there are any. */
   async open(): Promise<void> {
     const first = document.querySelector<HTMLInputElement>("#gallery input");
     if (first) first.checked = true;
     const pair = this.description.pictures[0];
-    if (pair) await this.pick(() => this.supplied(pair, false));
+    await (pair ? this.pick(() => this.supplied(pair, false)) : this.busy(async () => {}));
   }
 
   /** Of the defence that is chosen. */
@@ -135,7 +135,7 @@ export class Page {
   /** What is said of the defence that is chosen, whatever the picture. */
   private explain(): void {
     const { measure, config, sample, stages, preset, randomised } = this.defence;
-    const { turned, pictures } = this.description;
+    const { turned, pictures, words } = this.description;
     byId("stages").replaceChildren(
       ...Object.entries(stages).flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]),
     );
@@ -144,19 +144,22 @@ export class Page {
       byId("measure-heading").textContent = `${capitalised(measure.name)} and its threshold`;
       const others = config.pass_through === "noise" ? "are answered with noise" : "are answered as they came";
       byId("measure-words").textContent =
-        `Pictures whose ${measure.name} is below the threshold are countered. The others ${others}. ` +
-        `On ${sample.clean.length} drawn pictures ${sample.separation}.`;
+        `Pictures whose ${measure.name} is below the threshold are countered. The others ${others}.` +
+        (sample ? ` On ${sample.clean.length} ${words.pictures} ${sample.separation}.` : "");
       this.scale.use(this.defence, this.setting.threshold, measure.cosine);
     }
+    byId("draw-noise").hidden = !randomised;
+    if (!sample) return;
     const here = pictures.filter((pair) => pair.brought_back.includes(preset)).length;
     byId("gallery-words").textContent =
-      `Of ${sample.clean.length} drawn pictures the attack turned ${turned}. This defence brought ` +
+      `Of ${sample.clean.length} ${words.pictures} the attack turned ${turned}. This defence brought ` +
       `${sample.brought_back} of those back (${here} of the ${pictures.length} here) and made ` +
       `${sample.lost_clean} clean ones wrong${randomised ? ", with one draw of noise" : ""}.`;
-    byId("draw-noise").hidden = !randomised;
   }
 
   private gallery(): void {
+    byId("gallery").hidden = this.description.pictures.length === 0;
+    byId("gallery-title").textContent = `${capitalised(this.description.words.pictures)}, clean above and attacked below`;
     const columns = make("div", { className: "thumbs" });
     for (const pair of this.description.pictures) {
       for (const kind of ["clean", "attacked"] as const) {
@@ -240,6 +243,7 @@ export class Page {
     this.subject = subject;
     for (const [{ config }, setting] of this.settings) setting.noise = this.draw(config.eps);
     byId("message").hidden = true;
+    byId("page").classList.remove("empty");
     byId("steps").replaceChildren();
     void this.refresh();
   }
@@ -333,7 +337,7 @@ export class Page {
     showPixels(input, pixels, this.size);
     input.setAttribute("aria-label", `${subject.name}${state}`);
     byId("input-caption").textContent =
-      `${subject.label === undefined ? subject.name : `drawn as ${subject.name}`}${state}`;
+      `${subject.label === undefined ? subject.name : `${this.description.words.labelled} ${subject.name}`}${state}`;
     const magnified = Math.floor(127 / (255 * this.defence.config.eps));
     const perturbation = pixels.map((value, i) => value - clean[i]!);
     showMagnified(byId<HTMLCanvasElement>("attack-picture"), perturbation, this.size, magnified);
@@ -348,6 +352,9 @@ export class Page {
 
   private describe(): void {
     const { limits, versions, weights_sha256 } = this.description.metadata;
+    const { words } = this.description;
+    byId("knows").textContent = `The model knows ${words.knows}, and nothing else.`;
+    byId("model-limits").textContent = words.limits;
     byId("limits").textContent = limits;
     byId("about").textContent =
       `Exported by clipfast ${versions["clipfast"]}; weights ${weights_sha256.slice(0, 12)}. ` +

@@ -18,6 +18,7 @@ const NEAR_ONE: Spacing = {
 };
 
 const MARGIN = Math.log(1.4);
+const WIDE_MARGIN = Math.log(20); // around a threshold alone
 const MOST_TICKS = 8;
 
 export class Scale {
@@ -38,15 +39,17 @@ export class Scale {
     this.defence = defence;
     const { config, sample } = defence;
     this.spacing = cosine ? NEAR_ONE : PLAIN;
-    const known = [...sample.clean, ...sample.attacked, config.tau_threshold].map(this.spacing.along);
-    this.low = Math.min(...known) - MARGIN;
-    this.high = Math.max(...known) + MARGIN;
+    const { clean = [], attacked = [] } = sample ?? {};
+    const known = [...clean, ...attacked, config.tau_threshold].map(this.spacing.along);
+    const margin = sample ? MARGIN : WIDE_MARGIN;
+    this.low = Math.min(...known) - margin;
+    this.high = Math.max(...known) + margin;
     this.slider.min = String(this.low);
     this.slider.max = String(this.high);
     byId("mark").replaceChildren();
     byId("ticks").replaceChildren(...this.ticks().map((tick) => this.at(make("span", {}, String(tick)), tick)));
-    this.rug("clean", sample.clean);
-    this.rug("attacked", sample.attacked);
+    this.rug("clean", clean);
+    this.rug("attacked", attacked);
     this.take(threshold);
   }
 
@@ -69,9 +72,10 @@ export class Scale {
       `${written(value)}${value === calibrated ? ", calibrated for this model" : ", not calibrated"}`;
     const share = (values: number[]) =>
       `${Math.round((100 * values.filter((measured) => measured < value).length) / values.length)} %`;
-    byId("below").textContent =
-      `Below this threshold lie ${share(sample.clean)} of the ${sample.clean.length} clean pictures drawn for this ` +
-      `scale and ${share(sample.attacked)} of the same pictures attacked.`;
+    byId("below").textContent = sample
+      ? `Below this threshold lie ${share(sample.clean)} of the ${sample.clean.length} clean pictures of this scale and ` +
+        `${share(sample.attacked)} of the same pictures attacked.`
+      : "";
     return value;
   }
 
@@ -88,7 +92,7 @@ export class Scale {
   }
 
   private rug(name: "clean" | "attacked", values: number[]): void {
-    byId(`${name}-name`).textContent = `${values.length} ${name}`;
+    byId(`${name}-name`).textContent = values.length ? `${values.length} ${name}` : "";
     byId(`${name}-rug`).replaceChildren(...values.map((measured) => this.at(make("i"), measured)));
   }
 
