@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --max
 # By stealing, tests of one file mostly share a process and its fixtures; export/conftest.py has a way of its own.
 STEALING := --dist worksteal
 
-.PHONY: demo test test-slow mutations test-export lint format bench bundled-model clean
+.PHONY: demo test test-slow mutations test-export lint format bench bundled-model photo-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
@@ -47,6 +47,12 @@ bench: $(VENV)/.installed
 # Trains the bundled model of drawn shapes from scratch; takes hours on two cores and resumes where it stopped.
 bundled-model: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m bundled_models.drawn
+
+# Trains the bundled model of photographs on CIFAR-10 below ROOT, where torchvision puts it if it is not there; takes
+# two to three hours on two cores and resumes where it stopped.
+ROOT ?= data
+photo-model: $(VENV)/.installed
+	PYTHONPATH=tools $(BIN)/python -m bundled_models.photographs --root "$(ROOT)" --download
 
 clean:
 	rm -rf $(VENV) build dist demo-out runs
