@@ -18,11 +18,11 @@ from ..config import GATES, CounterattackConfig
 from ..errors import InputError
 from ..inputs.draws import draw_noise, seeded
 from ..inputs.tensors import as_unit
-from ..pages import Axis
 from ..reference_stages import gate_measure, into_bounds
 from ..transforms import csr_radius
 from .calibrating import Batches, CalibrationRequest, files_below, pictures_of, set_threshold
-from .separation import Separation, roc
+from .roc_chart import roc_chart
+from .separation import Separation
 from .threshold import Calibration, Measured
 
 __all__ = ["calibrate_gates", "candidate_gates", "plot_gates", "recommended_gate"]
@@ -112,20 +112,12 @@ def recommended_gate(found: dict[str, Calibration], config: CounterattackConfig)
 
 def plot_gates(found: dict[str, Calibration]) -> str:
     """An SVG file's text: the receiver operating characteristic of each gate."""
-    curves = {}
+    measured = {}
     for name, one in found.items():
         assert one.attacked is not None
-        shares = roc(one.clean.drift, one.attacked.drift)
-        curves[f"{name} ({_of(one).auroc:.2f})"] = list(zip(*(s.tolist() for s in shares), strict=True))
-    chart = pages.lines(
-        curves,
-        Axis.percent("clean pictures countered"),
-        Axis.percent("attacked pictures countered"),
-        label="each gate's receiver operating characteristic, with its area",
-        marks=False,
-        diagonal=True,
-    )
-    return pages.alone(chart)
+        measured[f"{name} ({_of(one).auroc:.2f})"] = one.clean.drift, one.attacked.drift
+    label = "each gate's receiver operating characteristic, with its area"
+    return pages.alone(roc_chart(measured, label=label))
 
 
 def _measures_alike(one: CounterattackConfig, other: CounterattackConfig) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import pages
 from ..config import GATES
 from ..pages import Axis
-from .separation import roc
+from .roc_chart import roc_chart
 from .threshold import Calibration
 
 __all__ = ["plot"]
@@ -27,18 +27,10 @@ def plot(calibration: Calibration) -> str:
             cosine=gate.cosine,
         )
     ]
-    x = Axis.percent("clean pictures countered")
     if drift is not None:
-        points = list(zip(*(shares.tolist() for shares in roc(clean.drift, drift)), strict=True))
+        name = f"low {gate.measures} as a sign of attack"
         charts.append(
-            pages.lines(
-                {f"low {gate.measures} as a sign of attack": points},
-                x,
-                Axis.percent("attacked pictures countered"),
-                label="the gate's receiver operating characteristic",
-                marks=False,
-                diagonal=True,
-            )
+            roc_chart({name: (clean.drift, drift)}, label="the gate's receiver operating characteristic")
         )
     if clean.right is not None:
         curve = calibration.curve()
@@ -48,5 +40,6 @@ def plot(calibration: Calibration) -> str:
             if f"{name}_accuracy" in curve
         }
         label = "accuracy against the share of clean pictures countered, a point a threshold"
+        x = Axis.percent("clean pictures countered")
         charts.append(pages.lines(series, x, Axis.percent("right"), label=label, marks=False))
     return pages.alone(*charts)

@@ -186,7 +186,7 @@ def test_the_caption_says_what_was_measured_and_how_to_read_it(results):
     ):
         assert expected in said
     quoted = (
-        "bundled, weights 0123456789ab; shapes, 200 images, 2 skipped; budget quick; seed 7, 2 rounds of "
+        "drawn, weights 0123456789ab; shapes, 200 images, 2 skipped; budget quick; seed 7, 2 rounds of "
     )
     assert quotation(results) == f"{quoted}noise; clipfast 0.1, torch 2.15."
     assert "skipped" not in quotation(make_results(skipped=[]))
@@ -262,7 +262,7 @@ def test_csv_has_the_figures_to_the_last_digit(results, tmp_path):
     for found in figures(results, EPS):
         cells = rows[found.system.name]
         assert (cells["model"], cells["seed"], cells["images"], cells["eps"]) == (
-            "bundled",
+            "drawn",
             "7",
             "200",
             "1/255",

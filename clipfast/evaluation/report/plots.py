@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from ... import pages
 from ...attacks.levels import level
-from ...calibration.separation import roc, separation
+from ...calibration.roc_chart import roc_chart
+from ...calibration.separation import separation
 from ...pages import Axis
 from ..results import CLEAN, Column, Point, Results, SystemResult
 from .figures import attacks, figures, gate_groups
@@ -77,17 +78,9 @@ def _drift(names: str, system: SystemResult, attack: Column, eps: float) -> Plot
 
 
 def _roc(gates: dict[str, SystemResult], attack: Column, eps: float) -> Plot:
-    series = {
-        names: list(zip(*(a.tolist() for a in roc(g.drift[CLEAN.key], g.drift[attack.key])), strict=True))
-        for names, g in gates.items()
-    }
-    svg = pages.lines(
-        series,
-        Axis.percent("clean pictures countered"),
-        Axis.percent("attacked pictures countered"),
+    svg = roc_chart(
+        {names: (gate.drift[CLEAN.key], gate.drift[attack.key]) for names, gate in gates.items()},
         label=f"the gates' receiver operating characteristic under {attack.title} at {level(eps)}",
-        marks=False,
-        diagonal=True,
     )
     return Plot(
         svg,
