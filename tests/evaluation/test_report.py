@@ -185,9 +185,7 @@ def test_the_caption_says_what_was_measured_and_how_to_read_it(results):
         "\N{EN DASH}: the attack does not apply",
     ):
         assert expected in said
-    quoted = (
-        "drawn, weights 0123456789ab; shapes, 200 images, 2 skipped; budget quick; seed 7, 2 rounds of "
-    )
+    quoted = "drawn, weights 0123456789ab; shapes, 200 images, 2 skipped; budget quick; seed 7, 2 rounds of "
     assert quotation(results) == f"{quoted}noise; clipfast 0.1, torch 2.15."
     assert "skipped" not in quotation(make_results(skipped=[]))
     assert "ViT-B-32 (openai)" in quotation(make_results(model="ViT-B-32", pretrained="openai"))
