@@ -90,4 +90,8 @@ def test_views_alone_are_left_out_where_the_recommended_settings_are_nothing_els
     fixed, gated = CounterattackConfig.recommended(), CounterattackConfig(views=VIEWS, pass_through="clean")
     assert set(DEFENCES) - set(usual_defences(fixed, with_twin=True)) == {"views"}
     assert set(DEFENCES) == set(usual_defences(gated, with_twin=True))
-    assert set(DEFENCES) - set(usual_defences(gated, with_twin=False)) == {"twin", "ttc-twin"}
+    assert set(DEFENCES) - set(usual_defences(gated, with_twin=False)) == {
+        "recommended-twin",
+        "twin",
+        "ttc-twin",
+    }

@@ -128,6 +128,12 @@ DEFENCES = {
     "recommended": _Recipe(
         "gate, counterattack and answer as recommended", _as_is(_ttc("recommended")), recommended=True
     ),
+    "recommended-twin": _Recipe(
+        "gate, counterattack and answer as recommended, on the fine-tuned tower",
+        _as_is(_ttc("recommended on the twin")),
+        of_twin=True,
+        recommended=True,
+    ),
     "twin": _Recipe("adversarially fine-tuned tower", _as_is(_twin), of_twin=True),
     "ttc-twin": _Recipe(
         "counterattack on the fine-tuned tower, drift by the original",
