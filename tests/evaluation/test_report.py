@@ -241,7 +241,7 @@ def test_a_wide_terminal_gets_one_table_and_a_narrow_one_whole_figures(results):
 
 @pytest.mark.parametrize("width", [80, *range(90, 97)])
 def test_the_attacks_of_the_budget_full_fit_a_terminal(width):
-    recorded = Path(__file__).parents[2] / "benchmarks/results/evaluation_full.json"
+    recorded = Path(__file__).parents[2] / "benchmarks/results/evaluation_full_60.json"
     results = Results.from_json(recorded.read_text())
     console = Console(width=width, file=io.StringIO(), record=True)
     for table in tables(results, results.eps[0], width=width):

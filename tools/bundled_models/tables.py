@@ -29,18 +29,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def readme_table(results: Results, title: str) -> str:
-    """A system a row: percent right with 95 % intervals at the first budget, and cost on clean pictures."""
-    systems, eps = {system.name: system for system in results.systems}, results.eps[0]
+def readme_table(evaluations: Sequence[Results], title: str) -> str:
+    """A system a row: percent right with 95 % intervals at the first budget, and cost on clean pictures.
+
+    evaluations: of the same model, pictures and budget; a system's row is of the first that has it, and names
+    its number of pictures where that is not the first's.
+    """
+    eps, images = evaluations[0].eps[0], evaluations[0].run["images"]
     rows = []
     for name, label in _SYSTEMS.items():
-        system = systems[name]
+        results, system = next(
+            (results, system) for results in evaluations for system in results.systems if system.name == name
+        )
         worst = worst_case(results, system, eps)
         assert worst is not None
         assert system.cost is not None
         flags = (system.right[CLEAN.key][0], system.right[f"pgd-10@{level(eps)}"][0], worst)
         cost = (str(system.passes[CLEAN.key]), f"{system.cost:.1f}x")
-        rows.append([label, *map(_interval, flags), *cost])
+        of = "" if len(worst) == images else f" (first {len(worst)})"
+        rows.append([label + of, *map(_interval, flags), *cost])
     return table([title, "clean", "PGD-10", "worst case, adaptive", "passes", "time"], rows)
 
 
