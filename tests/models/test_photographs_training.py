@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import numpy as np
+import open_clip
 import pytest
 import torch
+from bundled_models.packing import new_model, pack
 from bundled_models.photographs import recipe
 from bundled_models.photographs.captions import Captions, membership
-from bundled_models.photographs.pictures import epoch_order, read, varied
+from bundled_models.photographs.pictures import Pictures, epoch_order, read, varied
+from bundled_models.photographs.report import report
 from bundled_models.stages import Stage, run_stages
 from small_copies import CIFAR10, save
 
-from clipfast import InputError
+from clipfast import DefendedClassifier, InputError, UncalibratedWarning
+from clipfast.models.bundled import load_bundled
 from clipfast.models.tokenizer import WordTokenizer
+
+PREPROCESS = {
+    "size": recipe.IMAGE_SIZE,
+    "mean": open_clip.OPENAI_DATASET_MEAN,
+    "std": open_clip.OPENAI_DATASET_STD,
+    "interpolation": "bicubic",
+}
 
 
 def test_crops_are_of_the_mirrored_border_and_half_are_mirrored():
@@ -113,3 +127,38 @@ def test_what_follows_a_stage_made_anew_is_made_anew_from_the_start(tmp_path):
         state.write_text("half")
     run_stages(stages)
     assert made == [("b", True), ("c", False)]
+
+
+def test_the_report_is_of_what_the_model_answers(tmp_path):
+    model = new_model(recipe.MODEL_CFG, PREPROCESS, seed=3)
+    tokenizer = WordTokenizer(recipe.WORDS, context_length=recipe.MODEL_CFG["text_cfg"]["context_length"])
+    pack(model, tmp_path, model_cfg=recipe.MODEL_CFG, classnames=recipe.CLASSNAMES, tokenizer=tokenizer)
+    pixels = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8)
+    loaded = load_bundled(tmp_path)
+
+    def answers(names, template: str) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncalibratedWarning)
+            classifier = DefendedClassifier(loaded.model, tokenizer, names, templates=[template])
+        return classifier.undefended(pixels).argmax(1)
+
+    labels = answers(recipe.CLASSNAMES, recipe.TRAINING_TEMPLATES[0])
+    labels[:15] = (labels[:15] + 1) % 10
+    report(tmp_path, Pictures(pixels, labels), torch.device("cpu"))
+    said = json.loads((tmp_path / "report.json").read_text())
+    assert (said["pictures"], said["clean"]["mean"], said["clean"]["n"]) == (60, 0.75, 60)
+    unseen = answers(recipe.CLASSNAMES, recipe.UNSEEN_TEMPLATE) == labels
+    assert said["unseen_template"]["mean"] == pytest.approx(unseen.double().mean().item())
+    for level, found in zip(recipe.LEVELS, said["words_above"], strict=True):
+        phrases = list(level)
+        above = torch.tensor(
+            [phrases.index(next(p for p in phrases if recipe.CLASSNAMES[i] in level[p])) for i in labels]
+        )
+        right = answers(phrases, recipe.TRAINING_TEMPLATES[0]) == above
+        assert found["all"]["mean"] == pytest.approx(right.double().mean().item())
+        for phrase, share in found["of"].items():
+            rows = above == phrases.index(phrase)
+            assert (share["n"], share["mean"]) == (
+                rows.sum(),
+                pytest.approx(right[rows].double().mean().item()),
+            )

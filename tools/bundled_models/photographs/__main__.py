@@ -22,6 +22,7 @@ from ..finetune import finetune
 from ..stages import Stage, run_stages
 from . import recipe
 from .pictures import Pictures, epoch_order, read, varied
+from .report import report
 from .teacher import train_teacher
 from .train import train
 
@@ -38,7 +39,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other weights.")] = 0,
     device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
-    """Trains the teacher and the model, calibrates, and fine-tunes the twin."""
+    """Trains the teacher and the model, calibrates, fine-tunes the twin, and measures."""
     on = torch.device(device)
     reading = partial(read, root, download=download)
 
@@ -50,6 +51,9 @@ def main(
 
     def held_out() -> Pictures:
         return reading("test", after=recipe.CALIBRATION_AFTER, images=recipe.CALIBRATION_PICTURES)
+
+    def reported() -> Pictures:
+        return reading("test", images=recipe.REPORTED)
 
     def finetuned() -> None:
         pictures, purpose = training(), seed + recipe.SEED_FINETUNE
@@ -77,6 +81,7 @@ def main(
                 lambda: calibrate(out, *held_out(), on, most_clean_loss=recipe.MOST_CLEAN_LOSS)
             ),
             out / "tecoa.pt": Stage(finetuned, tuned),
+            out / "report.json": Stage(lambda: report(out, reported(), on)),
         }
     )
 

@@ -88,4 +88,5 @@ FINETUNE_BATCH = 256
 
 # Of the test split, in the order that `clipfast eval` draws it: the first are reported, those after them are
 # for searches.
+REPORTED = 1000
 CALIBRATION_AFTER, CALIBRATION_PICTURES, MOST_CLEAN_LOSS = 5000, 2000, 0.10
