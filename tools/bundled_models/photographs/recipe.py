@@ -73,10 +73,9 @@ PADDING = 4  # pixels, mirrored, that random crops may reach into
 TEACHER_WIDTHS = (32, 64, 128, 256)
 TEACHER_EPOCHS, TEACHER_BATCH = 12, 128
 TEACHER_LR, TEACHER_WEIGHT_DECAY, TEACHER_WARMUP = 0.15, 5e-4, 0.1
-LABEL_SMOOTHING = 0.1
 
 # The first steps see half of the patches; a step costs half as much then.
-EPOCHS, BATCH = 42, 256
+EPOCHS, BATCH = 36, 256
 PATCH_DROPOUT, DROPOUT_SHARE = 0.5, 0.7
 MUON_LR, ADAMW_LR, WEIGHT_DECAY, WARMUP = 2e-3, 1e-3, 0.05, 400
 TEACHER_TEMPERATURE = 1.0

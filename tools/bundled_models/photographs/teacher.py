@@ -95,7 +95,7 @@ def train_teacher(
                     group["lr"] = recipe.TEACHER_LR * _triangle(step / steps)
                 x = varied(train.pixels[rows], (seed + recipe.SEED_TEACHER, step)).to(device)
                 labels = train.labels[rows].to(device)
-                loss = F.cross_entropy(teacher(x), labels, label_smoothing=recipe.LABEL_SMOOTHING)
+                loss = F.cross_entropy(teacher(x), labels)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
