@@ -40,9 +40,9 @@ def command(
     from ..demo.subject import ModelChoice, drawn_subject, folder_subject
     from ..demo.wording import demo_verdict, results_table
 
-    given = {"--classnames": classnames, "--model": model, "--pretrained": pretrained}
     if images is None:
-        for option, value in {**given, "--checkpoint": checkpoint}.items():
+        of_folders = {"--classnames": classnames, "--model": model, "--pretrained": pretrained}
+        for option, value in (of_folders | {"--checkpoint": checkpoint}).items():
             if value is not None:
                 raise InputError(f"{option} {value} needs --images, a folder of pictures")
         subject = drawn_subject(number, seed)

@@ -126,7 +126,7 @@ def _check(request: EvaluationRequest) -> None:
         raise InputError(
             f"expected a shard i/n with 1 <= i <= n, got {request.shard[0] + 1}/{request.shard[1]}"
         )
-    if request.model == "drawn" != request.data:
+    if request.model == "drawn" and request.data != "drawn":
         raise InputError(f"--data {request.data} needs --model: the usual one knows drawn shapes alone")
     check_weights_named(request.model, request.pretrained)
 

@@ -31,10 +31,10 @@ def rebuilt(
     named, where weights are missing, and for a fine-tuned tower that does not come with clipfast.
     """
     name = model_name or metadata.model_name
-    name = _FORMERLY.get(name, name) if name is not None else None
     weights = metadata.pretrained if model_name is None and pretrained is None else pretrained
     if name is None:
         raise InputError("the file names no model: say which it was exported from (--against)")
+    name = _FORMERLY.get(name, name)
     options: dict[str, Any] = {
         "templates": metadata.templates,
         "config": metadata.config,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bundled_models.packing import new_model, pack
 from bundled_models.photographs import recipe
-from bundled_models.photographs.captions import Captions, membership
+from bundled_models.photographs.captions import captions, membership
 from bundled_models.photographs.pictures import Pictures, epoch_order, read, varied
 from bundled_models.photographs.report import report
 from bundled_models.stages import Stage, run_stages
@@ -65,7 +65,7 @@ def test_captions_never_hold_what_is_kept_for_the_report():
     phrases = [phrase for level in recipe.LEVELS for phrase in level if phrase != recipe.UNSEEN_WORD]
     seen = set()
     for step in range(200):
-        texts = Captions.drawn(2, step).texts
+        texts = captions(2, step)
         tokenizer(texts)
         assert len(texts) == len(names) + len(phrases)
         for text, possible in zip(texts, [*names, *((phrase,) for phrase in phrases)], strict=True):

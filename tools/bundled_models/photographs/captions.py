@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import recipe
 
-__all__ = ["Captions", "membership"]
+__all__ = ["captions", "membership"]
 
 
-class Captions(NamedTuple):
-    """Texts of one step: a caption a class, then of each level a caption a phrase that is trained on."""
+def captions(seed: int, step: int) -> list[str]:
+    """Texts of one step: a caption a class, then of each level a caption a phrase that is trained on.
 
-    texts: list[str]
-
-    @classmethod
-    def drawn(cls, seed: int, step: int) -> Captions:
-        """Random synonyms in random templates."""
-        rng = np.random.default_rng((seed, step))
-        names = [str(rng.choice((name, *recipe.SYNONYMS.get(name, ())))) for name in recipe.CLASSNAMES]
-        names += [phrase for level in recipe.LEVELS for phrase in _trained(level)]
-        templates = rng.choice(recipe.TRAINING_TEMPLATES, len(names))
-        return cls([str(t).format(name) for t, name in zip(templates, names, strict=True)])
+    Random synonyms in random templates.
+    """
+    rng = np.random.default_rng((seed, step))
+    names = [str(rng.choice((name, *recipe.SYNONYMS.get(name, ())))) for name in recipe.CLASSNAMES]
+    names += [phrase for level in recipe.LEVELS for phrase in _trained(level)]
+    templates = rng.choice(recipe.TRAINING_TEMPLATES, len(names))
+    return [str(t).format(name) for t, name in zip(templates, names, strict=True)]
 
 
 def membership() -> list[Tensor]:

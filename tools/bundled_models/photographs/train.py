@@ -18,7 +18,7 @@ from ..optimisers import Optimisers, cosine
 from ..packing import new_model, pack
 from ..state import load_state, save_state
 from . import recipe
-from .captions import Captions, membership
+from .captions import captions, membership
 from .pictures import Pictures, epoch_order, varied
 from .teacher import Teacher, load_teacher
 
@@ -115,7 +115,7 @@ class _Student:
         taught = (self._teacher(x) / recipe.TEACHER_TEMPERATURE).softmax(dim=1)
         target = taught.lerp(wanted, recipe.LABEL_LOSS)
         with torch.autocast(self._device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            texts = self._model.encode_text(self._tokens(Captions.drawn(seed, step).texts)).float()
+            texts = self._model.encode_text(self._tokens(captions(seed, step))).float()
             images = self._tower(x).float()
         similarity = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
         logits = self._model.logit_scale.exp().clamp(max=100) * similarity
@@ -130,8 +130,8 @@ class _Student:
     def accuracy(self, pictures: Pictures) -> float:
         """Zero-shot accuracy in the first template."""
         self._model.eval()
-        captions = [recipe.TRAINING_TEMPLATES[0].format(name) for name in recipe.CLASSNAMES]
-        texts = self._model.encode_text(self._tokens(captions), normalize=True)
+        prompts = [recipe.TRAINING_TEMPLATES[0].format(name) for name in recipe.CLASSNAMES]
+        texts = self._model.encode_text(self._tokens(prompts), normalize=True)
         right = [
             (F.normalize(self._tower(pixels.to(self._device).float() / 255), dim=1) @ texts.T).argmax(1).cpu()
             == labels
