@@ -182,6 +182,8 @@ def test_rebuilt_is_the_classifier_that_was_exported(exported, bundled):
     )
     assert torch.equal(again.class_weights, bundled.class_weights)
     assert rebuilt(metadata, model_name="drawn").drift_tower is None
+    older = dataclasses.replace(metadata, model_name="bundled")  # while one model came with clipfast
+    assert rebuilt(older).source == bundled.source
     assert rebuilt(dataclasses.replace(metadata, drift_weights_sha256="0" * 64)).drift_tower is not None
 
 
