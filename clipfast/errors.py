@@ -21,6 +21,7 @@ _EXTRAS = {
     "onnx_ir": "torch",
     "onnxscript": "torch",
     "onnxruntime": "runtime",
+    "openvino": "openvino",
     "art": "art",
     "scipy": "eval",
     "h5py": "eval",

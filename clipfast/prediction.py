@@ -29,7 +29,9 @@ class Prediction(Generic[Array]):
 
     logits: Array  # float32 [N, C], defended
     undefended_logits: Array  # float32 [N, C], plain CLIP's; NaN where they were not asked for or needed
-    embedding: Array | None  # float32 [N, D] f(x + delta), before L2 normalisation; exports do not give it
+    embedding: (
+        Array | None
+    )  # float32 [N, D] what was classified, before L2 normalisation; few exports give it
     drift: Array  # float32 [N] what the gate measured: tau, or another gate's
     countered: Array  # bool [N] drift < tau_threshold
     delta: Array | None  # float32 [N, 3, H, W] the counter-perturbation in [0, 1] pixel units, if asked for
@@ -55,8 +57,12 @@ class Prediction(Generic[Array]):
     @property
     def changed(self) -> Array:
         """Whether the defence gave another label than plain CLIP, where that was asked: bool [N]."""
-        known = self.undefended_logits[:, 0] == self.undefended_logits[:, 0]  # not NaN
-        return known & (self.labels != self.undefended_logits.argmax(1))
+        return self.undefended_known & (self.labels != self.undefended_logits.argmax(1))
+
+    @property
+    def undefended_known(self) -> Array:
+        """Whether plain CLIP was asked: bool [N]."""
+        return self.undefended_logits[:, 0] == self.undefended_logits[:, 0]  # not NaN
 
     def topk(self, k: int = 5) -> list[list[tuple[str, float]]]:
         """For each image its k (or all C) most probable classes, (name, probability), best first.
@@ -80,13 +86,17 @@ def _as_numpy(array: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Counts since the classifier was made (or last reset)."""
+    """Counts since the classifier was made (or last reset).
+
+    placed: of an exported file how many nodes of its graph run on each device or provider.
+    """
 
     images: int
     countered: int
     changed: int
     drift_histogram: NDArray[np.int64]  # int64 [42], counts between drift_edges; a cosine below 0 as 0
     drift_edges: NDArray[np.float64] = field(default_factory=DRIFT_BINS.copy)  # [43], from 0 to infinity
+    placed: dict[str, int] = field(default_factory=dict)
 
 
 class StatsRecorder:

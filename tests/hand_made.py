@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from clipfast.artifacts.metadata import KEY, Metadata
+from clipfast.artifacts.ports import usual_outputs
 from clipfast.config import CounterattackConfig
 from clipfast.preprocess import Preprocess
 
@@ -28,6 +29,8 @@ def make_metadata(**changes) -> Metadata:
             "static": False,
             "batch": None,
             "pixels": "float32",
+            "outputs": usual_outputs(changes.get("profile", "lab")),
+            "width": None,
             "model_name": "tiny",
             "pretrained": None,
             "weights_sha256": SHA256,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +23,9 @@ from ..preprocess import Preprocess
 from .metadata import Metadata
 from .ports import Port
 
-__all__ = ["ArtifactClassifier", "check_file", "one_line", "read_metadata"]
+__all__ = ["ArtifactClassifier", "PortFacts", "check_file", "check_ports", "one_line", "read_metadata"]
+
+PortFacts = tuple[str, tuple[int | None, ...]]  # dtype and shape: None is a size that is not fixed
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,24 @@ def read_metadata(path: Path, text: str | None) -> Metadata:
         raise ArtifactError(f"{path}: {error}") from error
 
 
+def check_ports(path: Path, kind: str, ports: Sequence[Port], found: Mapping[str, PortFacts]) -> None:
+    """Raises ArtifactError where a graph's inputs or outputs, by name, are not those of its metadata."""
+    expected = {port.name: (port.dtype, port.shape) for port in ports}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ArtifactError(
+                f"{path}: its metadata has {_described(expected.get(name))} as {kind} {name!r}, "
+                f"its graph {_described(found.get(name))}"
+            )
+
+
+def _described(port: PortFacts | None) -> str:
+    if port is None:
+        return "nothing"
+    dtype, shape = port
+    return f"{dtype} [{', '.join('N' if size is None else str(size) for size in shape)}]"
+
+
 def one_line(error: Exception) -> str:
     """What another library's error says, on one line of bounded length."""
     return " ".join(str(error).split())[:400] or type(error).__name__
@@ -57,7 +78,7 @@ class ArtifactClassifier(ABC):
     """A defended classifier read from an exported file; a subclass for each format runs it.
 
     metadata: what the file says about itself. noise_policy, noise_key: as for `DefendedClassifier`, where
-    the file takes noise as an input (profile "lab", and static files).
+    the file takes noise as an input (profile "lab", and static files). placed: see `Stats`.
 
     Many threads may call `predict` of one classifier at once. Warns with UncalibratedWarning where the
     threshold was not calibrated for the exported model. Raises InputError for a bad policy or key, and for
@@ -66,14 +87,22 @@ class ArtifactClassifier(ABC):
     A test-time defence is not a certified one: `metadata.limits`.
     """
 
+    slow: ClassVar[bool] = False  # too slow to serve: for checks
+
     def __init__(
-        self, path: Path, metadata: Metadata, *, noise_policy: NoisePolicy, noise_key: bytes | None
+        self,
+        path: Path,
+        metadata: Metadata,
+        *,
+        noise_policy: NoisePolicy,
+        noise_key: bytes | None,
+        placed: Mapping[str, int],
     ) -> None:
         self._source = NoiseSource(noise_policy, noise_key)
         self.path = path
         self.metadata = metadata
         self._inputs, self._outputs = metadata.ports
-        self._stats = StatsRecorder()
+        self._stats, self._placed = StatsRecorder(), dict(placed)
         if noise_policy == "content" and not self._takes("noise"):
             raise InputError(self._only_in_lab("noise_policy 'content'"))
         if not self.calibrated:
@@ -146,14 +175,14 @@ class ArtifactClassifier(ABC):
             inputs["tau_threshold"] = arrays.thresholds(threshold, len(x))
         elif tau_threshold is not None:
             raise InputError(self._only_in_lab("tau_threshold"))
-        if with_delta and all(port.name != "delta" for port in self._outputs):
+        if with_delta and not self._gives("delta"):
             raise InputError(self._only_in_lab("with_delta"))
         answer = self._answer([inputs[port.name] for port in self._inputs], len(x))
         _check_finite(answer)
         prediction = Prediction(
             logits=answer["logits"],
-            undefended_logits=answer["undefended_logits"],
-            embedding=None,
+            undefended_logits=answer.get("undefended_logits", np.full_like(answer["logits"], np.nan)),
+            embedding=answer.get("embedding"),
             drift=answer["drift"],
             countered=answer["countered"],
             delta=answer["delta"] if with_delta else None,
@@ -166,8 +195,10 @@ class ArtifactClassifier(ABC):
         return prediction
 
     def stats(self) -> Stats:
-        """Images, countered, changed and the drift histogram since the start or `reset_stats`."""
-        return self._stats.read()
+        """Images, countered, changed and the drift histogram since the start or `reset_stats`, and what runs
+        where.
+        """
+        return dataclasses.replace(self._stats.read(), placed=self._placed.copy())
 
     def reset_stats(self) -> None:
         """Sets the counts of `stats` back to zero."""
@@ -187,7 +218,12 @@ class ArtifactClassifier(ABC):
     def _takes(self, name: str) -> bool:
         return any(port.name == name for port in self._inputs)
 
+    def _gives(self, name: str) -> bool:
+        return any(port.name == name for port in self._outputs)
+
     def _only_in_lab(self, option: str) -> str:
+        if option == "with_delta" and self.metadata.profile == "lab":
+            return f"with_delta needs a file with the output delta, {self.path} gives {self.metadata.outputs}"
         return f"{option} needs a file exported with --profile lab, {self.path} is of the profile serving"
 
     def _noise(
@@ -241,8 +277,9 @@ def _filled(rows: NDArray[Any], size: int) -> NDArray[Any]:
 def _check_finite(answer: dict[str, NDArray[Any]]) -> None:
     drift = answer["drift"]
     usable = np.isfinite(drift)
-    for name in ("logits", "undefended_logits"):
-        usable &= np.isfinite(answer[name]).all(axis=1)
+    for name in ("logits", "undefended_logits", "embedding"):
+        if name in answer:
+            usable &= np.isfinite(answer[name]).all(axis=1)
     if not usable.all():
         rows = np.flatnonzero(~usable)[:4]
         raise InputError(

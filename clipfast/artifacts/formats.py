@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import ArtifactError, InputError, names_extra
+from .runtimes import Runtime, RuntimeName, imported
 
 if TYPE_CHECKING:
     from .base import ArtifactClassifier
@@ -23,33 +23,58 @@ FormatName = Literal["onnx", "torchscript", "aotinductor"]
 class Format:
     """A format of exported files.
 
-    suffix: how its files' names end. loader, writer: "module:name" of the `ArtifactClassifier` that runs a
-    file and of the function that writes one (see `clipfast.exporters.exporting.Writer`), imported when they
-    are asked for. is_program: whether a file brings code that runs when it is loaded: its loader takes
+    suffix: how its files' names end. runtimes: what runs them, the preferred one first. writer:
+    "module:name" of the function that writes one (see `clipfast.exporters.exporting.Writer`), imported when
+    it is asked for. is_program: whether a file brings code that runs when it is loaded: its classifiers take
     `trust`, and a torch device.
     """
 
     name: FormatName
     suffix: str
-    loader: str
+    runtimes: tuple[Runtime, ...]
     writer: str
     is_program: bool
 
-    def load(self, path: Path, *, trust: bool = False, **options: Any) -> ArtifactClassifier:
-        """The classifier that runs a file. trust: for programs; options: keyword arguments of its class."""
+    def load(
+        self, path: Path, *, runtime: str = "auto", trust: bool = False, **options: Any
+    ) -> ArtifactClassifier:
+        """The classifier that runs a file.
+
+        runtime: by name; "auto" is the first that is installed. trust: for programs; options: keyword
+        arguments of the runtime's class.
+        """
         if self.is_program:
             options["trust"] = trust
         try:
-            return _imported(self.loader)(path, **options)
+            return self.runtime(runtime).classifier()(path, **options)
         except ModuleNotFoundError as error:
             raise names_extra(path.name, error) from error
+
+    def runtime(self, name: str = "auto") -> Runtime:
+        """The runtime of a name. Raises InputError for one that does not run this format."""
+        if name == "auto":
+            serving = [runtime for runtime in self.runtimes if not runtime.for_checks]
+            return next((runtime for runtime in serving if runtime.is_installed()), serving[0])
+        for runtime in self.runtimes:
+            if runtime.name == name:
+                return runtime
+        known = ", ".join(runtime.name for runtime in self.runtimes)
+        raise InputError(f"files of {self.suffix} run in {known}, got the runtime {name!r}")
+
+    def installed_runtimes(self) -> tuple[RuntimeName, ...]:
+        """The names of the runtimes that are there, the preferred one first."""
+        return tuple(runtime.name for runtime in self.runtimes if runtime.is_installed())
 
     def writes(self) -> Callable[..., None]:
         """The function that writes a file."""
         try:
-            return _imported(self.writer)
+            return imported(self.writer)
         except ModuleNotFoundError as error:
             raise names_extra(f"an export as {self.name}", error) from error
+
+
+def _torch(loader: str) -> Runtime:
+    return Runtime(name="torch", package="torch", loader=loader)
 
 
 FORMATS: dict[FormatName, Format] = {
@@ -58,21 +83,38 @@ FORMATS: dict[FormatName, Format] = {
         Format(
             name="onnx",
             suffix=".onnx",
-            loader="clipfast.artifacts.onnx_runtime:OnnxClassifier",
+            runtimes=(
+                Runtime(
+                    name="onnxruntime",
+                    package="onnxruntime",
+                    loader="clipfast.artifacts.onnx_runtime:OnnxClassifier",
+                ),
+                Runtime(
+                    name="openvino",
+                    package="openvino",
+                    loader="clipfast.artifacts.openvino_runtime:OpenVinoClassifier",
+                ),
+                Runtime(
+                    name="reference",
+                    package="onnx",
+                    loader="clipfast.artifacts.onnx_reference:OnnxReferenceClassifier",
+                    for_checks=True,
+                ),
+            ),
             writer="clipfast.exporters.onnx.writer:write",
             is_program=False,
         ),
         Format(
             name="torchscript",
             suffix=".ts.pt",
-            loader="clipfast.artifacts.torchscript:TorchScriptClassifier",
+            runtimes=(_torch("clipfast.artifacts.torchscript:TorchScriptClassifier"),),
             writer="clipfast.exporters.torchscript:write",
             is_program=True,
         ),
         Format(
             name="aotinductor",
             suffix=".pt2",
-            loader="clipfast.artifacts.aotinductor:AOTInductorClassifier",
+            runtimes=(_torch("clipfast.artifacts.aotinductor:AOTInductorClassifier"),),
             writer="clipfast.exporters.aotinductor:write",
             is_program=True,
         ),
@@ -97,15 +139,15 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     raise ArtifactError(f"{path}: expected a file named {', '.join(others)} or {last}")
 
 
-def load_artifact(path: str | os.PathLike[str], *, trust: bool = False, **options: Any) -> ArtifactClassifier:
+def load_artifact(
+    path: str | os.PathLike[str], *, runtime: str = "auto", trust: bool = False, **options: Any
+) -> ArtifactClassifier:
     """Reads an exported classifier by its file's name: .onnx, .ts.pt (TorchScript) or .pt2 (AOTInductor).
 
-    trust: for the latter two, which need torch and run the file's code when they load it. options: keyword
-    arguments of the class for that format. Raises ArtifactError for another name, and as that class does.
+    runtime: of an .onnx file "onnxruntime", "openvino", or for checks "reference"; "auto" takes the first of
+    the first two that is installed. trust: for the other formats, which need torch and run the file's code
+    when they load it. options: keyword arguments of the runtime's class. Raises ArtifactError for another
+    name, InputError for a runtime that does not run such files, ModuleNotFoundError naming the extra for one
+    that is not installed, and as its class does.
     """
-    return format_of(path).load(Path(path), trust=trust, **options)
-
-
-def _imported(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
+    return format_of(path).load(Path(path), runtime=runtime, trust=trust, **options)

@@ -18,7 +18,7 @@ from .._version import __version__
 from ..config import CounterattackConfig
 from ..errors import ArtifactError, InputError
 from ..preprocess import Preprocess
-from .ports import PixelType, Port, Profile, ports
+from .ports import OutputName, PixelType, Port, Profile, ports, usual_outputs
 
 __all__ = ["KEY", "LIMITS", "SCHEMA", "Metadata", "Precision"]
 
@@ -27,13 +27,14 @@ Precision = Literal["fp32", "fp16"]
 # The name under which a file keeps the text; TorchScript's extra file has .json behind it.
 KEY = "clipfast"
 
-SCHEMA = 3
+SCHEMA = 4
 
+_SINCE_4 = {"outputs", "width"}
 _SINCE_3 = {"gate_noise", "transform", "objective", "views", "view_weights"}
 _CONFIG = {field.name for field in dataclasses.fields(CounterattackConfig)}
 _OLDER = _CONFIG - _SINCE_3
 # The fields of `config` in each schema that is read.
-_CONFIGS = {1: _OLDER - {"momentum", "gate"}, 2: _OLDER | {"radius"}, SCHEMA: _CONFIG}
+_CONFIGS = {1: _OLDER - {"momentum", "gate"}, 2: _OLDER | {"radius"}, 3: _CONFIG, SCHEMA: _CONFIG}
 
 LIMITS = (
     "A test-time defence is not a certified one: adaptive attackers who know "
@@ -50,7 +51,7 @@ _PIXELS = {"color_order": "RGB", "range": [0, 1]}
 class Metadata:
     """All that an exported classifier's file says about itself.
 
-    profile, static, batch, pixels: see `clipfast.artifacts.ports.ports`.
+    profile, static, batch, pixels, outputs, width: see `clipfast.artifacts.ports.ports`.
     model_name, pretrained: open_clip's names, where the model has one. weights_sha256: the image tower's
     `clipfast.models.fingerprint`; drift_weights_sha256: that of the tower that measures drift where it is
     another one. calibrated: whether config.tau_threshold was calibrated for it; calibration: the figures of
@@ -63,6 +64,8 @@ class Metadata:
     static: bool
     batch: int | None
     pixels: PixelType
+    outputs: tuple[OutputName, ...]
+    width: int | None
     model_name: str | None
     pretrained: str | None
     weights_sha256: str
@@ -88,6 +91,8 @@ class Metadata:
             pixels=self.pixels,
             image_size=self.preprocess.size,
             classes=len(self.classnames),
+            outputs=self.outputs,
+            width=self.width,
         )
 
     def to_json(self) -> str:
@@ -111,6 +116,8 @@ class Metadata:
             raise ArtifactError(f"its metadata is no JSON object, but {reprlib.repr(values)}")
         schema = values.pop("schema", None)
         _check_schema(schema)
+        if schema < 4 and _SINCE_4.isdisjoint(values):
+            values |= {"outputs": list(usual_outputs(values.get("profile", "serving"))), "width": None}
         _check_fields(values, _FIELDS)
         _check_fields(values["preprocess"], _PREPROCESS, "preprocess.")
         _check_keys(values["config"], _CONFIGS[schema], "config.")
@@ -118,7 +125,7 @@ class Metadata:
         settings = {name: value for name, value in values["preprocess"].items() if name not in _PIXELS}
         settings["size"] = tuple(settings["size"])
         preprocess = _made(Preprocess, "preprocess", settings)
-        names = {name: tuple(values[name]) for name in ("classnames", "templates")}
+        names = {name: tuple(values[name]) for name in ("classnames", "templates", "outputs")}
         metadata = cls(**{**values, **names, "config": config, "preprocess": preprocess})
         _check_agreement(metadata)
         return metadata
@@ -157,6 +164,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "static": _FLAG,
     "batch": ("a positive integer or null", lambda v: v is None or (_is_integer(v) and v > 0)),
     "pixels": _one_of(*get_args(PixelType)),
+    "outputs": ("a list of one string or more", _is_texts),
+    "width": ("a positive integer or null", lambda v: v is None or (_is_integer(v) and v > 0)),
     "model_name": ("a string or null", _is_name),
     "pretrained": ("a string or null", _is_name),
     "weights_sha256": ("64 hexadecimal digits", _is_digest),
@@ -232,7 +241,7 @@ def _check_agreement(metadata: Metadata) -> None:
     try:
         _ = metadata.ports
     except InputError as error:
-        raise ArtifactError(f"metadata fields 'static' and 'batch' contradict each other: {error}") from error
+        raise ArtifactError(f"metadata fields do not go together: {error}") from error
     measured_by = metadata.drift_weights_sha256 or metadata.weights_sha256
     marked = metadata.config.calibrated_for is not None
     if metadata.calibrated and marked and not metadata.config.is_calibrated(measured_by):

@@ -8,24 +8,20 @@ import logging
 import os
 import secrets
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError, InputError, names_extra
+from ..errors import ArtifactError, names_extra
 from ..inputs.rules import NoisePolicy, checked_integer
-from .base import ArtifactClassifier, check_file, one_line, read_metadata
+from .base import ArtifactClassifier, PortFacts, check_file, check_ports, one_line, read_metadata
 from .metadata import KEY
-from .ports import Port
+from .providers import Provider, check_used, placed, usable
 
 __all__ = ["OnnxClassifier"]
 
-Provider = str | tuple[str, dict[str, Any]]
-
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(bool)": "bool"}
 
 # onnxruntime seeds the generators of a session from one seed of the process, by default the clock's, which
@@ -41,12 +37,13 @@ class OnnxClassifier(ArtifactClassifier):
     """A defended classifier exported to ONNX, over ONNX Runtime.
 
     path: the .onnx file, beside its external data if it has some. providers: ONNX Runtime's execution
-    providers in order of preference, by name or (name, options); by default CUDA where this build of ONNX
-    Runtime has it, then the CPU. threads: of one operator; by default ONNX Runtime's choice. low_memory: no
-    second copy of the weights in the layout that products read, and no memory kept between calls; slower.
-    noise_policy, noise_key, warnings: see `ArtifactClassifier`.
+    providers in order of preference, as "cpu", "cuda", "tensorrt", "coreml", "webgpu" or by its own names, or
+    (name, options); by default CUDA where this build of ONNX Runtime has it, then the CPU. Where a provider
+    would compute in less than float32 by itself it is told not to. threads: of one operator; by default ONNX
+    Runtime's choice. low_memory: no second copy of the weights in the layout that products read, and no
+    memory kept between calls; slower. noise_policy, noise_key, warnings: see `ArtifactClassifier`.
 
-    Logs which provider is active, and warns with UserWarning where a GPU's was asked for and none is.
+    Logs which providers are active; `stats().placed` counts the nodes of each.
 
     A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
     by ONNX Runtime's generator, seeded anew for each session from the operating system: on a CPU a linear
@@ -54,7 +51,8 @@ class OnnxClassifier(ArtifactClassifier):
     next, and 2^31 guesses are few. Making a session sets ONNX Runtime's seed for the whole process.
 
     Raises ArtifactError for a file that is missing, truncated, foreign, of a newer schema, or whose inputs
-    and outputs are not those of its metadata; InputError for bad options; ImportError without onnxruntime.
+    and outputs are not those of its metadata, and for a provider that was asked for and is not used;
+    InputError for bad options; ModuleNotFoundError without onnxruntime.
     """
 
     def __init__(
@@ -80,7 +78,8 @@ class OnnxClassifier(ArtifactClassifier):
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
-        chosen = _usable(providers, onnxruntime.get_available_providers(), onnxruntime.get_all_providers())
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        chosen = usable(path, providers, onnxruntime)
         check_file(path)
         try:
             with _seeding:
@@ -94,12 +93,13 @@ class OnnxClassifier(ArtifactClassifier):
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
         metadata = read_metadata(path, session.get_modelmeta().custom_metadata_map.get(KEY))
         inputs, outputs = metadata.ports
-        _check_ports(path, "input", inputs, session.get_inputs())
-        _check_ports(path, "output", outputs, session.get_outputs())
+        check_ports(path, "input", inputs, _described(session.get_inputs()))
+        check_ports(path, "output", outputs, _described(session.get_outputs()))
         _hand_back()
-        super().__init__(path, metadata, noise_policy=noise_policy, noise_key=noise_key)
-        self._session = session
-        self._report(providers)
+        self._session, runs = session, placed(session)
+        check_used(path, providers, self.providers, runs)
+        super().__init__(path, metadata, noise_policy=noise_policy, noise_key=noise_key, placed=runs)
+        _log.info("%s runs on %s", path, ", ".join(self.providers))
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -110,16 +110,6 @@ class OnnxClassifier(ArtifactClassifier):
         fed = {port.name: array for port, array in zip(self._inputs, inputs, strict=True)}
         return self._session.run([port.name for port in self._outputs], fed)
 
-    def _report(self, asked: Sequence[Provider] | None) -> None:
-        _log.info("%s runs on %s", self.path, ", ".join(self.providers))
-        accelerators = set(map(_name, asked or ())) - {_CPU}
-        if accelerators and not accelerators & set(self.providers):
-            warnings.warn(
-                f"{', '.join(sorted(accelerators))} was asked for, but {self.path} runs on "
-                f"{', '.join(self.providers)}",
-                stacklevel=3,
-            )
-
 
 def _hand_back() -> None:
     """Returns freed memory to the system: glibc keeps the weights that onnxruntime frees once packed."""
@@ -127,40 +117,12 @@ def _hand_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _name(provider: Provider) -> str:
-    return provider if isinstance(provider, str) else provider[0]
-
-
-def _usable(providers: Sequence[Provider] | None, available: list[str], known: list[str]) -> list[Provider]:
-    """Those of the providers asked for that this build of onnxruntime has, the CPU's if it has none."""
-    if providers is None:
-        providers = [_CUDA, _CPU]
-    elif isinstance(providers, str):
-        raise InputError(f"expected a sequence of providers, got the string {providers!r}")
-    if unknown := [name for name in map(_name, providers) if name not in known]:
-        raise InputError(f"unknown providers {unknown}; onnxruntime knows {known}")
-    return [provider for provider in providers if _name(provider) in available] or [_CPU]
-
-
-def _check_ports(path: Path, kind: str, ports: Sequence[Port], nodes: Sequence[Any]) -> None:
-    """Raises ArtifactError where a graph's inputs or outputs are not those of the metadata."""
-    expected = {port.name: (port.dtype, port.shape) for port in ports}
-    found = {str(node.name): (str(_TYPES.get(node.type, node.type)), _fixed(node.shape)) for node in nodes}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ArtifactError(
-                f"{path}: its metadata has {_described(expected.get(name))} as {kind} {name!r}, "
-                f"its graph {_described(found.get(name))}"
-            )
-
-
-def _fixed(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
-    """A shape with None for every size that has a name or none."""
-    return tuple(size if isinstance(size, int) else None for size in shape)
-
-
-def _described(port: tuple[str, tuple[int | None, ...]] | None) -> str:
-    if port is None:
-        return "nothing"
-    dtype, shape = port
-    return f"{dtype} [{', '.join('N' if size is None else str(size) for size in shape)}]"
+def _described(nodes: Sequence[Any]) -> dict[str, PortFacts]:
+    """The dtypes and shapes of a graph's inputs or outputs, by name: None for a size that is not fixed."""
+    return {
+        str(node.name): (
+            _TYPES.get(node.type) or str(node.type),
+            tuple(size if isinstance(size, int) else None for size in node.shape),
+        )
+        for node in nodes
+    }

@@ -1,4 +1,4 @@
-"""What is compared of exported classifiers: ONNX Runtime and AOTInductor against the reference."""
+"""What is compared of exported classifiers: ONNX Runtime, OpenVINO and AOTInductor against the reference."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..artifacts.aotinductor import AOTInductorClassifier
 from ..artifacts.base import ArtifactClassifier
 from ..artifacts.onnx_runtime import OnnxClassifier
+from ..artifacts.openvino_runtime import OpenVinoClassifier
 from ..artifacts.ports import Port
 from ..classifier import DefendedClassifier
 from ..encoders import Encoder, make_encoder
@@ -52,6 +53,7 @@ class Artifacts:
             export(classifier, folder / "defended.pt2", format="aotinductor", profile="lab", verify=False)
             self.defended: dict[str, ArtifactClassifier] = {
                 "onnx": OnnxClassifier(folder / "defended.onnx", threads=threads),
+                "openvino": OpenVinoClassifier(folder / "defended.onnx", threads=threads),
                 "aotinductor": AOTInductorClassifier(folder / "defended.pt2", trust=True),
             }
         picture, width = (None, 3, *tower.image_size), classifier.class_weights.shape[0]
@@ -67,6 +69,12 @@ class Artifacts:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.undefended = onnxruntime.InferenceSession(folder / "undefended.onnx", options)
+
+
+@torch.no_grad()
+def undefended(tower: ImageTower, x: Tensor) -> Tensor:
+    """f(x) by open_clip's own eager pass."""
+    return tower(x)
 
 
 def exported_columns(
@@ -85,6 +93,7 @@ def exported_columns(
 
     return {
         "reference": lambda: counterattack(tower, x, published_noise(x, config), config),
+        "undefended eager": lambda: undefended(tower, x),
         "undefended onnx": lambda: artifacts.undefended.run(None, {"pixels": pixels}),
         **{
             name: lambda artifact=artifact: defended(artifact)

@@ -120,9 +120,16 @@ def exported_summary(row: dict[str, Any]) -> dict[str, Any]:
     seconds: dict[str, list[float]] = row["seconds"]
     figures = {
         f"{name} over reference": ratio(seconds["reference"], seconds[name])
-        for name in ("onnx", "aotinductor")
+        for name in ("onnx", "openvino", "aotinductor")
+        if name in seconds  # older results have fewer
     }
     figures["onnx time over undefended onnx"] = ratio(seconds["onnx"], seconds["undefended onnx"])
+    if "openvino" in seconds:
+        figures["openvino over onnx"] = ratio(seconds["onnx"], seconds["openvino"])
+        if row["scenario"]["batch"] == 1:
+            figures["openvino time over undefended eager, batch 1"] = ratio(
+                seconds["openvino"], seconds["undefended eager"]
+            )
     return figures
 
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 from rich.table import Column, Table
 
+from ..artifacts.runtimes import RuntimeName
 from ..errors import InputError
 from ..preprocess import image_files
 from . import options
@@ -39,6 +40,13 @@ def command(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the code that an artifact of .ts.pt or .pt2 brings.")
     ] = False,
+    runtime: Annotated[
+        RuntimeName | None,
+        typer.Option(
+            help="What runs the artifact. Default: the first installed of onnxruntime and openvino."
+        ),
+    ] = None,
+    providers: options.Providers = None,
     classnames: options.Classnames = None,
     templates: options.Templates = None,
     model: options.ModelName = None,
@@ -58,8 +66,9 @@ def command(
 
     def make() -> DefendedClassifier | ArtifactClassifier:
         if artifact is None:
-            if trust:
-                raise InputError("--trust needs --artifact, the file that is trusted")
+            for option, given in (("--trust", trust), ("--runtime", runtime), ("--provider", providers)):
+                if given:
+                    raise InputError(f"{option} needs --artifact, an exported file")
             return options.defended_classifier(
                 model=model,
                 pretrained=pretrained,
@@ -79,7 +88,8 @@ def command(
             "--preset": preset,
             "--precision": None if precision == "fp32" else precision,
         }
-        return _from_artifact(artifact, trust, device, settled)
+        where = options.provider_options(providers, runtime) or {"runtime": runtime or "auto"}
+        return _from_artifact(artifact, trust, device, settled, where)
 
     classify_files(images, make, batch_size=batch_size, seed=seed, topk=topk, as_json=as_json)
 
@@ -140,9 +150,10 @@ def classify_files(
 
 
 def _from_artifact(
-    artifact: Path, trust: bool, device: str, settled: dict[str, object]
+    artifact: Path, trust: bool, device: str, settled: dict[str, object], where: dict[str, Any]
 ) -> ArtifactClassifier:
-    """Reads an exported file; `settled` are the options that it leaves no choice in, None if not given."""
+    """Reads an exported file. settled: the options that it leaves no choice in, None if not given. where: the
+    runtime, and options of it."""
     from ..artifacts.formats import format_of
 
     for option, value in settled.items():
@@ -150,10 +161,10 @@ def _from_artifact(
             raise InputError(f"--artifact {artifact} does not go with {option}: the file settles it")
     format = format_of(artifact)
     if device == "auto":
-        return format.load(artifact, trust=trust)
+        return format.load(artifact, trust=trust, **where)
     if not format.is_program:
-        raise InputError(f"--artifact {artifact} does not go with --device: onnxruntime chooses it")
-    return format.load(artifact, trust=trust, device=options.checked_device(device))
+        raise InputError(f"--artifact {artifact} does not go with --device: its runtime chooses it")
+    return format.load(artifact, trust=trust, **where, device=options.checked_device(device))
 
 
 def _predict(
@@ -171,6 +182,7 @@ def _predict(
 def _rows(files: list[Path], prediction: Prediction[Any], topk: int) -> Iterator[dict[str, Any]]:
     drift, countered = prediction.drift.tolist(), prediction.countered.tolist()
     changed, best = prediction.changed.tolist(), prediction.topk(topk)
+    known = prediction.undefended_known.tolist()
     undefended = prediction.undefended_logits.argmax(1).tolist()
     for i, path in enumerate(files):
         yield {
@@ -181,7 +193,7 @@ def _rows(files: list[Path], prediction: Prediction[Any], topk: int) -> Iterator
             "drift": drift[i],
             "countered": countered[i],
             "changed": changed[i],
-            "undefended_class": prediction.classnames[undefended[i]],
+            "undefended_class": prediction.classnames[undefended[i]] if known[i] else None,
             "calibrated": prediction.calibrated,
         }
 

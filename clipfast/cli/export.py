@@ -41,6 +41,13 @@ def command(
         bool,
         typer.Option("--static", help="Batch 1, every shape known, noise as an input: for edge compilers."),
     ] = False,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            help="a,b,c of logits, undefended_logits, drift, countered, delta (lab), embedding. "
+            "Default: all but embedding."
+        ),
+    ] = None,
     opset: Annotated[int, typer.Option(help="Of ONNX.")] = 20,
     tolerance: Annotated[
         float | None, typer.Option(help="Largest difference of undefended logits from the reference.")
@@ -69,6 +76,7 @@ def command(
         "precision": precision,
         "pixels": pixels,
         "batch": _batch_size(batch),
+        "outputs": None if outputs is None else [name.strip() for name in outputs.split(",")],
     }
     with spinner("loading the model") as tell:
         with printed_warnings():
@@ -94,8 +102,8 @@ def command(
             progress=tell,
             **settings,
         )
-    if exported.verification is not None:
-        stdout.print(exported.verification.table())
+    for runtime, verification in exported.verifications.items():
+        stdout.print(verification.table(runtime))
     _describe(exported)
 
 

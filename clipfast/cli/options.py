@@ -23,11 +23,13 @@ __all__ = [
     "ModelName",
     "PresetName",
     "Pretrained",
+    "Providers",
     "Templates",
     "checked_device",
     "defended_classifier",
     "listed_classnames",
     "named_model",
+    "provider_options",
     "read_config",
 ]
 
@@ -48,7 +50,26 @@ PresetName = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option(help="Counterattack settings as JSON.")]
 AnyDevice = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1, ...")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Providers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="Of ONNX Runtime: cpu, cuda, tensorrt, coreml, webgpu or its own name; may be repeated.",
+    ),
+]
 EnginePrecision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option()]
+
+
+def provider_options(providers: list[str] | None, runtime: str | None) -> dict[str, Any]:
+    """Keyword arguments of `load_artifact` for these providers.
+
+    runtime: the one that was asked for, if one was. Raises InputError for one that has no providers.
+    """
+    if not providers:
+        return {}
+    if runtime not in (None, "onnxruntime"):
+        raise InputError(f"--provider is of onnxruntime, got it with --runtime {runtime}")
+    return {"runtime": "onnxruntime", "providers": providers}
 
 
 def read_config(file: Path) -> CounterattackConfig:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from ..errors import ArtifactError, VerificationError
+from ..errors import ArtifactError, UncalibratedWarning, VerificationError
 from ..preprocess import image_files
 from . import options
 from .console import printed_warnings, spinner, stdout
 from .exported_parts import sha256_of
+
+if TYPE_CHECKING:
+    from ..verification.outcome import Verification
 
 __all__ = ["command"]
 
@@ -37,9 +41,18 @@ def command(
         bool, typer.Option("--trust", help="Run the code that a file of .ts.pt or .pt2 brings.")
     ] = False,
     device: options.Device = "cpu",
+    runtimes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runtime",
+            help="onnxruntime, openvino or reference; may be repeated. Default: each that is installed.",
+        ),
+    ] = None,
+    providers: options.Providers = None,
 ) -> None:
-    """Compare an exported file with the reference. Exit code 1 if they disagree."""
+    """Compare an exported file with the reference. Exit code 1 if they disagree in any runtime."""
     from ..artifacts.base import check_file
+    from ..artifacts.formats import format_of
     from ..verification.rebuilding import rebuilt
     from ..verification.verifying import compare, load_on_device
 
@@ -47,17 +60,33 @@ def command(
     if sha256 is not None and (digest := sha256_of(file)) != sha256.strip().lower():
         raise ArtifactError(f"{file}: expected the SHA-256 {sha256}, got {digest}")
     device = options.checked_device(device)
+    chosen = [options.provider_options(providers, runtime) for runtime in runtimes or [None]]
+    if not any(chosen):
+        chosen = [{"runtime": name} for name in runtimes or format_of(file).installed_runtimes()]
+    found: dict[str, Verification] = {}
+    classifier = pictures = None
     with spinner("loading the model") as tell:
-        with printed_warnings():
-            artifact = load_on_device(file, device, trust=trust)
-            classifier = rebuilt(artifact.metadata, model_name=against, pretrained=pretrained, device=device)
-        verification = compare(
-            artifact,
-            classifier,
-            images=None if images is None else classifier.preprocess.batch(image_files([images])),
-            progress=tell,
-        )
-    stdout.print(verification.table())
-    if not verification.agrees:
-        raise VerificationError(f"{file} disagrees with the reference: {verification.failures}")
+        for where in chosen:
+            # Each runtime warns of the same file; the first is enough.
+            once = warnings.catch_warnings(action="ignore", category=UncalibratedWarning)
+            with printed_warnings() if classifier is None else once:
+                artifact = load_on_device(file, device, trust=trust, **where)
+                if classifier is None:
+                    classifier = rebuilt(
+                        artifact.metadata, model_name=against, pretrained=pretrained, device=device
+                    )
+            if images is not None and pictures is None:
+                pictures = classifier.preprocess.batch(image_files([images]))
+            runtime = where["runtime"]
+            found[runtime] = compare(
+                artifact,
+                classifier,
+                images=pictures,
+                progress=lambda message, runtime=runtime: tell(f"{runtime}: {message}"),
+            )
+    for runtime, verification in found.items():
+        stdout.print(verification.table(runtime))
+    failures = [f"in {name}: {one.failures}" for name, one in found.items() if not one.agrees]
+    if failures:
+        raise VerificationError(f"{file} disagrees with the reference {'; '.join(failures)}")
     stdout.print(f"{escape(str(file))} agrees with the reference", highlight=False, soft_wrap=True)

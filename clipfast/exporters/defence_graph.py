@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..artifacts.ports import Profile
+from ..artifacts.ports import OutputName, Profile, usual_outputs
 from ..config import CounterattackConfig
 from ..defence.schedule import Schedule, defend
 from ..defence.transforming import transforms_of
@@ -20,7 +20,7 @@ _aten = torch.ops.aten
 
 
 class DefenceGraph(nn.Module):
-    """The inputs of `clipfast.artifacts.ports.ports` -> its outputs, in order.
+    """The inputs of `clipfast.artifacts.ports.ports` -> its outputs, in order: by default the usual ones.
 
     encoder, drift_encoder: unpacked forms, which can be traced. class_weights: float32 [D, C]. logit_scale:
     float32, a scalar. static: the masked schedule, whose shapes depend on no value. image_size:
@@ -38,9 +38,11 @@ class DefenceGraph(nn.Module):
         profile: Profile,
         static: bool,
         image_size: tuple[int, int],
+        outputs: tuple[OutputName, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.profile, self.static = config, profile, static
+        self.config, self.static = config, static
+        self.outputs = usual_outputs(profile) if outputs is None else outputs
         self.encoder, self.drift_encoder = encoder, drift_encoder
         self.class_weights, self.logit_scale = class_weights, logit_scale
         self.threshold = torch.tensor(config.tau_threshold, device=class_weights.device)
@@ -49,7 +51,7 @@ class DefenceGraph(nn.Module):
     def forward(
         self, pixels: Tensor, noise: Tensor | None = None, tau_threshold: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """logits, undefended_logits [N, C], drift [N], countered [N]; with profile "lab" delta too."""
+        """The outputs that were asked for."""
         schedule = Schedule(
             self.encoder,
             self.config,
@@ -59,14 +61,18 @@ class DefenceGraph(nn.Module):
             transforms=self.transforms,
         )
         start = _drawn(pixels, self.config) if noise is None else noise
-        result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=True)
-        outputs = (
-            self._head(result.embedding),
-            self._head(result.clean_embedding),
-            result.drift,
-            result.countered,
-        )
-        return (*outputs, result.delta) if self.profile == "lab" else outputs
+        with_clean = "undefended_logits" in self.outputs
+        result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=with_clean)
+        made: dict[str, Tensor] = {
+            "logits": self._head(result.embedding),
+            "drift": result.drift,
+            "countered": result.countered,
+            "delta": result.delta,
+            "embedding": result.embedding,
+        }
+        if with_clean:
+            made["undefended_logits"] = self._head(result.clean_embedding)
+        return tuple(made[name] for name in self.outputs)
 
     def _head(self, embedding: Tensor) -> Tensor:
         weights, scale = self.class_weights, self.logit_scale

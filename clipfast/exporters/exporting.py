@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Protocol, get_args
@@ -17,7 +17,8 @@ from torch import Tensor
 from .. import __version__
 from ..artifacts.formats import Format, FormatName, named_format
 from ..artifacts.metadata import Metadata, Precision
-from ..artifacts.ports import PixelType, Port, Profile
+from ..artifacts.ports import OutputName, PixelType, Port, Profile, usual_outputs
+from ..artifacts.runtimes import RuntimeName
 from ..classifier import DefendedClassifier
 from ..encoders import Encoder, make_encoder
 from ..errors import InputError, VerificationError
@@ -66,7 +67,7 @@ class Export:
 
     path: Path
     metadata: Metadata
-    verification: Verification | None  # None where it was not asked for
+    verifications: dict[RuntimeName, Verification]  # by runtime; empty where it was not asked for
 
 
 def export(
@@ -79,6 +80,7 @@ def export(
     pixels: PixelType = "float32",
     batch: int | None = None,
     static: bool = False,
+    outputs: Sequence[OutputName] | None = None,
     opset: int = 20,
     license: str | None = None,
     calibration: dict[str, float] | None = None,
@@ -93,12 +95,15 @@ def export(
     profile: "serving" takes pixels alone, draws its noise and has the threshold baked in, so that a caller
     cannot switch the defence off; "lab" takes noise and threshold and gives delta too. pixels: the dtype of
     that input. batch: its size, or None for any. static: batch 1, noise as an input, every shape known and
-    no row selected, for edge compilers; each image then costs what a countered one does. precision: of the
-    large products' operands; "fp16" needs a ViT, and "int8" is refused. opset: of ONNX.
+    no row selected, for edge compilers; each image then costs what a countered one does. outputs: by name;
+    None is logits, undefended_logits, drift, countered, and of the profile lab delta. "embedding" is what is
+    classified, before L2 normalisation, for those who store it; without "undefended_logits" f(x) is made
+    only where the defence needs it. precision: of the large products' operands; "fp16" needs a ViT, and
+    "int8" is refused. opset: of ONNX.
     license: of the weights. calibration: figures of the calibration that set the threshold, by name, which
     the file then says of itself.
-    verify, tolerance: run the file before it is moved to `path`; see `clipfast.exporters.verify`. progress:
-    called with a message at each step.
+    verify, tolerance: run the file before it is moved to `path`, in each runtime of its format that is
+    installed; see `clipfast.exporters.verify`. progress: called with a message at each step.
 
     Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
     InputError for options that do not go together and for a tower that cannot be exported, and
@@ -108,9 +113,9 @@ def export(
     target = named_format(format)
     _check(path, target, precision, opset)
     described = _describe(
-        classifier, profile, precision, pixels, 1 if static else batch, static, license, calibration
+        classifier, profile, precision, pixels, 1 if static else batch, static, outputs, license, calibration
     )
-    inputs, outputs = described.ports
+    inputs, given = described.ports
     graph = DefenceGraph(
         _encoder(classifier.image_tower, precision),
         classifier.config,
@@ -120,6 +125,7 @@ def export(
         profile=profile,
         static=static,
         image_size=classifier.image_size,
+        outputs=described.outputs,
     ).eval()
     examples = _examples(inputs, classifier)
     write: Writer = target.writes()
@@ -127,8 +133,11 @@ def export(
         written = Path(folder) / path.name
         if progress is not None:
             progress(f"tracing the classifier and writing it as {format}")
-        write(graph, examples, described.to_json(), written, inputs=inputs, outputs=outputs, opset=opset)
-        verification = _verified(written, path, classifier, tolerance, progress) if verify else None
+        write(graph, examples, described.to_json(), written, inputs=inputs, outputs=given, opset=opset)
+        verifications: dict[RuntimeName, Verification] = {
+            runtime: _verified(written, path, runtime, classifier, tolerance, progress)
+            for runtime in (target.installed_runtimes() if verify else ())
+        }
         # The file itself last: whoever finds it finds all that it needs.
         parts = sorted(Path(folder).iterdir(), key=lambda file: file == written)
         for file in parts:
@@ -136,19 +145,26 @@ def export(
         data = path.with_name(f"{path.name}.data")
         if data.name not in {file.name for file in parts}:
             data.unlink(missing_ok=True)  # an older export's
-    return Export(path, described, verification)
+    return Export(path, described, verifications)
 
 
 def _verified(
     written: Path,
     path: Path,
+    runtime: RuntimeName,
     classifier: DefendedClassifier,
     tolerance: float | None,
     progress: Callable[[str], object] | None,
 ) -> Verification:
-    verification = verify(written, classifier, tolerance=tolerance, trust=True, progress=progress)
+    def tell(message: str) -> None:
+        if progress is not None:
+            progress(f"{runtime}: {message}")
+
+    verification = verify(
+        written, classifier, runtime=runtime, tolerance=tolerance, trust=True, progress=tell
+    )
     if not verification.agrees:
-        raise VerificationError(f"{path} disagrees with the reference: {verification.failures}")
+        raise VerificationError(f"{path} in {runtime} disagrees with the reference: {verification.failures}")
     return verification
 
 
@@ -175,6 +191,7 @@ def _describe(
     pixels: PixelType,
     batch: int | None,
     static: bool,
+    outputs: Sequence[OutputName] | None,
     license: str | None,
     calibration: dict[str, float] | None,
 ) -> Metadata:
@@ -189,6 +206,8 @@ def _describe(
         static=static,
         batch=batch,
         pixels=pixels,
+        outputs=usual_outputs(profile) if outputs is None else tuple(outputs),
+        width=classifier.class_weights.shape[0],
         model_name=name,
         pretrained=pretrained,
         weights_sha256=fingerprint(classifier.image_tower.model.visual),
@@ -207,8 +226,8 @@ def _describe(
         },
         license=license,
     )
-    _ = described.ports  # raises where the options do not go together
-    return described
+    # Raises where the options do not go together.
+    return replace(described, outputs=tuple(port.name for port in described.ports[1]))
 
 
 def _encoder(tower: ImageTower, precision: Precision) -> Encoder:

@@ -67,11 +67,11 @@ class Verification:
         failed = [row for row in self.rows if not row.ok]
         return "; ".join(f"{row.check} {row.worst:.3g}, allowed {row.allowed}" for row in failed)
 
-    def table(self) -> Table:
+    def table(self, title: str) -> Table:
         """The checks as a table for a terminal."""
         from rich.table import Table
 
-        table = Table("check", "worst", "allowed", "answers", "")
+        table = Table("check", "worst", "allowed", "answers", "", title=title)
         for row in self.rows:
             verdict = "[green]ok[/]" if row.ok else "[bold red]no[/]"
             table.add_row(row.check, f"{row.worst:.3g}", row.allowed, str(row.n), verdict)

@@ -25,13 +25,14 @@ _SMALL_DRIFT = 0.2
 class AnswerErrors(NamedTuple):
     """How far an answer is from the reference's: tensors [N]."""
 
-    undefended_logits: Tensor  # the largest difference
+    undefended_logits: Tensor  # the largest difference; [0] where they are not given
     drift: Tensor  # difference, relative; of drifts below 0.2 relative to 0.2
     distance: Tensor  # of the reference's drift from the threshold, in the same unit
     countered: Tensor  # bool, by the file
     same_gate: Tensor  # bool
     own_gate: Tensor  # bool: the file's gate is what its own drift says
     logits: Tensor  # the largest difference
+    of_embedding: Tensor  # of the logits from those of the file's embedding; [0] where it is not given
     same_label: Tensor  # bool
     margin: Tensor  # between the reference's two best logits
 
@@ -103,14 +104,21 @@ def _compared(
     best = logits.topk(min(2, logits.shape[1])).values
     threshold = torch.full_like(expected.drift, tau_threshold)
     unit = expected.drift.maximum(torch.full_like(expected.drift, _SMALL_DRIFT))
+
+    def difference(given: Tensor | None, wanted: Tensor) -> Tensor:
+        return wanted.new_empty(0) if given is None else _largest(given - wanted)
+
     return AnswerErrors(
-        undefended_logits=_largest(answer.undefended_logits - reference.logits(clean)),
+        undefended_logits=difference(answer.undefended_logits, reference.logits(clean)),
         drift=(answer.drift - expected.drift).abs() / unit,
         distance=(expected.drift - threshold).abs() / unit,
         countered=answer.countered,
         same_gate=answer.countered == expected.countered,
         own_gate=answer.countered == (answer.drift < threshold),
         logits=_largest(answer.logits - logits),
+        of_embedding=difference(
+            None if answer.embedding is None else reference.logits(answer.embedding), answer.logits
+        ),
         same_label=answer.logits.argmax(1) == logits.argmax(1),
         margin=best[:, 0] - best[:, -1],
     )
@@ -150,6 +158,7 @@ def _rows(errors: AnswerErrors, limits: Limits) -> list[CheckRow]:
     clear = errors.distance > limits.near
     return [
         *at_most("undefended logits", errors.undefended_logits, limits.logits),
+        *at_most("logits of the embedding", errors.of_embedding, limits.logits),
         *at_most("drift", errors.drift, limits.drift),
         *share_at_most("gate, away from the threshold", ~errors.same_gate[clear], limits.gate),
         *share_at_most("gate, by the file's own drift", ~errors.own_gate, 0.0),

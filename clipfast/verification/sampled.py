@@ -78,8 +78,15 @@ def _exact_rows(
     countered = torch.cat([answer.countered for answer in answers])
     drift = torch.cat([answer.drift for answer in answers])
     by_drift = drift < torch.full_like(drift, reference.config.tau_threshold)
-    plain = torch.cat([answer.undefended_logits for answer in answers])
-    yield from at_most("undefended logits", (plain - undefended).abs().amax(dim=1), limits.logits)
+    plain = [answer.undefended_logits for answer in answers if answer.undefended_logits is not None]
+    if plain:
+        difference = torch.cat(plain) - undefended
+        yield from at_most("undefended logits", difference.abs().amax(dim=1), limits.logits)
+    embeddings = [answer.embedding for answer in answers if answer.embedding is not None]
+    if embeddings:
+        logits = torch.cat([answer.logits for answer in answers])
+        difference = reference.logits(torch.cat(embeddings)) - logits
+        yield from at_most("logits of the embedding", difference.abs().amax(dim=1), limits.logits)
     yield from share_at_most("gate, by the file's own drift", countered != by_drift, 0.0)
     if reference.config.pass_through == "clean":
         passed = (torch.cat([answer.logits for answer in answers]) - undefended)[~countered]

@@ -25,10 +25,11 @@ class FileAnswer(NamedTuple):
     """What a file answers for N images, on their device."""
 
     logits: Tensor  # [N, C]
-    undefended_logits: Tensor  # [N, C]
+    undefended_logits: Tensor | None  # [N, C], where it gives them
     drift: Tensor  # [N]
     countered: Tensor  # bool [N]
-    delta: Tensor | None  # [N, 3, H, W], of the profile "lab"
+    delta: Tensor | None  # [N, 3, H, W], where it gives it
+    embedding: Tensor | None  # [N, D], where it gives it
 
 
 def takes(artifact: ArtifactClassifier, name: str) -> bool:
@@ -51,19 +52,20 @@ def answers_of(
 ) -> FileAnswer:
     """A file's answer for pixels of the type that it takes, [N, 3, H, W], run `size` images at a time."""
     given = None if noise is None else noise.cpu().numpy()
+    gives = {port.name for port in artifact.metadata.ports[1]}
     pictures, device = pixels.cpu().numpy(), pixels.device
     predictions = [
         artifact.predict(
             pictures[i : i + size],
             noise=None if given is None else given[i : i + size],
             tau_threshold=tau_threshold,
-            with_delta=artifact.metadata.profile == "lab",
+            with_delta="delta" in gives,
         )
         for i in range(0, len(pictures), size)
     ]
-    names = [name for name in FileAnswer._fields if getattr(predictions[0], name) is not None]
-    joined = {name: torch.cat([torch.from_numpy(getattr(p, name)) for p in predictions]) for name in names}
-    return FileAnswer(**{"delta": None, **{name: tensor.to(device) for name, tensor in joined.items()}})
+    joined = {name: torch.cat([torch.from_numpy(getattr(p, name)) for p in predictions]) for name in gives}
+    missing = dict.fromkeys(FileAnswer._fields)
+    return FileAnswer(**{**missing, **{name: tensor.to(device) for name, tensor in joined.items()}})
 
 
 class Reference:

@@ -29,7 +29,7 @@ from .sides import MOST, Reference, takes
 
 __all__ = ["compare", "load_on_device", "verify"]
 
-_PICTURES = 12
+_PICTURES, _PICTURES_WHERE_SLOW = 12, 2
 _ATTACK_EPS, _ATTACK_STEP_SIZE, _ATTACK_STEPS = 2 / 255, 1 / 255, 3
 
 
@@ -37,6 +37,7 @@ def verify(
     path: str | os.PathLike[str],
     classifier: DefendedClassifier,
     *,
+    runtime: str = "auto",
     images: arrays.Pixels | None = None,
     tolerance: float | None = None,
     trust: bool = False,
@@ -44,11 +45,12 @@ def verify(
 ) -> Verification:
     """Runs an exported file and `clipfast.reference` on the same pictures and compares their answers.
 
-    classifier: what was exported, whatever its implementation. images: pixels [N, 3, H, W], uint8 or float
-    in [0, 1]; by default twelve drawn ones. They are compared clean and under PGD on the undefended model.
+    classifier: what was exported, whatever its implementation. runtime: what runs the file, see
+    `clipfast.runtime.load_artifact`. images: pixels [N, 3, H, W], uint8 or float in [0, 1]; by default twelve
+    drawn ones, two where the runtime is slow. They are compared clean and under PGD on the undefended model.
     tolerance: the largest difference of logits that no sign comes before, in the place of the limit of the
-    file's precision (see `clipfast.verification.limits`). trust: see `clipfast.runtime.load_artifact`.
-    progress: called with a message at each step.
+    file's precision (see `clipfast.verification.limits`). trust: see `load_artifact`, too. progress: called
+    with a message at each step.
 
     A file that takes noise gets the reference's, in batches of 1, 3 and up to 32 images, with the gate
     closed, open and mixed where it takes thresholds. One that draws its own noise is compared by averages
@@ -60,20 +62,26 @@ def verify(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UncalibratedWarning)  # the classifier gave its own
-        artifact = load_on_device(path, classifier.device, trust=trust)
+        artifact = load_on_device(path, classifier.device, runtime=runtime, trust=trust)
     return compare(artifact, classifier, images=images, tolerance=tolerance, progress=progress)
 
 
 def load_on_device(
-    path: str | os.PathLike[str], device: str | torch.device, *, trust: bool = False
+    path: str | os.PathLike[str],
+    device: str | torch.device,
+    *,
+    runtime: str = "auto",
+    trust: bool = False,
+    **options: Any,
 ) -> ArtifactClassifier:
     """Reads an exported file, to run on this device where its format lets that be chosen.
 
-    trust, errors: see `clipfast.runtime.load_artifact`.
+    runtime, trust, options, errors: see `clipfast.runtime.load_artifact`.
     """
     format = format_of(path)
-    options: dict[str, Any] = {"device": device} if format.is_program else {}
-    return format.load(Path(path), trust=trust, **options)
+    if format.is_program:
+        options["device"] = device
+    return format.load(Path(path), runtime=runtime, trust=trust, **options)
 
 
 def compare(
@@ -89,6 +97,8 @@ def compare(
     _check_origin(path, metadata, classifier)
     progress = progress or (lambda _: None)
     progress("attacking the pictures to compare on")
+    if images is None:
+        images = _drawn(_PICTURES_WHERE_SLOW if artifact.slow else _PICTURES, classifier.image_size)
     pictures = _pictures(classifier, images)
     if metadata.pixels == "uint8":
         pictures = (pictures * 255).round().to(torch.uint8)
@@ -119,12 +129,14 @@ def _check_origin(path: Path, metadata: Metadata, classifier: DefendedClassifier
             )
 
 
-def _pictures(classifier: DefendedClassifier, images: arrays.Pixels | None) -> Tensor:
+def _drawn(n: int, image_size: tuple[int, int]) -> arrays.Pixels:
+    height, width = image_size
+    return draw(n, seed=(20, 26, 7), size=max(height, width)).pixels[..., :height, :width]
+
+
+def _pictures(classifier: DefendedClassifier, images: arrays.Pixels) -> Tensor:
     """Each picture and, after it, its attacked form: float32 [2N, 3, H, W] on the classifier's device."""
-    height, width = classifier.image_size
-    if images is None:
-        images = draw(_PICTURES, seed=(20, 26, 7), size=max(height, width)).pixels[..., :height, :width]
-    checked = arrays.check_pixels(images, (height, width))
+    checked = arrays.check_pixels(images, classifier.image_size)
     if not len(checked):
         raise InputError("expected at least one image to compare answers for, got none")
     clean = as_unit(torch.tensor(checked, device=classifier.device))

@@ -37,6 +37,7 @@ def altered(path: str, value):
         },
         {"preprocess": Preprocess(size=(30, 40), resize_mode="longest", fill_color=127)},
         {"classnames": ("café", 'a "quoted" one')},
+        {"outputs": ("embedding", "logits", "drift", "countered"), "width": 192},
     ],
 )
 def test_json_gives_equal_metadata_back(changes):
@@ -46,7 +47,8 @@ def test_json_gives_equal_metadata_back(changes):
 
 def test_json_reads_as_documented():
     values = json.loads(make_metadata().to_json())
-    assert values["schema"] == SCHEMA == 3
+    assert values["schema"] == SCHEMA == 4
+    assert values["outputs"] == ["logits", "undefended_logits", "drift", "countered", "delta"]
     assert values["preprocess"] == {
         "size": [32, 32],
         "interpolation": "bicubic",
@@ -61,10 +63,12 @@ def test_json_reads_as_documented():
 
 
 @pytest.mark.parametrize("without", [None, "steps"])
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_the_schemas_before_this_one_are_read(schema, without):
     values = json.loads(make_metadata().to_json())
-    since = ["gate_noise", "transform", "objective", "views", "view_weights"]
+    for name in ("outputs", "width"):
+        del values[name]
+    since = ["gate_noise", "transform", "objective", "views", "view_weights"] if schema < 3 else []
     for name in (*since, *(["momentum", "gate"] if schema == 1 else []), *([without] if without else [])):
         del values["config"][name]
     if schema == 2:
@@ -89,8 +93,18 @@ def test_ports_are_those_of_the_interface():
     [
         ("schema", ..., "expected an integer as metadata field 'schema', got None"),
         ("schema", "1", "expected an integer as metadata field 'schema', got '1'"),
-        ("schema", 4, "schema 4, .* reads up to 3: a newer clipfast is needed"),
-        ("schema", 0, r"schema 0, .* reads \(1, 2, 3\)"),
+        ("schema", 5, "schema 5, .* reads up to 4: a newer clipfast is needed"),
+        ("schema", 0, r"schema 0, .* reads \(1, 2, 3, 4\)"),
+        ("outputs", ..., "metadata field 'outputs' is missing"),
+        ("outputs", [], "expected a list of one string or more as metadata field 'outputs', got \\[\\]"),
+        (
+            "outputs",
+            ["logits"],
+            "do not go together: expected .* among the outputs, got none of drift, countered",
+        ),
+        ("outputs", ["logits", "drift", "countered", "noise"], "outputs must be of .*, got 'noise'"),
+        ("outputs", ["logits", "drift", "countered", "embedding"], "embedding needs its width, got none"),
+        ("width", 0, "expected a positive integer or null as metadata field 'width', got 0"),
         ("schema", 1, "unknown metadata field 'config.gate'"),
         (
             "profile",
@@ -156,7 +170,7 @@ def test_ports_are_those_of_the_interface():
         ("limits", ..., "metadata field 'limits' is missing"),
         ("license", None, "expected a string as metadata field 'license', got None"),
         ("colour", 1, "unknown metadata field 'colour'"),
-        ("static", True, "'static' and 'batch' contradict each other: .* batch 1, got any batch"),
+        ("static", True, "do not go together: .* batch 1, got any batch"),
     ],
 )
 def test_what_it_does_not_understand_is_named(path, value, named):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -25,9 +26,15 @@ from hand_made import (
 )
 
 from clipfast import ArtifactError, CounterattackConfig, InputError, UncalibratedWarning
+from clipfast.artifacts.formats import FORMATS
 from clipfast.artifacts.metadata import SCHEMA
+from clipfast.artifacts.providers import check_used, usable
 from clipfast.inputs.philox import linf_noise
-from clipfast.runtime import OnnxClassifier, load_artifact
+from clipfast.runtime import OnnxClassifier, OpenVinoClassifier, load_artifact
+
+SERVING = ("onnxruntime", "openvino")
+IN_EACH = pytest.mark.parametrize("runtime", [*SERVING, "reference"])
+WHERE_IT_SERVES = pytest.mark.parametrize("runtime", SERVING)
 
 
 @pytest.fixture
@@ -52,9 +59,9 @@ def split(noise):
 
 @pytest.fixture
 def make(tmp_path):
-    def call(*, weights=WEIGHTS, options=None, **changes):
+    def call(*, weights=WEIGHTS, runtime="onnxruntime", options=None, **changes):
         path = write_onnx(tmp_path / "classifier.onnx", make_metadata(**changes), weights=weights)
-        return OnnxClassifier(path, **(options or {}))
+        return load_artifact(path, runtime=runtime, **(options or {}))
 
     return call
 
@@ -79,11 +86,12 @@ def check(prediction, answer):
     assert prediction.countered.dtype == np.bool_
 
 
+@IN_EACH
 @pytest.mark.parametrize("kind", ["float32", "uint8"])
 @pytest.mark.parametrize("batch", [None, 3, 8, 11])
-def test_predict_gives_the_files_answers(make, x, kind, batch):
+def test_predict_gives_the_files_answers(make, x, runtime, kind, batch):
     noise = draw(8)
-    classifier = make(pixels=kind, batch=batch)
+    classifier = make(pixels=kind, batch=batch, runtime=runtime)
     prediction = classifier.predict(x, noise=noise, tau_threshold=split(noise), with_delta=True)
     check(prediction, expected(unit(x), noise, split(noise)))
     np.testing.assert_array_equal(prediction.delta, noise)
@@ -93,6 +101,11 @@ def test_predict_gives_the_files_answers(make, x, kind, batch):
     assert (stats.images, stats.countered) == (8, 4)
     assert stats.changed == prediction.changed.sum()
     assert stats.drift_histogram.sum() == 8
+    ((place, nodes),) = stats.placed.items()
+    assert (
+        place == {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU", "reference": "reference"}[runtime]
+    )
+    assert nodes > 3
     classifier.reset_stats()
     assert classifier.stats().images == 0
 
@@ -131,9 +144,10 @@ def test_a_prediction_of_arrays_reads_as_one_of_tensors(make, x):
         prediction.topk(0)
 
 
+@IN_EACH
 @pytest.mark.parametrize("changes", [{}, {"batch": 4}, {"profile": "serving"}])
-def test_empty_batch(make, changes):
-    classifier = make(**changes)
+def test_empty_batch(make, runtime, changes):
+    classifier = make(**changes, runtime=runtime)
     lab = classifier.metadata.profile == "lab"
     prediction = classifier.predict(np.zeros((0, 3, 32, 32)), with_delta=lab)
     assert prediction.logits.shape == (0, 4)
@@ -234,9 +248,10 @@ def test_thresholds_of_the_caller(make, x):
             classifier.predict(x, tau_threshold=bad)
 
 
+@IN_EACH
 @pytest.mark.parametrize("static", [False, True])
-def test_a_serving_file_answers_and_refuses_what_it_does_not_take(make, x, static):
-    classifier = make(profile="serving", static=static, batch=1 if static else None)
+def test_a_serving_file_answers_and_refuses_what_it_does_not_take(make, x, runtime, static):
+    classifier = make(profile="serving", static=static, batch=1 if static else None, runtime=runtime)
     first, second = (classifier.predict(x) for _ in range(2))
     assert len(set(np.concatenate([first.drift, second.drift]))) == 16
     assert (np.abs(first.drift - 0.5) < 0.1).all()
@@ -264,25 +279,29 @@ def raw_draw(path, x):
 def test_sessions_of_one_process_draw_alike_unless_each_is_seeded(tmp_path, x):
     path = write_onnx(tmp_path / "serving.onnx", make_metadata(profile="serving"))
     np.testing.assert_array_equal(raw_draw(path, unit(x)), raw_draw(path, unit(x)))
-    drifts = [OnnxClassifier(path).predict(x).drift for _ in range(4)]
-    assert len(set(np.concatenate(drifts))) == 32
+    for classifier in (OnnxClassifier, OpenVinoClassifier):
+        drifts = [classifier(path).predict(x).drift for _ in range(4)]
+        assert len(set(np.concatenate(drifts))) == 32
 
 
-def test_restarts_draw_otherwise(tmp_path):
+@WHERE_IT_SERVES
+def test_restarts_draw_otherwise(tmp_path, runtime):
     path = write_onnx(tmp_path / "serving.onnx", make_metadata(profile="serving"))
     code = (
-        "import sys, numpy as np; from clipfast.runtime import OnnxClassifier;"
-        "print(OnnxClassifier(sys.argv[1]).predict(np.zeros((2, 3, 32, 32))).drift.tolist())"
+        "import sys, numpy as np; from clipfast.runtime import load_artifact;"
+        "classifier = load_artifact(sys.argv[1], runtime=sys.argv[2]);"
+        "print(classifier.predict(np.zeros((2, 3, 32, 32))).drift.tolist())"
     )
     said = {
-        subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True).stdout
+        subprocess.run([sys.executable, "-c", code, path, runtime], check=True, capture_output=True).stdout
         for _ in range(3)
     }
     assert len(said) == 3
 
 
-def test_many_threads_get_the_answers_of_one(make, x):
-    classifier = make(batch=3, options={"threads": 1})
+@WHERE_IT_SERVES
+def test_many_threads_get_the_answers_of_one(make, x, runtime):
+    classifier = make(batch=3, runtime=runtime, options={"threads": 1})
     alone = [classifier.predict(x, seed=seed).logits for seed in range(8)]
     classifier.reset_stats()
     with ThreadPoolExecutor(8) as pool:
@@ -358,6 +377,16 @@ def test_answers_that_are_not_finite_are_no_answers(make, x):
     assert classifier.stats().images == 0
 
 
+def test_options_reach_openvino(make, tmp_path):
+    options = {"low_memory": True, "threads": 1, "cache": tmp_path / "cache"}
+    compiled = make(runtime="openvino", options=options)._compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert list((tmp_path / "cache").glob("*.blob"))
+    with pytest.raises(InputError, match=r"precision must be one of \('fp32',\), got 'bf16'"):
+        make(runtime="openvino", options={"precision": "bf16"})
+
+
 def test_options_reach_onnxruntime(make):
     frugal = make(options={"low_memory": True, "threads": 1})._session.get_session_options()
     assert frugal.intra_op_num_threads == 1
@@ -373,7 +402,7 @@ def test_options_reach_onnxruntime(make):
     ("options", "named"),
     [
         ({"threads": 0}, "threads must be an integer from 1"),
-        ({"providers": ["GPU"]}, r"unknown providers \['GPU'\]; onnxruntime knows .*CUDAExecutionProvider"),
+        ({"providers": ["GPU"]}, r"unknown providers \['GPU'\]; expected cpu, cuda, .*CUDAExecutionProvider"),
         ({"providers": "CPUExecutionProvider"}, "sequence of providers, got the string"),
         ({"noise_policy": "never"}, "noise_policy must be one of"),
         ({"noise_key": b"short"}, "16 to 64 bytes, got 5"),
@@ -384,22 +413,74 @@ def test_bad_options_are_named(make, options, named):
         make(options=options)
 
 
-def test_the_provider_is_logged_and_a_missing_one_warned_of(make, caplog):
-    with caplog.at_level(logging.INFO):
-        make(options={"providers": ["CPUExecutionProvider"]})
-    assert "classifier.onnx runs on CPUExecutionProvider" in caplog.text
-    known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
-    missing = next(name for name in known if name not in available)
-    for providers in ([missing], [(missing, {"device_id": "0"}), "CPUExecutionProvider"]):
-        with pytest.warns(UserWarning, match=f"{missing} was asked for, .* runs on CPUExecutionProvider"):
-            classifier = make(options={"providers": providers})
+def test_the_provider_is_logged_and_a_missing_one_is_an_error(make, caplog):
+    for name in ("CPUExecutionProvider", "cpu", ("CPU", {})):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            classifier = make(options={"providers": [name]})
+        assert "classifier.onnx runs on CPUExecutionProvider" in caplog.text
         assert classifier.providers == ("CPUExecutionProvider",)
+    for providers in (["coreml"], [("WebGpuExecutionProvider", {}), "cpu"], ["tensorrt", "cuda", "cpu"]):
+        with pytest.raises(
+            ArtifactError, match=r"classifier\.onnx: .*ExecutionProvider was asked for, and this build of"
+        ):
+            make(options={"providers": providers})
 
 
-def test_without_onnxruntime_the_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"needs onnxruntime, .* pip install 'clipfast\[runtime\]'"):
-        OnnxClassifier(tmp_path / "any.onnx")
+class Build:
+    """A build of onnxruntime that has two providers, and starts one of them or both."""
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def get_all_providers(self):
+        return ["TensorrtExecutionProvider", *self.get_available_providers()]
+
+
+def test_providers_compute_in_float32_unless_asked_otherwise(tmp_path):
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert usable(tmp_path, None, Build()) == [cuda, "CPUExecutionProvider"]
+    assert usable(tmp_path, ["cuda"], Build()) == [cuda]
+    low = ("cuda", {"use_tf32": "1", "device_id": "1"})
+    assert usable(tmp_path, [low, "cpu"], Build()) == [(cuda[0], low[1]), "CPUExecutionProvider"]
+
+
+def test_a_provider_that_is_not_used_is_an_error(tmp_path):
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    check_used(tmp_path, None, [cpu], {cpu: 3})
+    check_used(tmp_path, ["cuda", "cpu"], [cuda, cpu], {cuda: 3})
+    with pytest.raises(ArtifactError, match=f"{cuda} was asked for and did not start .* active are {cpu}"):
+        check_used(tmp_path, ["cuda", "cpu"], [cpu], {cpu: 3})
+    with pytest.raises(ArtifactError, match=f"{cuda} was asked for, and no part of the file runs on it"):
+        check_used(tmp_path, ["cuda"], [cuda, cpu], {cpu: 3})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package", "extra"),
+    [
+        ("onnxruntime", "onnxruntime", "runtime"),
+        ("openvino", "openvino", "openvino"),
+        ("reference", "onnx", "torch"),
+    ],
+)
+def test_without_a_runtime_its_extra_is_named(monkeypatch, tmp_path, runtime, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"needs {package}, .* pip install 'clipfast\[{extra}\]'"):
+        load_artifact(tmp_path / "any.onnx", runtime=runtime)
+
+
+def test_the_runtime_is_the_first_that_is_there(monkeypatch, tmp_path):
+    path = write_onnx(tmp_path / "a.onnx", make_metadata())
+    assert isinstance(load_artifact(path), OnnxClassifier)
+    assert FORMATS["onnx"].installed_runtimes() == ("onnxruntime", "openvino", "reference")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
+    )
+    assert isinstance(load_artifact(path), OpenVinoClassifier)
+    assert FORMATS["onnx"].installed_runtimes() == ("openvino", "reference")
+    with pytest.raises(InputError, match=r"\.onnx run in onnxruntime, openvino, reference, got .* 'torch'"):
+        load_artifact(path, runtime="torch")
 
 
 @pytest.fixture
@@ -428,6 +509,10 @@ def test_bad_onnx_files_are_named(bad, name):
     path, named = bad(name)
     with pytest.raises(ArtifactError, match=named):
         OnnxClassifier(path)
+    garbled = name in ("truncated", "text")
+    for runtime, reason in (("openvino", "openvino cannot compile it"), ("reference", "onnx cannot read it")):
+        with pytest.raises(ArtifactError, match=f"{name}\\.onnx: {reason}" if garbled else named):
+            load_artifact(path, runtime=runtime)
 
 
 @pytest.mark.parametrize(
@@ -444,11 +529,12 @@ def test_bad_onnx_files_are_named(bad, name):
 )
 def test_a_graph_that_is_not_its_metadatas_is_named(tmp_path, said, named):
     path = write_onnx(tmp_path / "a.onnx", make_metadata(), said=make_metadata(**said).to_json())
-    with pytest.raises(ArtifactError, match=f"a\\.onnx: its .*{named}"):
-        OnnxClassifier(path)
     graph = write_onnx(tmp_path / "b.onnx", make_metadata(**said), said=make_metadata().to_json())
-    with pytest.raises(ArtifactError, match=r"b\.onnx: its metadata has "):
-        OnnxClassifier(graph)
+    for classifier in (OnnxClassifier, OpenVinoClassifier):
+        with pytest.raises(ArtifactError, match=f"a\\.onnx: its .*{named}"):
+            classifier(path)
+        with pytest.raises(ArtifactError, match=r"b\.onnx: its metadata has "):
+            classifier(graph)
 
 
 def test_the_order_of_a_graphs_ports_does_not_matter(tmp_path, x):
@@ -457,8 +543,10 @@ def test_the_order_of_a_graphs_ports_does_not_matter(tmp_path, x):
         ports.reverse()
     onnx.save(model, tmp_path / "a.onnx")
     noise = draw(8)
-    prediction = OnnxClassifier(tmp_path / "a.onnx").predict(x, noise=noise, tau_threshold=split(noise))
-    check(prediction, expected(unit(x), noise, split(noise)))
+    for runtime in (*SERVING, "reference"):
+        classifier = load_artifact(tmp_path / "a.onnx", runtime=runtime)
+        prediction = classifier.predict(x, noise=noise, tau_threshold=split(noise))
+        check(prediction, expected(unit(x), noise, split(noise)))
 
 
 def test_metadata_that_cannot_be_read_name_the_file(tmp_path):

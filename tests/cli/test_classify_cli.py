@@ -87,6 +87,9 @@ def test_an_artifact_is_classified_with(run, folder, tmp_path_factory, monkeypat
         (["--config", "a.json"], "a.onnx does not go with --config"),
         (["--precision", "bf16"], "a.onnx does not go with --precision"),
         (["--device", "cpu"], "a.onnx does not go with --device"),
+        (["--provider", "coreml"], "CoreMLExecutionProvider was asked for"),
+        (["--provider", "cpu", "--runtime", "openvino"], "--provider is of onnxruntime, got it with"),
+        (["--runtime", "torch"], "files of .onnx run in onnxruntime, openvino, reference"),
         (["--seed", "1"], "seed needs a file exported with --profile lab"),
         (["--artifact", "gone.onnx"], "cannot read gone.onnx"),
         (["--artifact", "a.pt2"], "a.pt2: a file of this format runs its own code"),
@@ -109,10 +112,29 @@ def test_an_uncalibrated_artifact_is_warned_of(run, folder):
     assert "warning: tau_threshold = 0.5 was not calibrated" in " ".join(err.split())
 
 
-def test_trust_alone_is_a_mistake(run, folder):
-    code, _, err = run("classify", folder, "--trust")
+@pytest.mark.parametrize("option", [["--trust"], ["--runtime", "openvino"], ["--provider", "cpu"]])
+def test_what_is_of_an_artifact_alone_is_a_mistake(run, folder, option):
+    code, _, err = run("classify", folder, *option)
     assert code == 2
-    assert "--trust needs --artifact" in err
+    assert f"{option[0]} needs --artifact" in err
+
+
+def test_an_artifact_that_does_not_tell_plain_clips_answer(run, folder):
+    path = write_onnx(folder / "a.onnx", make_metadata(outputs=("logits", "drift", "countered")))
+    code, out, _ = run("classify", folder, "--artifact", path, "--seed", 3, "--json")
+    assert code == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {(row["undefended_class"], row["changed"]) for row in rows} == {(None, False)}
+
+
+def test_an_artifact_answers_alike_in_each_runtime(run, folder):
+    path = write_onnx(folder / "a.onnx", make_metadata())
+    answers = [
+        run("classify", folder, "--artifact", path, "--seed", 3, *where)
+        for where in ([], ["--runtime", "openvino"], ["--runtime", "reference"], ["--provider", "cpu"])
+    ]
+    assert len(set(answers)) == 1
+    assert answers[0][0] == 0
 
 
 def test_table_names_every_image(run, folder, monkeypatch):

@@ -84,7 +84,7 @@ def test_export(run, tmp_path, monkeypatch, done):
 def test_verify(run, tmp_path, folder, bundled, done):
     file = write_onnx(tmp_path / "a.onnx", metadata_of(bundled))
     done.clear()
-    code, _, err = run("verify", file, "--images", folder)
+    code, _, err = run("verify", file, "--runtime", "onnxruntime", "--images", folder)
     assert (code, "disagrees with the reference" in err) == (1, True)
     assert done == {"models": 1, "digests": 1, "files": 1}
 
@@ -93,7 +93,7 @@ def test_verify_of_a_fine_tuned_tower(run, tmp_path, folder, bundled, twin, done
     drift = fingerprint(bundled.image_tower.model.visual)
     file = write_onnx(tmp_path / "a.onnx", metadata_of(twin, drift_weights_sha256=drift))
     done.clear()
-    code, _, err = run("verify", file, "--images", folder)
+    code, _, err = run("verify", file, "--runtime", "onnxruntime", "--images", folder)
     assert (code, "disagrees with the reference" in err) == (1, True)
     assert done == {"models": 1, "digests": 2, "files": 1}
 

@@ -84,7 +84,7 @@ def export(monkeypatch, tmp_path) -> Case:
         progress("tracing the classifier")
         metadata = make_metadata()
         rows = (CheckRow("undefended logits", 1e-5, 2e-4, 6),)
-        return Export(write_onnx(path, metadata), metadata, Verification(rows))
+        return Export(write_onnx(path, metadata), metadata, {"onnxruntime": Verification(rows)})
 
     monkeypatch.setattr(exporting, "export", write)
     return Case(

@@ -9,13 +9,22 @@ import torch
 from conftest import make_classifier, make_tiny_clip, pixels
 from lab import STAGES, VIEWS_ALONE
 
-from clipfast import CounterattackConfig, InputError, VerificationError, __version__
+from clipfast import (
+    CounterattackConfig,
+    InputError,
+    UncalibratedWarning,
+    VerificationError,
+    __version__,
+)
+from clipfast.artifacts.formats import FORMATS
 from clipfast.artifacts.metadata import LIMITS, Metadata
 from clipfast.exporters import export, verify
 from clipfast.exporters.onnx import writer as to_onnx
 from clipfast.models.fingerprint import fingerprint
 from clipfast.models.shapes import draw
 from clipfast.runtime import OnnxClassifier
+
+RUNTIMES = tuple(runtime.name for runtime in FORMATS["onnx"].runtimes)
 
 
 @pytest.fixture
@@ -31,9 +40,17 @@ def beside(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("kind", ["lab", "serving", "static", "fp16"])
-def test_every_kind_agrees_with_the_reference(kind, exported, bundled, few):
-    verification = verify(exported(kind).path, bundled, images=few)
+@pytest.mark.parametrize(
+    ("kind", "runtime"),
+    [
+        pytest.param(kind, runtime, marks=pytest.mark.slow if slow else ())
+        for kind in ("lab", "serving", "static", "fp16")
+        for runtime in RUNTIMES
+        for slow in [runtime == "reference" and kind in ("serving", "fp16")]
+    ],
+)
+def test_every_kind_agrees_with_the_reference(kind, runtime, exported, bundled, few):
+    verification = verify(exported(kind).path, bundled, runtime=runtime, images=few)
     print(verification.to_dict())
     assert verification.agrees, verification.failures
 
@@ -77,13 +94,14 @@ def test_an_export_is_compared_before_it_is_in_its_place(tiny_clip, tokenizer, b
     )
     made = export(classifier, beside, profile="lab", static=True, progress=steps.append)
     assert made.path == beside
-    assert made.verification is not None
-    assert made.verification.agrees
+    assert set(made.verifications) == set(RUNTIMES)
+    assert all(verification.agrees for verification in made.verifications.values())
     assert made.metadata.license == "that of the model's weights"
     assert made.metadata.templates == ("this is {}",)
     assert not made.metadata.calibrated
     assert steps[0].startswith("tracing")
-    assert any(step.startswith("comparing") for step in steps)
+    for runtime in RUNTIMES:
+        assert any(step.startswith(f"{runtime}: comparing") for step in steps)
     assert list(beside.parent.iterdir()) == [beside]
     onnx.checker.check_model(str(beside), full_check=True)
 
@@ -99,7 +117,9 @@ def test_a_drift_tower_in_l2(tokenizer, beside):
 
 
 def test_a_file_that_disagrees_is_not_left(classifier, beside):
-    with pytest.raises(VerificationError, match=r"model\.onnx disagrees .* undefended logits .* at most 0"):
+    with pytest.raises(
+        VerificationError, match=r"model\.onnx in onnxruntime disagrees .* undefended logits .* at most 0"
+    ):
         export(classifier, beside, static=True, tolerance=0.0)
     assert beside.read_bytes() == b"older"
     assert list(beside.parent.iterdir()) == [beside]
@@ -125,6 +145,13 @@ def test_a_file_that_cannot_be_written_is_not_left(classifier, beside, monkeypat
         ("model.onnx", {"profile": "demo"}, "profile must be one of"),
         ("model.onnx", {"pixels": "float16"}, "pixels must be one of"),
         ("model.onnx", {"opset": 11}, "opset must be one of"),
+        ("model.onnx", {"outputs": ["logits", "noise"]}, "outputs must be of logits, .*, got 'noise'"),
+        ("model.onnx", {"outputs": ["logits"]}, "among the outputs, got none of drift, countered"),
+        (
+            "model.onnx",
+            {"outputs": ["logits", "drift", "countered", "delta"]},
+            "the output delta needs profile 'lab', got 'serving'",
+        ),
         ("model.pt", {}, r"ends in \.onnx for onnx"),
         ("model.onnx", {"format": "aotinductor"}, r"ends in \.pt2 for aotinductor"),
         ("none/model.onnx", {}, "no such folder"),
@@ -150,16 +177,51 @@ def test_files_of_other_stages_are_verified(tiny_clip, tokenizer, beside, profil
     classifier = make_classifier(tiny_clip, tokenizer, config=config)
     made = export(classifier, beside, profile=profile)
     assert made.metadata.config == config
-    assert made.verification is not None
-    assert made.verification.agrees
+    assert set(made.verifications) == set(RUNTIMES)
+    assert all(verification.agrees for verification in made.verifications.values())
+
+
+@pytest.mark.parametrize("profile", ["lab", pytest.param("serving", marks=pytest.mark.slow)])
+def test_outputs_that_were_asked_for_and_no_others(tiny_clip, tokenizer, beside, profile):
+    config = CounterattackConfig(tau_threshold=0.3, pass_through="clean")
+    classifier, x = make_classifier(tiny_clip, tokenizer, config=config), pixels(6)
+    made = export(classifier, beside, profile=profile, outputs=["embedding", "countered", "logits", "drift"])
+    assert made.metadata.outputs == ("logits", "drift", "countered", "embedding")
+    for verification in made.verifications.values():
+        assert verification.agrees
+        assert "logits of the embedding" in {row.check for row in verification.rows}
+        assert "undefended logits" not in {row.check for row in verification.rows}
+    with pytest.warns(UncalibratedWarning):
+        artifact = OnnxClassifier(beside)
+    if profile == "lab":
+        answer, expected = artifact.predict(x.numpy(), seed=1), classifier.predict(x, seed=1)
+        np.testing.assert_allclose(answer.embedding, expected.embedding.numpy(), atol=1e-3)
+        with pytest.raises(InputError, match=r"with_delta needs a file with the output delta, .*model\.onnx"):
+            artifact.predict(x.numpy(), with_delta=True)
+    else:
+        answer = artifact.predict(x.numpy())
+    assert answer.embedding.shape == (6, 24)
+    assert np.isnan(answer.undefended_logits).all()
+    assert not answer.changed.any()
+    assert artifact.stats().images == 6
+
+
+def test_what_is_not_asked_for_is_not_computed(tiny_clip, tokenizer, beside):
+    """Two views, and f(x) beside them for what plain CLIP answers."""
+    classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(**VIEWS_ALONE))
+    counts = []
+    for outputs in (None, ["logits", "drift", "countered"]):
+        export(classifier, beside, outputs=outputs, verify=False)
+        counts.append(sum(node.op_type == "Gemm" for node in onnx.load(beside).graph.node))
+    assert counts[0] == counts[1] * 2  # the views are one batch
 
 
 @pytest.mark.parametrize("profile", ["lab", pytest.param("serving", marks=pytest.mark.slow)])
 def test_a_file_without_a_gate_is_verified_and_counters_nothing(tiny_clip, tokenizer, beside, profile):
     classifier = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(**VIEWS_ALONE))
     made = export(classifier, beside, profile=profile)
-    assert made.verification is not None
-    assert made.verification.agrees
+    assert set(made.verifications) == set(RUNTIMES)
+    assert all(verification.agrees for verification in made.verifications.values())
     assert made.metadata.calibrated
     x = pixels(5)
     answer, expected = OnnxClassifier(beside).predict(x.numpy()), classifier.predict(x)

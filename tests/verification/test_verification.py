@@ -220,8 +220,9 @@ def test_a_verification_as_table_and_json():
     }
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(verification.table())
+        console.print(verification.table("openvino"))
     lines = captured.get().splitlines()
+    assert any(line.strip() == "openvino" for line in lines)
     assert any("drift" in line and "at most 1e-05" in line and "ok" in line for line in lines)
     assert any("displacement" in line and "at least 0.9" in line and " no " in line for line in lines)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["gather_once", "guard_empty_rows", "keep_weights_once", "strip"]
+__all__ = ["gather_once", "guard_empty_rows", "keep_weights_once", "read_square_weights_one_way", "strip"]
 
 _INT64_MAX = np.iinfo(np.int64).max
 
@@ -143,6 +143,42 @@ def keep_weights_once(graph: ir.Graph) -> None:
                 turn.graph.remove(turn, safe=True)
 
 
+def read_square_weights_one_way(graph: ir.Graph) -> None:
+    """Makes y W of a square weight that is read as x W^T too by (W^T y^T)^T, with W in the first place.
+
+    OpenVINO's CPU plugin (2026.4.1) takes two Gemms over one square weight for the same, whatever their
+    transB says, and one of them is silently wrong. Other forms of either product were wrong as well: MatMul,
+    MatMul over a Transpose, a weight with an axis more. This one costs a copy of the product.
+    """
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for body in _bodies(graph):
+        for node in body:
+            weight = node.inputs[1] if node.op_type == "Gemm" else None
+            if weight is not None and weight.is_initializer() and _is_square(weight):
+                readers.setdefault(weight, []).append(node)
+    for nodes in readers.values():
+        transposed, plain = (
+            [node for node in nodes if _attribute(node, "transB", 0) == way] for way in (1, 0)
+        )
+        if transposed:
+            for node in plain:
+                _turn(node)
+
+
+def _turn(node: ir.Node) -> None:
+    """Replaces Gemm(y, W) by the Transpose of Gemm(W, y)."""
+    y, weight, *bias = node.inputs
+    assert not bias
+    body, (result,) = node.graph, node.outputs
+    assert body is not None
+    across = 1 - _attribute(node, "transA", 0)
+    product = _named("Gemm", [weight, y], f"{result.name}_turned", transA=1, transB=across)
+    back = ir.node("Transpose", product.outputs, {"perm": [1, 0]})
+    name = result.name
+    ir.convenience.replace_nodes_and_values(body, node, [node], [product, back], [result], back.outputs)
+    back.outputs[0].name = name
+
+
 def strip(model: ir.Model) -> None:
     """Takes away what the exporter notes for its developers: stack traces, and shapes of inner values."""
     model.metadata_props.clear()
@@ -165,6 +201,11 @@ def _bodies(graph: ir.Graph) -> Iterator[ir.Graph]:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 yield from _bodies(attribute.as_graph())
+
+
+def _is_square(value: ir.Value) -> bool:
+    assert value.shape is not None
+    return len(value.shape) == 2 and value.shape[0] == value.shape[1]
 
 
 def _attribute(node: ir.Node, name: str, default: int) -> int:

@@ -76,6 +76,7 @@ def write(
         )
     _TIDY(model)
     passes.keep_weights_once(model.graph)
+    passes.read_square_weights_one_way(model.graph)
     passes.guard_empty_rows(model.graph)
     passes.gather_once(model.graph)
     passes.strip(model)

@@ -1,0 +1,145 @@
+"""Exported classifiers in ONNX, over OpenVINO."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError, InputError, names_extra
+from ..inputs.rules import NoisePolicy, checked_integer
+from .base import ArtifactClassifier, PortFacts, check_file, check_ports, one_line, read_metadata
+from .metadata import KEY
+
+__all__ = ["OpenVinoClassifier"]
+
+OpenVinoPrecision = Literal["fp32"]
+
+_TYPES = {"f32": "float32", "u8": "uint8", "boolean": "bool"}
+_SEEDS = 2**31
+
+_SETTINGS = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    # Its fusions that are compiled anew (2026.4.1) crash the process on two small towers of a fixed batch,
+    # and were worth nothing on those that they take.
+    "SNIPPETS_MODE": "DISABLE",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class OpenVinoClassifier(ArtifactClassifier):
+    """A defended classifier exported to ONNX, over OpenVINO on a CPU.
+
+    path: the .onnx file, beside its external data if it has some. threads: of one call; by default
+    OpenVINO's choice. low_memory: no primitives kept for batch sizes that were seen; slower where they
+    change. cache: folder in which compiled models are kept, so that the next start is faster; whoever can
+    write there decides what runs. precision: "fp32" alone. OpenVINO itself would choose bfloat16 where the
+    CPU has it, in which drift, and so the gate, is off by a quarter. noise_policy, noise_key, warnings: see
+    `ArtifactClassifier`.
+
+    A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
+    by OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating system: few
+    enough to guess.
+
+    Raises ArtifactError for a file that is missing, truncated, foreign, of a newer schema, that OpenVINO
+    cannot compile, or whose inputs and outputs are not those of its metadata; InputError for bad options;
+    ModuleNotFoundError without openvino.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        low_memory: bool = False,
+        cache: str | os.PathLike[str] | None = None,
+        precision: OpenVinoPrecision = "fp32",
+        noise_policy: NoisePolicy = "fresh",
+        noise_key: bytes | None = None,
+    ) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise names_extra("clipfast.runtime.OpenVinoClassifier", error) from error
+        path = Path(path)
+        if precision not in get_args(OpenVinoPrecision):
+            raise InputError(f"precision must be one of {get_args(OpenVinoPrecision)}, got {precision!r}")
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **_SETTINGS}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = checked_integer("threads", threads, 2**16, start=1)
+        if low_memory:
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = 0
+        if cache is not None:
+            options["CACHE_DIR"] = str(cache)
+        check_file(path)
+        try:
+            model = openvino.Core().read_model(path)
+            _seed(model)
+            compiled = openvino.Core().compile_model(model, "CPU", options)
+        except Exception as error:  # its errors have no common class but this
+            raise ArtifactError(f"{path}: openvino cannot compile it: {one_line(error)}") from error
+        metadata = read_metadata(path, _metadata_text(model))
+        for kind, ports, found in zip(
+            ("input", "output"), metadata.ports, (model.inputs, model.outputs), strict=True
+        ):
+            check_ports(path, kind, ports, {port.any_name: _described(port) for port in found})
+        runs = {"CPU": len(compiled.get_runtime_model().get_ops())}
+        super().__init__(path, metadata, noise_policy=noise_policy, noise_key=noise_key, placed=runs)
+        self._compiled, self._idle = compiled, []
+        _log.info("%s runs on OpenVINO's CPU plugin in float32", path)
+
+    def _run(self, inputs: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        fed = {port.name: array for port, array in zip(self._inputs, inputs, strict=True)}
+        with self._request() as request:
+            found = request.infer(fed)
+            # Booleans come as bytes.
+            return [np.asarray(found[port.name]).astype(port.dtype, copy=False) for port in self._outputs]
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[Any]:
+        """A request that no other thread has: a compiled model's own one serves one call at a time."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.append(request)
+
+
+def _metadata_text(model: Any) -> str | None:
+    """What the file carries under clipfast's key; OpenVINO keeps an ONNX file's metadata in "framework"."""
+    place = ["framework", KEY]
+    return model.get_rt_info(place).value if model.has_rt_info(place) else None
+
+
+def _seed(model: Any) -> None:
+    """Seeds what draws noise, which else would draw by a seed of OpenVINO's own choice."""
+    for body in _bodies(model):
+        for node in body.get_ops():
+            if node.get_type_name() == "RandomUniform":
+                node.set_attribute("global_seed", 1 + secrets.randbelow(_SEEDS - 1))
+
+
+def _bodies(model: Any) -> Iterator[Any]:
+    yield model
+    for node in model.get_ops():
+        if node.get_type_name() == "If":
+            for branch in (0, 1):
+                yield from _bodies(node.get_function(branch))
+
+
+def _described(port: Any) -> PortFacts:
+    """A port's dtype, and its shape with None for every size that is not fixed."""
+    kind = str(port.element_type.to_string())
+    shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
+    return _TYPES.get(kind) or kind, shape
