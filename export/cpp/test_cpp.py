@@ -246,8 +246,8 @@ def broken_packages(lab: Path, folder: Path) -> dict[str, tuple[Path, str]]:
             "compiled for cuda, this program runs on the CPU",
         ),
         "newer": (
-            with_metadata(lab, folder / "newer.pt2", schema=4),
-            "its metadata has schema 4, this program reads up to 3: a newer one is needed",
+            with_metadata(lab, folder / "newer.pt2", schema=5),
+            "its metadata has schema 5, this program reads up to 4: a newer one is needed",
         ),
         "broken library": (
             with_entry(lab, folder / "library.pt2", ".wrapper.so", lambda _: b"no library"),
@@ -255,7 +255,7 @@ def broken_packages(lab: Path, folder: Path) -> dict[str, tuple[Path, str]]:
         ),
         "other outputs": (
             with_metadata(lab, folder / "outputs.pt2", classnames=["a", "b"]),
-            "expected logits as Float [8, 2], got Float [8, 120]",
+            "expected logits as float32 [8, 2], got float32 [8, 120]",
         ),
     }
 

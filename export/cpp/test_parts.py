@@ -220,14 +220,20 @@ REFUSED = {
     "no JSON": ("{", "its metadata is no JSON"),
     "no object": ("[1]", "its metadata is no JSON object, but [1]"),
     "newer schema": (
-        changed(schema=4),
-        "its metadata has schema 4, this program reads up to 3: a newer one is needed",
+        changed(schema=5),
+        "its metadata has schema 5, this program reads up to 4: a newer one is needed",
     ),
-    "older schema": (changed(schema=0), "its metadata has schema 0, this program reads [1,2,3]"),
-    "schema type": (changed(schema="3"), "expected an integer as metadata field 'schema', got \"3\""),
+    "older schema": (changed(schema=0), "its metadata has schema 0, this program reads [1,2,3,4]"),
+    "schema type": (changed(schema="4"), "expected an integer as metadata field 'schema', got \"4\""),
     "profile": (changed(profile="x"), "expected 'serving' or 'lab' as metadata field 'profile', got \"x\""),
     "batch": (changed(batch=0), "expected a positive integer or null as metadata field 'batch', got 0"),
     "pixels": (changed(pixels="int8"), "expected 'float32' or 'uint8' as metadata field 'pixels'"),
+    "outputs": (changed(outputs=["what"]), "expected a list of known outputs as metadata field 'outputs'"),
+    "fewer outputs": (
+        changed(outputs=["logits", "drift", "countered"]),
+        "exported without the output undefended_logits, which this program's answers tell",
+    ),
+    "width": (changed(width=0), "expected a positive integer or null as metadata field 'width', got 0"),
     "static": (changed(static=1), "expected true or false as metadata field 'static', got 1"),
     "classnames": (changed(classnames=[]), "of one string or more as metadata field 'classnames', got []"),
     "eps": (changed_inside("config", eps=-1), "a positive number as metadata field 'config.eps', got -1"),
@@ -270,7 +276,7 @@ def test_metadata_that_it_does_not_know_is_refused_by_name(parts, name):
     assert reason in result.stderr.decode()
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_the_schemas_before_are_read(parts, schema):
     values = json.loads(changed(schema=schema))
     since = ["gate_noise", "transform", "objective", "views", "view_weights"]

@@ -15,6 +15,8 @@ struct Metadata {
   bool fixed_noise;                   // static: noise is an input in every profile
   std::optional<std::int64_t> batch;  // none is any
   bool uint8_pixels;                  // else float32 in [0, 1]
+  std::vector<std::string> outputs;   // by name, in the file's order
+  std::optional<std::int64_t> width;  // of embeddings
   std::vector<std::string> classnames;
   double eps;  // budget of the noise in [0, 1] pixel units, in the norm
   Norm norm;

@@ -1,7 +1,5 @@
 #include "npy.h"
 
-#include <ATen/ops/empty.h>
-
 #include <cstring>
 #include <regex>
 #include <string>
@@ -10,7 +8,7 @@
 #include "errors.h"
 #include "files.h"
 
-at::Tensor load_npy(const std::filesystem::path& path) {
+Floats load_npy(const std::filesystem::path& path) {
   const std::string bytes = read_bytes(path);
   const auto expect = [&](bool is_so, const std::string& what) {
     if (!is_so) {
@@ -30,7 +28,7 @@ at::Tensor load_npy(const std::filesystem::path& path) {
       R"(\{'descr': '<f4', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \}\s*)");
   std::smatch match;
   expect(std::regex_match(header, match, form), "little-endian float32 in C order, got the header " + header);
-  std::vector<std::int64_t> shape;
+  Shape shape;
   const std::string sizes = match[1];
   static const std::regex number("[0-9]{1,18}");
   const std::size_t held = (bytes.size() - start - length) / sizeof(float);
@@ -42,7 +40,7 @@ at::Tensor load_npy(const std::filesystem::path& path) {
     named *= size;
   }
   expect(named == held, "an array and nothing behind it");
-  at::Tensor array = at::empty(shape);
-  std::memcpy(array.data_ptr(), bytes.data() + start + length, array.nbytes());
+  Floats array(shape);
+  std::memcpy(array.data(), bytes.data() + start + length, held * sizeof(float));
   return array;
 }

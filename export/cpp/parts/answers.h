@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "classifier.h"
+#include "metadata.h"
 
 // One JSON object a line for each of N images, with the fields of `clipfast classify --json`.
 //

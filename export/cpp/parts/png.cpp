@@ -1,4 +1,3 @@
-#include <ATen/ops/empty.h>
 #include <png.h>
 
 #include <algorithm>
@@ -56,10 +55,10 @@ class PngReader {
       png_read_update_info(png_, info_);
     });
     const std::int64_t channels = png_get_channels(png_, info_);
-    at::Tensor samples = at::empty({height, width, channels * (deep_grey ? 2 : 1)}, at::kByte);
+    Bytes samples({height, width, channels * (deep_grey ? 2 : 1)});
     std::vector<png_bytep> rows(height);
     for (std::size_t y = 0; y < height; ++y) {
-      rows[y] = samples.data_ptr<std::uint8_t>() + y * samples.stride(0);
+      rows[y] = samples.row(static_cast<std::int64_t>(y));
     }
     guarded([&] {
       png_read_image(png_, rows.data());
@@ -113,24 +112,24 @@ class PngReader {
     return Color{low(color->red), low(color->green), low(color->blue)};
   }
 
-  // uint8 [H, W, 1] of big-endian uint16 [H, W], whose bytes come as [H, W, 2].
-  static at::Tensor to_8_bits(const at::Tensor& bytes) {
-    at::Tensor grey = at::empty({bytes.size(0), bytes.size(1), 1}, at::kByte);
-    const auto* in = bytes.const_data_ptr<std::uint8_t>();
-    auto* out = grey.data_ptr<std::uint8_t>();
-    for (std::int64_t i = 0; i < grey.numel(); ++i) {
+  // [H, W, 1] of big-endian uint16 [H, W], whose bytes come as [H, W, 2].
+  static Bytes to_8_bits(const Bytes& bytes) {
+    Bytes grey({bytes.size(0), bytes.size(1), 1});
+    const std::uint8_t* in = bytes.data();
+    std::uint8_t* out = grey.data();
+    for (std::size_t i = 0; i < grey.numel(); ++i) {
       const int value = in[2 * i] << 8 | in[2 * i + 1];
       out[i] = static_cast<std::uint8_t>(std::nearbyint(value * (255 / 65535.0)));
     }
     return grey;
   }
 
-  static at::Tensor with_alpha(const at::Tensor& samples, const Color& transparent) {
+  static Bytes with_alpha(const Bytes& samples, const Color& transparent) {
     const std::int64_t channels = samples.size(2);
-    at::Tensor result = at::empty({samples.size(0), samples.size(1), channels + 1}, at::kByte);
-    const auto* in = samples.const_data_ptr<std::uint8_t>();
-    auto* out = result.data_ptr<std::uint8_t>();
-    for (std::int64_t i = 0; i < samples.numel(); i += channels, in += channels, out += channels + 1) {
+    Bytes result({samples.size(0), samples.size(1), channels + 1});
+    const std::uint8_t* in = samples.data();
+    std::uint8_t* out = result.data();
+    for (std::int64_t i = 0; i < samples.size(0) * samples.size(1); ++i, in += channels, out += channels + 1) {
       std::copy_n(in, channels, out);
       out[channels] = std::equal(in, in + channels, transparent.begin()) ? 0 : 255;
     }

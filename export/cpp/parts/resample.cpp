@@ -1,7 +1,5 @@
 #include "resample.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -73,37 +71,34 @@ void along_middle(const std::uint8_t* in, std::uint8_t* out, std::int64_t outer,
   }
 }
 
-at::Tensor across(const at::Tensor& picture, std::int64_t width, Interpolation by) {
+Bytes across(const Bytes& picture, std::int64_t width, Interpolation by) {
   const std::int64_t height = picture.size(0), old_width = picture.size(1), channels = picture.size(2);
   if (old_width == width) {
     return picture;
   }
-  at::Tensor result = at::empty({height, width, channels}, at::kByte);
-  along_middle(picture.const_data_ptr<std::uint8_t>(), result.data_ptr<std::uint8_t>(), height, old_width, width,
-               channels, by);
+  Bytes result({height, width, channels});
+  along_middle(picture.data(), result.data(), height, old_width, width, channels, by);
   return result;
 }
 
-at::Tensor down(const at::Tensor& picture, std::int64_t height, Interpolation by) {
+Bytes down(const Bytes& picture, std::int64_t height, Interpolation by) {
   const std::int64_t old_height = picture.size(0), width = picture.size(1), channels = picture.size(2);
   if (old_height == height) {
     return picture;
   }
-  at::Tensor result = at::empty({height, width, channels}, at::kByte);
-  along_middle(picture.const_data_ptr<std::uint8_t>(), result.data_ptr<std::uint8_t>(), 1, old_height, height,
-               width * channels, by);
+  Bytes result({height, width, channels});
+  along_middle(picture.data(), result.data(), 1, old_height, height, width * channels, by);
   return result;
 }
 
 }  // namespace
 
-at::Tensor resample(const at::Tensor& picture, std::int64_t height, std::int64_t width, Interpolation by) {
-  const at::Tensor whole = picture.contiguous();
+Bytes resample(const Bytes& picture, std::int64_t height, std::int64_t width, Interpolation by) {
   // The order shows, as numbers are rounded between the two; this is how Pillow 13 chooses
   // it. Earlier ones choose otherwise.
-  const std::int64_t lost_rows = whole.size(0) - height, lost_columns = whole.size(1) - width;
+  const std::int64_t lost_rows = picture.size(0) - height, lost_columns = picture.size(1) - width;
   if (lost_rows > 0 && lost_rows > 2 * lost_columns) {
-    return across(down(whole, height, by), width, by);
+    return across(down(picture, height, by), width, by);
   }
-  return down(across(whole, width, by), height, by);
+  return down(across(picture, width, by), height, by);
 }

@@ -15,7 +15,10 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::array READABLE_SCHEMAS{1, 2, 3};
+constexpr std::array READABLE_SCHEMAS{1, 2, 3, 4};
+constexpr std::array OUTPUTS{"logits", "undefended_logits", "drift", "countered", "delta", "embedding"};
+// What answers are printed from, and what files gave before they said what they give.
+constexpr std::size_t PRINTED = 4, USUAL_IN_LAB = 5;
 
 // An object of the metadata, whose fields are asked for by name and type.
 class Fields {
@@ -91,7 +94,7 @@ bool is_positive_integer(const json& value) {
   return value.is_number_unsigned() && value > 0 && value <= std::numeric_limits<std::int32_t>::max();
 }
 
-void check_schema(const Fields& fields) {
+int checked_schema(const Fields& fields) {
   const json& schema = fields.field("schema", "an integer", [](const json& v) { return v.is_number_integer(); });
   const int newest = READABLE_SCHEMAS.back();
   if (schema > newest) {
@@ -102,6 +105,38 @@ void check_schema(const Fields& fields) {
     throw ArtifactError("its metadata has schema " + schema.dump() + ", this program reads " +
                         json(READABLE_SCHEMAS).dump());
   }
+  return schema.get<int>();
+}
+
+std::vector<std::string> outputs_of(const Fields& fields, int schema, bool lab) {
+  if (schema < 4) {
+    return {OUTPUTS.begin(), OUTPUTS.begin() + (lab ? USUAL_IN_LAB : PRINTED)};
+  }
+  const json& names = fields.field("outputs", "a list of known outputs", [](const json& v) {
+    return v.is_array() && std::all_of(v.begin(), v.end(), [](const json& name) {
+             return std::find(OUTPUTS.begin(), OUTPUTS.end(), name) != OUTPUTS.end();
+           });
+  });
+  std::vector<std::string> outputs;
+  for (std::size_t i = 0; i < OUTPUTS.size(); ++i) {
+    if (std::find(names.begin(), names.end(), OUTPUTS[i]) != names.end()) {
+      outputs.emplace_back(OUTPUTS[i]);
+    } else if (i < PRINTED) {
+      throw ArtifactError("exported without the output " + std::string(OUTPUTS[i]) +
+                          ", which this program's answers tell");
+    }
+  }
+  return outputs;
+}
+
+std::optional<std::int64_t> width_of(const Fields& fields, int schema) {
+  if (schema < 4) {
+    return std::nullopt;
+  }
+  const json& width = fields.field("width", "a positive integer or null", [](const json& v) {
+    return v.is_null() || is_positive_integer(v);
+  });
+  return width.is_null() ? std::nullopt : std::optional(width.get<std::int64_t>());
 }
 
 Preprocess preprocess_of(const Fields& fields) {
@@ -137,7 +172,7 @@ Metadata Metadata::from_json(const std::string& text) {
     throw ArtifactError("its metadata is no JSON object, but " + Fields::shown(values));
   }
   const Fields fields(values, "");
-  check_schema(fields);
+  const int schema = checked_schema(fields);
   const Fields config = fields.object("config");
   const json& batch = fields.field("batch", "a positive integer or null", [](const json& v) {
     return v.is_null() || is_positive_integer(v);
@@ -146,11 +181,14 @@ Metadata Metadata::from_json(const std::string& text) {
     return v.is_array() && !v.empty() &&
            std::all_of(v.begin(), v.end(), [](const json& name) { return name.is_string(); });
   });
+  const bool lab = fields.one_of<bool>("profile", {{"serving", false}, {"lab", true}});
   return {
-      .lab = fields.one_of<bool>("profile", {{"serving", false}, {"lab", true}}),
+      .lab = lab,
       .fixed_noise = fields.flag("static"),
       .batch = batch.is_null() ? std::nullopt : std::optional(batch.get<std::int64_t>()),
       .uint8_pixels = fields.one_of<bool>("pixels", {{"float32", false}, {"uint8", true}}),
+      .outputs = outputs_of(fields, schema, lab),
+      .width = width_of(fields, schema),
       .classnames = names.get<std::vector<std::string>>(),
       .eps = config.number("eps", "a positive number", [](double v) { return v > 0 && std::isfinite(v); }),
       .norm = config.one_of<Norm>("norm", {{"linf", Norm::linf}, {"l2", Norm::l2}}),

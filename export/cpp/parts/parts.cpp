@@ -1,4 +1,4 @@
-// For the tests: what the program does before a model answers, by itself, as raw bytes on standard output.
+// For the tests: what the programs do before a model answers, by itself, as raw bytes on standard output.
 //
 //   clipfast-parts pixels METADATA.json FILE...   uint8 [N, 3, H, W]
 //   clipfast-parts noise METADATA.json N          float32 [N, 3, H, W]
@@ -13,9 +13,10 @@
 
 namespace {
 
-void write(const at::Tensor& tensor) {
-  std::cout.write(static_cast<const char*>(tensor.const_data_ptr()),
-                  static_cast<std::streamsize>(tensor.nbytes()));
+template <typename T>
+void write(const Array<T>& array) {
+  std::cout.write(reinterpret_cast<const char*>(array.data()),
+                  static_cast<std::streamsize>(array.numel() * sizeof(T)));
 }
 
 }  // namespace

@@ -1,5 +1,3 @@
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <array>
 #include <csetjmp>
@@ -42,13 +40,10 @@ class JpegReader {
     check_pixel_count(info_.image_width, info_.image_height);
     const int orientation = exif();
     guarded([this] { jpeg_start_decompress(&info_); });
-    at::Tensor samples =
-        at::empty({info_.output_height, info_.output_width, info_.output_components}, at::kByte);
-    auto* pixels = samples.data_ptr<std::uint8_t>();
-    const std::int64_t stride = samples.stride(0);
+    Bytes samples({info_.output_height, info_.output_width, info_.output_components});
     guarded([&] {
       while (info_.output_scanline < info_.output_height) {
-        JSAMPROW row = pixels + info_.output_scanline * stride;
+        JSAMPROW row = samples.row(info_.output_scanline);
         jpeg_read_scanlines(&info_, &row, 1);
       }
       jpeg_finish_decompress(&info_);
@@ -89,11 +84,11 @@ class JpegReader {
   }
 
   // As Pillow takes it: inverted, as Adobe writes it, and without a colour profile.
-  static at::Tensor from_cmyk(const at::Tensor& samples) {
-    at::Tensor rgb = at::empty({samples.size(0), samples.size(1), 3}, at::kByte);
-    const auto* in = samples.const_data_ptr<std::uint8_t>();
-    auto* out = rgb.data_ptr<std::uint8_t>();
-    for (std::int64_t i = 0; i < samples.numel(); i += 4, in += 4, out += 3) {
+  static Bytes from_cmyk(const Bytes& samples) {
+    Bytes rgb({samples.size(0), samples.size(1), 3});
+    const std::uint8_t* in = samples.data();
+    std::uint8_t* out = rgb.data();
+    for (std::size_t i = 0; i < samples.numel(); i += 4, in += 4, out += 3) {
       for (int c = 0; c < 3; ++c) {
         const int ink = (255 - in[c]) * in[3] + 128;
         out[c] = static_cast<std::uint8_t>(std::max(0, in[3] - (((ink >> 8) + ink) >> 8)));

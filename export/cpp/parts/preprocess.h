@@ -1,10 +1,9 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <filesystem>
 
+#include "array.h"
 #include "resample.h"
 
 enum class ResizeMode { shortest, longest, squash };
@@ -17,10 +16,10 @@ struct Preprocess {
   ResizeMode resize_mode;
   int fill_color;
 
-  // A picture file's pixels: uint8 [3, height, width], RGB. Raises InputError, which names the file, for
+  // A picture file's pixels: [3, height, width], RGB. Raises InputError, which names the file, for
   // what is no readable picture.
-  at::Tensor operator()(const std::filesystem::path& path) const;
+  Bytes operator()(const std::filesystem::path& path) const;
 
  private:
-  at::Tensor resized(const at::Tensor& picture) const;
+  Bytes resized(const Bytes& picture) const;
 };
