@@ -96,13 +96,13 @@ class ArtifactClassifier(ABC):
         *,
         noise_policy: NoisePolicy,
         noise_key: bytes | None,
-        placed: Mapping[str, int],
+        placed: Mapping[str, int] | None = None,
     ) -> None:
         self._source = NoiseSource(noise_policy, noise_key)
         self.path = path
         self.metadata = metadata
         self._inputs, self._outputs = metadata.ports
-        self._stats, self._placed = StatsRecorder(), dict(placed)
+        self._stats, self._placed = StatsRecorder(), dict(placed or {})
         if noise_policy == "content" and not self._takes("noise"):
             raise InputError(self._only_in_lab("noise_policy 'content'"))
         if not self.calibrated:

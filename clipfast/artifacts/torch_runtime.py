@@ -61,13 +61,7 @@ class TorchClassifier(ArtifactClassifier):
             raise
         except Exception as error:  # torch raises whatever it stumbles over
             raise ArtifactError(f"{path}: torch cannot load it: {one_line(error)}") from error
-        super().__init__(
-            path,
-            read_metadata(path, text),
-            noise_policy=noise_policy,
-            noise_key=noise_key,
-            placed={},
-        )
+        super().__init__(path, read_metadata(path, text), noise_policy=noise_policy, noise_key=noise_key)
 
     @abstractmethod
     def _load(self, path: Path) -> tuple[Program, str | None]:

@@ -1,4 +1,5 @@
-// Defended classification of image files by an .onnx file of `clipfast export`, over OpenVINO; no Python, no torch.
+// Defended classification of image files by an .onnx file of `clipfast export`, over OpenVINO: no Python, no
+// torch.
 
 #include <CLI/CLI.hpp>
 #include <memory>

@@ -9,8 +9,8 @@
 // A classifier that `clipfast export` wrote as ONNX, over OpenVINO's CPU plugin, in float32.
 class OpenVinoClassifier : public Classifier {
  public:
-  // threads: 0 is OpenVINO's choice. Raises ArtifactError for a file that is missing, truncated, foreign, of a
-  // newer schema, or that OpenVINO cannot compile.
+  // threads: 0 is OpenVINO's choice. Raises ArtifactError for a file that is missing, truncated, foreign, of
+  // a newer schema, or that OpenVINO cannot compile.
   OpenVinoClassifier(const std::filesystem::path& path, int threads);
 
  private:

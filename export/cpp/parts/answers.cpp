@@ -26,7 +26,8 @@ std::vector<float> softmax(const float* logits, std::size_t n) {
 std::vector<std::size_t> descending(const std::vector<float>& values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return values[a] > values[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return values[a] > values[b]; });
   return order;
 }
 
@@ -43,7 +44,8 @@ std::vector<std::string> json_lines(const std::vector<std::filesystem::path>& fi
     const std::vector<std::size_t> order = descending(probabilities);
     ordered_json best = ordered_json::array();
     for (std::size_t k = 0; k < listed; ++k) {
-      best.push_back({{"class", names[order[k]]}, {"probability", static_cast<double>(probabilities[order[k]])}});
+      best.push_back({{"class", names[order[k]]},
+                      {"probability", static_cast<double>(probabilities[order[k]])}});
     }
     const std::size_t label = best_of(answers.logits.row(row), classes);
     const std::size_t without = best_of(answers.undefended_logits.row(row), classes);

@@ -11,9 +11,9 @@ void bench(Classifier& classifier, const Bytes& pixels, const std::optional<Floa
     const auto start = std::chrono::steady_clock::now();
     const Answers answers = classifier.predict(pixels, noise);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    const std::uint8_t* countered = answers.countered.data();
-    const nlohmann::ordered_json report{
-        {"seconds", took.count()}, {"countered", std::accumulate(countered, countered + answers.countered.numel(), 0)}};
+    const std::uint8_t* flags = answers.countered.data();
+    const int countered = std::accumulate(flags, flags + answers.countered.numel(), 0);
+    const nlohmann::ordered_json report{{"seconds", took.count()}, {"countered", countered}};
     std::cout << report << std::endl;
   }
 }

@@ -95,7 +95,8 @@ bool is_positive_integer(const json& value) {
 }
 
 int checked_schema(const Fields& fields) {
-  const json& schema = fields.field("schema", "an integer", [](const json& v) { return v.is_number_integer(); });
+  const json& schema =
+      fields.field("schema", "an integer", [](const json& v) { return v.is_number_integer(); });
   const int newest = READABLE_SCHEMAS.back();
   if (schema > newest) {
     throw ArtifactError("its metadata has schema " + schema.dump() + ", this program reads up to " +

@@ -100,7 +100,8 @@ Floats fresh_noise(std::int64_t n, const Metadata& metadata) {
 void check_noise(const Floats& noise, std::int64_t n, const Metadata& metadata) {
   const Shape expected{n, 3, metadata.preprocess.height, metadata.preprocess.width};
   if (noise.shape() != expected) {
-    throw InputError("expected noise of the pixels' shape " + shown(expected) + ", got " + shown(noise.shape()));
+    throw InputError("expected noise of the pixels' shape " + shown(expected) + ", got " +
+                     shown(noise.shape()));
   }
   const double size = largest(noise, metadata.norm);
   // One part in a million for the rounding of eps; NaN compares false.

@@ -129,7 +129,8 @@ class PngReader {
     Bytes result({samples.size(0), samples.size(1), channels + 1});
     const std::uint8_t* in = samples.data();
     std::uint8_t* out = result.data();
-    for (std::int64_t i = 0; i < samples.size(0) * samples.size(1); ++i, in += channels, out += channels + 1) {
+    const std::int64_t area = samples.size(0) * samples.size(1);
+    for (std::int64_t i = 0; i < area; ++i, in += channels, out += channels + 1) {
       std::copy_n(in, channels, out);
       out[channels] = std::equal(in, in + channels, transparent.begin()) ? 0 : 255;
     }

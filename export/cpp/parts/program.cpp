@@ -27,9 +27,11 @@ void declare(CLI::App& app, Options& options, const Runtime& runtime) {
   app.add_option("--noise", options.noise,
                  "Noise in place of fresh noise: float32 [images, 3, H, W] of numpy.save, a row for each image "
                  "in the order of the files; for artifacts of the profile lab.");
-  app.add_option("--batch-size", options.batch_size, "Images that are answered at a time. [8]")->check(positive);
+  app.add_option("--batch-size", options.batch_size, "Images that are answered at a time. [8]")
+      ->check(positive);
   app.add_option("--topk", options.topk, "How many classes to list for each image. [1]")->check(positive);
-  app.add_option("--threads", options.threads, "CPU threads. Default: the runtime's own choice.")->check(positive);
+  app.add_option("--threads", options.threads, "CPU threads. Default: the runtime's own choice.")
+      ->check(positive);
   app.add_flag("--bench", options.bench,
                "Read the images once; then time an answer to all of them for each line on standard input.");
 }

@@ -31,6 +31,7 @@ struct Runtime {
   std::function<std::unique_ptr<Classifier>(const Options&)> load;
 };
 
-// The whole program: reads the command line, classifies image files, prints a JSON line for each. Returns the exit
-// code: 1 where files could not be read, 2 for anything else that is wrong, which is told on standard error.
+// The whole program: reads the command line, classifies image files, prints a JSON line for each. Returns the
+// exit code: 1 where files could not be read, 2 for anything else that is wrong, which is told on standard
+// error.
 int classify(int argc, char** argv, const Runtime& runtime);
