@@ -61,17 +61,16 @@ class DefenceGraph(nn.Module):
             transforms=self.transforms,
         )
         start = _drawn(pixels, self.config) if noise is None else noise
-        with_clean = "undefended_logits" in self.outputs
-        result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=with_clean)
+        result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=True)
+        # What no output needs is not in the traced graph.
         made: dict[str, Tensor] = {
             "logits": self._head(result.embedding),
+            "undefended_logits": self._head(result.clean_embedding),
             "drift": result.drift,
             "countered": result.countered,
             "delta": result.delta,
             "embedding": result.embedding,
         }
-        if with_clean:
-            made["undefended_logits"] = self._head(result.clean_embedding)
         return tuple(made[name] for name in self.outputs)
 
     def _head(self, embedding: Tensor) -> Tensor:
