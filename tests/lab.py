@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from towers import smooth
 
 from clipfast import CounterattackConfig, DefendedClassifier
-from clipfast.artifacts.ports import Port, ports
+from clipfast.artifacts.ports import Port, ports, usual_outputs
 from clipfast.encoders import make_encoder
 from clipfast.exporters.defence_graph import DefenceGraph
 from clipfast.models.tower import ImageTower
@@ -80,7 +80,7 @@ class Lab:
             self.class_weights,
             torch.tensor(_SCALE),
             drift_encoder=None if self.drift_tower is None else make_encoder(self.drift_tower, pack=False),
-            profile="lab",
+            outputs=usual_outputs("lab"),
             static=static,
             image_size=self.tower.image_size,
         ).eval()
@@ -150,7 +150,7 @@ def serving_graph(classifier: DefendedClassifier) -> DefenceGraph:
         classifier.class_weights,
         classifier.logit_scale,
         drift_encoder=None,
-        profile="serving",
+        outputs=usual_outputs("serving"),
         static=False,
         image_size=classifier.image_size,
     ).eval()

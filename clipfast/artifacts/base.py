@@ -21,7 +21,7 @@ from ..inputs.rules import NoisePolicy
 from ..prediction import Prediction, Stats, StatsRecorder
 from ..preprocess import Preprocess
 from .metadata import Metadata
-from .ports import Port
+from .ports import Port, described
 
 __all__ = ["ArtifactClassifier", "PortFacts", "check_file", "check_ports", "one_line", "read_metadata"]
 
@@ -63,10 +63,7 @@ def check_ports(path: Path, kind: str, ports: Sequence[Port], found: Mapping[str
 
 
 def _described(port: PortFacts | None) -> str:
-    if port is None:
-        return "nothing"
-    dtype, shape = port
-    return f"{dtype} [{', '.join('N' if size is None else str(size) for size in shape)}]"
+    return "nothing" if port is None else described(*port)
 
 
 def one_line(error: Exception) -> str:
@@ -175,8 +172,11 @@ class ArtifactClassifier(ABC):
             inputs["tau_threshold"] = arrays.thresholds(threshold, len(x))
         elif tau_threshold is not None:
             raise InputError(self._only_in_lab("tau_threshold"))
-        if with_delta and not self._gives("delta"):
-            raise InputError(self._only_in_lab("with_delta"))
+        if with_delta and all(port.name != "delta" for port in self._outputs):
+            if self.metadata.profile == "serving":
+                raise InputError(self._only_in_lab("with_delta"))
+            given = ", ".join(port.name for port in self._outputs)
+            raise InputError(f"with_delta needs a file with the output delta, {self.path} gives {given}")
         answer = self._answer([inputs[port.name] for port in self._inputs], len(x))
         _check_finite(answer)
         prediction = Prediction(
@@ -218,12 +218,7 @@ class ArtifactClassifier(ABC):
     def _takes(self, name: str) -> bool:
         return any(port.name == name for port in self._inputs)
 
-    def _gives(self, name: str) -> bool:
-        return any(port.name == name for port in self._outputs)
-
     def _only_in_lab(self, option: str) -> str:
-        if option == "with_delta" and self.metadata.profile == "lab":
-            return f"with_delta needs a file with the output delta, {self.path} gives {self.metadata.outputs}"
         return f"{option} needs a file exported with --profile lab, {self.path} is of the profile serving"
 
     def _noise(

@@ -42,8 +42,8 @@ class OpenVinoClassifier(ArtifactClassifier):
     OpenVINO's choice. low_memory: no primitives kept for batch sizes that were seen; slower where they
     change. cache: folder in which compiled models are kept, so that the next start is faster; whoever can
     write there decides what runs. precision: "fp32" alone. OpenVINO itself would choose bfloat16 where the
-    CPU has it, in which drift, and so the gate, is off by a quarter. noise_policy, noise_key, warnings: see
-    `ArtifactClassifier`.
+    CPU has it, in which drift, and so the gate, is off by up to a third. noise_policy, noise_key, warnings:
+    see `ArtifactClassifier`.
 
     A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
     by OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating system: few
@@ -81,9 +81,10 @@ class OpenVinoClassifier(ArtifactClassifier):
             options["CACHE_DIR"] = str(cache)
         check_file(path)
         try:
-            model = openvino.Core().read_model(path)
+            core = openvino.Core()
+            model = core.read_model(path)
             _seed(model)
-            compiled = openvino.Core().compile_model(model, "CPU", options)
+            compiled = core.compile_model(model, "CPU", options)
         except Exception as error:  # its errors have no common class but this
             raise ArtifactError(f"{path}: openvino cannot compile it: {one_line(error)}") from error
         metadata = read_metadata(path, _metadata_text(model))

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..errors import InputError
 
-__all__ = ["OutputName", "PixelType", "Port", "Ports", "Profile", "ports", "usual_outputs"]
+__all__ = ["OutputName", "PixelType", "Port", "Ports", "Profile", "described", "ports", "usual_outputs"]
 
 Profile = Literal["serving", "lab"]
 PixelType = Literal["float32", "uint8"]
@@ -27,6 +27,11 @@ class Port:
 
 
 Ports = tuple[Port, ...]
+
+
+def described(dtype: str, shape: tuple[int | None, ...]) -> str:
+    """As float32 [N, 3, 224, 224]."""
+    return f"{dtype} [{', '.join('N' if size is None else str(size) for size in shape)}]"
 
 
 def usual_outputs(profile: Profile) -> tuple[OutputName, ...]:

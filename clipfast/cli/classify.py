@@ -88,8 +88,7 @@ def command(
             "--preset": preset,
             "--precision": None if precision == "fp32" else precision,
         }
-        where = options.provider_options(providers, runtime) or {"runtime": runtime or "auto"}
-        return _from_artifact(artifact, trust, device, settled, where)
+        return _from_artifact(artifact, trust, device, settled, options.runtime_options(runtime, providers))
 
     classify_files(images, make, batch_size=batch_size, seed=seed, topk=topk, as_json=as_json)
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..artifacts.formats import FormatName, format_of
 from ..artifacts.metadata import Precision
-from ..artifacts.ports import PixelType, Port, Profile
+from ..artifacts.ports import PixelType, Port, Profile, described
 from ..errors import InputError
 from . import options
 from .console import printed_warnings, spinner, stdout
@@ -128,7 +128,4 @@ def _describe(exported: Export) -> None:
 
 
 def _listed(ports: Sequence[Port]) -> str:
-    return ", ".join(
-        f"{port.name} {port.dtype} [{', '.join('N' if size is None else str(size) for size in port.shape)}]"
-        for port in ports
-    )
+    return ", ".join(f"{port.name} {described(port.dtype, port.shape)}" for port in ports)

@@ -29,8 +29,8 @@ __all__ = [
     "defended_classifier",
     "listed_classnames",
     "named_model",
-    "provider_options",
     "read_config",
+    "runtime_options",
 ]
 
 Classnames = Annotated[
@@ -60,13 +60,13 @@ Providers = Annotated[
 EnginePrecision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option()]
 
 
-def provider_options(providers: list[str] | None, runtime: str | None) -> dict[str, Any]:
-    """Keyword arguments of `load_artifact` for these providers.
+def runtime_options(runtime: str | None, providers: list[str] | None) -> dict[str, Any]:
+    """Keyword arguments of `load_artifact`.
 
-    runtime: the one that was asked for, if one was. Raises InputError for one that has no providers.
+    runtime: by name, None where none was asked for. Raises InputError for providers of one that has none.
     """
     if not providers:
-        return {}
+        return {"runtime": runtime or "auto"}
     if runtime not in (None, "onnxruntime"):
         raise InputError(f"--provider is of onnxruntime, got it with --runtime {runtime}")
     return {"runtime": "onnxruntime", "providers": providers}

@@ -60,9 +60,8 @@ def command(
     if sha256 is not None and (digest := sha256_of(file)) != sha256.strip().lower():
         raise ArtifactError(f"{file}: expected the SHA-256 {sha256}, got {digest}")
     device = options.checked_device(device)
-    chosen = [options.provider_options(providers, runtime) for runtime in runtimes or [None]]
-    if not any(chosen):
-        chosen = [{"runtime": name} for name in runtimes or format_of(file).installed_runtimes()]
+    names = runtimes or (["onnxruntime"] if providers else format_of(file).installed_runtimes())
+    chosen = [options.runtime_options(name, providers) for name in names]
     found: dict[str, Verification] = {}
     classifier = pictures = None
     with spinner("loading the model") as tell:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..artifacts.ports import OutputName, Profile, usual_outputs
+from ..artifacts.ports import OutputName
 from ..config import CounterattackConfig
 from ..defence.schedule import Schedule, defend
 from ..defence.transforming import transforms_of
@@ -20,7 +20,7 @@ _aten = torch.ops.aten
 
 
 class DefenceGraph(nn.Module):
-    """The inputs of `clipfast.artifacts.ports.ports` -> its outputs, in order: by default the usual ones.
+    """The inputs of `clipfast.artifacts.ports.ports` -> these outputs, in order.
 
     encoder, drift_encoder: unpacked forms, which can be traced. class_weights: float32 [D, C]. logit_scale:
     float32, a scalar. static: the masked schedule, whose shapes depend on no value. image_size:
@@ -35,14 +35,12 @@ class DefenceGraph(nn.Module):
         logit_scale: Tensor,
         *,
         drift_encoder: Encoder | None,
-        profile: Profile,
+        outputs: tuple[OutputName, ...],
         static: bool,
         image_size: tuple[int, int],
-        outputs: tuple[OutputName, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.static = config, static
-        self.outputs = usual_outputs(profile) if outputs is None else outputs
+        self.config, self.static, self.outputs = config, static, outputs
         self.encoder, self.drift_encoder = encoder, drift_encoder
         self.class_weights, self.logit_scale = class_weights, logit_scale
         self.threshold = torch.tensor(config.tau_threshold, device=class_weights.device)

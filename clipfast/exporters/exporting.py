@@ -122,10 +122,9 @@ def export(
         classifier.class_weights,
         classifier.logit_scale,
         drift_encoder=None if classifier.drift_tower is None else _encoder(classifier.drift_tower, precision),
-        profile=profile,
+        outputs=described.outputs,
         static=static,
         image_size=classifier.image_size,
-        outputs=described.outputs,
     ).eval()
     examples = _examples(inputs, classifier)
     write: Writer = target.writes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from building import build
 from made_up_metadata import METADATA
 
 HERE = Path(__file__).parent
@@ -18,18 +18,12 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """The folder of a fresh build."""
-    for tool, package in (("cmake", "cmake"), ("c++", "g++"), ("make", "make")):
-        if shutil.which(tool) is None:
-            pytest.fail(f"the C++ program needs {tool}, which is not installed: apt-get install {package}")
     folder = tmp_path_factory.mktemp("build")
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    for command in (
-        ["cmake", "-S", HERE, "-B", folder, prefix],
-        ["cmake", "--build", folder, "--parallel", "2", "--target", "clipfast-classify", "clipfast-parts"],
-    ):
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            pytest.fail(f"{command[:2]} failed:\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}")
+    programs = ["clipfast-classify", "clipfast-parts"]
+    build(
+        ["cmake", "-S", HERE, "-B", folder, f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"],
+        ["cmake", "--build", folder, "--parallel", "2", "--target", *programs],
+    )
     return folder
 
 

@@ -59,32 +59,34 @@ std::string dtype_of(const ov::element::Type& type) {
 
 }  // namespace
 
+OpenVinoClassifier::Compiled OpenVinoClassifier::compile(const fs::path& path, int threads) {
+  check_file(path);
+  ov::Core core;
+  std::shared_ptr<ov::Model> model;
+  try {
+    model = core.read_model(path.string());
+  } catch (const std::exception& error) {
+    throw ArtifactError(path.string() + ": openvino cannot read it: " + one_line(error.what()));
+  }
+  Metadata metadata = read_metadata(path, metadata_text(*model));
+  seed(*model);
+  // In bfloat16, which it chooses by itself where the CPU has it, the gate would be another.
+  // SNIPPETS_MODE: see clipfast/artifacts/openvino_runtime.py.
+  ov::AnyMap settings{{"SNIPPETS_MODE", "DISABLE"},
+                      ov::hint::inference_precision(ov::element::f32),
+                      ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
+  if (threads > 0) {
+    settings.insert(ov::inference_num_threads(threads));
+  }
+  try {
+    return {std::move(metadata), core.compile_model(model, "CPU", settings).create_infer_request()};
+  } catch (const std::exception& error) {
+    throw ArtifactError(path.string() + ": openvino cannot compile it: " + one_line(error.what()));
+  }
+}
+
 OpenVinoClassifier::OpenVinoClassifier(const fs::path& path, int threads)
-    : OpenVinoClassifier(path, [&]() -> Compiled {
-        check_file(path);
-        ov::Core core;
-        std::shared_ptr<ov::Model> model;
-        try {
-          model = core.read_model(path.string());
-        } catch (const std::exception& error) {
-          throw ArtifactError(path.string() + ": openvino cannot read it: " + one_line(error.what()));
-        }
-        Metadata metadata = read_metadata(path, metadata_text(*model));
-        seed(*model);
-        // In bfloat16, which it chooses by itself where the CPU has it, the gate would be another.
-        // SNIPPETS_MODE: see clipfast/artifacts/openvino_runtime.py.
-        ov::AnyMap settings{{"SNIPPETS_MODE", "DISABLE"},
-                            ov::hint::inference_precision(ov::element::f32),
-                            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
-        if (threads > 0) {
-          settings.insert(ov::inference_num_threads(threads));
-        }
-        try {
-          return {std::move(metadata), core.compile_model(model, "CPU", settings).create_infer_request()};
-        } catch (const std::exception& error) {
-          throw ArtifactError(path.string() + ": openvino cannot compile it: " + one_line(error.what()));
-        }
-      }()) {}
+    : OpenVinoClassifier(path, compile(path, threads)) {}
 
 OpenVinoClassifier::OpenVinoClassifier(const fs::path& path, Compiled compiled)
     : Classifier(path, std::move(compiled.metadata)), request_(std::move(compiled.request)) {}

@@ -15,6 +15,7 @@ class OpenVinoClassifier : public Classifier {
 
  private:
   struct Compiled;
+  static Compiled compile(const std::filesystem::path& path, int threads);
   OpenVinoClassifier(const std::filesystem::path& path, Compiled compiled);
 
   std::vector<Output> run(const Inputs& inputs) override;
