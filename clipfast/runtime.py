@@ -1,11 +1,18 @@
-"""Exported classifiers without torch: over ONNX Runtime, over OpenVINO, and `load_artifact` for every format.
+"""Exported files without torch: over ONNX Runtime, over OpenVINO, and by their names in every format.
 
 Needs numpy, Pillow, and onnxruntime or openvino.
 """
 
-from .artifacts.base import ArtifactClassifier
-from .artifacts.formats import load_artifact
-from .artifacts.onnx_runtime import OnnxClassifier
-from .artifacts.openvino_runtime import OpenVinoClassifier
+from .artifacts.classifier import ArtifactClassifier
+from .artifacts.encoder import ImageEncoder
+from .artifacts.loading import load_artifact, load_encoder
+from .artifacts.onnx_classifiers import OnnxClassifier, OpenVinoClassifier
 
-__all__ = ["ArtifactClassifier", "OnnxClassifier", "OpenVinoClassifier", "load_artifact"]
+__all__ = [
+    "ArtifactClassifier",
+    "ImageEncoder",
+    "OnnxClassifier",
+    "OpenVinoClassifier",
+    "load_artifact",
+    "load_encoder",
+]

@@ -40,7 +40,9 @@ NAMES = {
     # Compilers and graphs.
     "OpOverload": PrivateName("torch._ops.OpOverload", ("encoders.traced", "exporters.torchscript")),
     "aot_compile": PrivateName("torch._inductor.aot_compile", ("exporters.aotinductor",)),
-    "aoti_load_package": PrivateName("torch._inductor.aoti_load_package", ("artifacts.aotinductor",)),
+    "aoti_load_package": PrivateName(
+        "torch._inductor.aoti_load_package", ("artifacts.sessions.aotinductor",)
+    ),
     "package_aoti": PrivateName("torch._inductor.package.package.package_aoti", ("exporters.aotinductor",)),
     "trace": PrivateName("torch.fx.experimental.proxy_tensor.make_fx", ("encoders.traced",)),
     # Operators.

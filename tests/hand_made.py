@@ -10,7 +10,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from clipfast.artifacts.metadata import KEY, Metadata
+from clipfast.artifacts.fields import KEY
+from clipfast.artifacts.metadata import Metadata
 from clipfast.artifacts.ports import usual_outputs
 from clipfast.config import CounterattackConfig
 from clipfast.preprocess import Preprocess

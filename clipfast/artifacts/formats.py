@@ -12,9 +12,9 @@ from ..errors import ArtifactError, InputError, names_extra
 from .runtimes import Runtime, RuntimeName, imported
 
 if TYPE_CHECKING:
-    from .base import ArtifactClassifier
+    from .sessions.session import Session
 
-__all__ = ["FORMATS", "Format", "FormatName", "format_of", "load_artifact", "named_format"]
+__all__ = ["FORMATS", "Format", "FormatName", "format_of", "named_format"]
 
 FormatName = Literal["onnx", "torchscript", "aotinductor"]
 
@@ -25,7 +25,7 @@ class Format:
 
     suffix: how its files' names end. runtimes: what runs them, the preferred one first. writer:
     "module:name" of the function that writes one (see `clipfast.exporters.exporting.Writer`), imported when
-    it is asked for. is_program: whether a file brings code that runs when it is loaded: its classifiers take
+    it is asked for. is_program: whether a file brings code that runs when it is loaded: its sessions take
     `trust`, and a torch device.
     """
 
@@ -35,18 +35,17 @@ class Format:
     writer: str
     is_program: bool
 
-    def load(
-        self, path: Path, *, runtime: str = "auto", trust: bool = False, **options: Any
-    ) -> ArtifactClassifier:
-        """The classifier that runs a file.
+    def load(self, path: Path, *, runtime: str = "auto", trust: bool = False, **options: Any) -> Session:
+        """A file in the runtime that runs it.
 
         runtime: by name; "auto" is the first that is installed. trust: for programs; options: keyword
-        arguments of the runtime's class.
+        arguments of the runtime's session.
         """
+        chosen = self.runtime(runtime)
         if self.is_program:
             options["trust"] = trust
         try:
-            return self.runtime(runtime).classifier()(path, **options)
+            return chosen.load(path, **options)
         except ModuleNotFoundError as error:
             raise names_extra(path.name, error) from error
 
@@ -73,8 +72,8 @@ class Format:
             raise names_extra(f"an export as {self.name}", error) from error
 
 
-def _torch(loader: str) -> Runtime:
-    return Runtime(name="torch", package="torch", loader=loader)
+def _torch(session: str) -> Runtime:
+    return Runtime(name="torch", package="torch", session=session)
 
 
 FORMATS: dict[FormatName, Format] = {
@@ -87,17 +86,17 @@ FORMATS: dict[FormatName, Format] = {
                 Runtime(
                     name="onnxruntime",
                     package="onnxruntime",
-                    loader="clipfast.artifacts.onnx_runtime:OnnxClassifier",
+                    session="clipfast.artifacts.sessions.onnx_runtime:OnnxRuntimeSession",
                 ),
                 Runtime(
                     name="openvino",
                     package="openvino",
-                    loader="clipfast.artifacts.openvino_runtime:OpenVinoClassifier",
+                    session="clipfast.artifacts.sessions.openvino_runtime:OpenVinoSession",
                 ),
                 Runtime(
                     name="reference",
                     package="onnx",
-                    loader="clipfast.artifacts.onnx_reference:OnnxReferenceClassifier",
+                    session="clipfast.artifacts.sessions.onnx_reference:OnnxReferenceSession",
                     for_checks=True,
                 ),
             ),
@@ -107,14 +106,14 @@ FORMATS: dict[FormatName, Format] = {
         Format(
             name="torchscript",
             suffix=".ts.pt",
-            runtimes=(_torch("clipfast.artifacts.torchscript:TorchScriptClassifier"),),
+            runtimes=(_torch("clipfast.artifacts.sessions.torchscript:TorchScriptSession"),),
             writer="clipfast.exporters.torchscript:write",
             is_program=True,
         ),
         Format(
             name="aotinductor",
             suffix=".pt2",
-            runtimes=(_torch("clipfast.artifacts.aotinductor:AOTInductorClassifier"),),
+            runtimes=(_torch("clipfast.artifacts.sessions.aotinductor:AOTInductorSession"),),
             writer="clipfast.exporters.aotinductor:write",
             is_program=True,
         ),
@@ -137,17 +136,3 @@ def format_of(path: str | os.PathLike[str]) -> Format:
             return format
     *others, last = (format.suffix for format in FORMATS.values())
     raise ArtifactError(f"{path}: expected a file named {', '.join(others)} or {last}")
-
-
-def load_artifact(
-    path: str | os.PathLike[str], *, runtime: str = "auto", trust: bool = False, **options: Any
-) -> ArtifactClassifier:
-    """Reads an exported classifier by its file's name: .onnx, .ts.pt (TorchScript) or .pt2 (AOTInductor).
-
-    runtime: of an .onnx file "onnxruntime", "openvino", or for checks "reference"; "auto" takes the first of
-    the first two that is installed. trust: for the other formats, which need torch and run the file's code
-    when they load it. options: keyword arguments of the runtime's class. Raises ArtifactError for another
-    name, InputError for a runtime that does not run such files, ModuleNotFoundError naming the extra for one
-    that is not installed, and as its class does.
-    """
-    return format_of(path).load(Path(path), runtime=runtime, trust=trust, **options)

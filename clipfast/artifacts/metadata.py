@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
-import reprlib
-from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import get_args
 
-from .._version import __version__
 from ..config import CounterattackConfig
 from ..errors import ArtifactError, InputError
 from ..preprocess import Preprocess
+from .fields import (
+    COMMON,
+    DIGEST,
+    FLAG,
+    OBJECT,
+    SIZE,
+    TEXT,
+    TEXTS,
+    Field,
+    Precision,
+    check_fields,
+    check_keys,
+    check_schema,
+    is_number,
+    made,
+    one_of,
+    read_object,
+    read_preprocess,
+    written_preprocess,
+)
 from .ports import OutputName, PixelType, Port, Profile, ports, usual_outputs
 
-__all__ = ["KEY", "LIMITS", "SCHEMA", "Metadata", "Precision"]
-
-Precision = Literal["fp32", "fp16"]
-
-# The name under which a file keeps the text; TorchScript's extra file has .json behind it.
-KEY = "clipfast"
+__all__ = ["LIMITS", "SCHEMA", "Metadata"]
 
 SCHEMA = 4
 
@@ -42,9 +52,6 @@ LIMITS = (
     "calibrated for. What a gate measures is a statistic, not an attack detector. A countered image can "
     "cost several times another. See SECURITY.md of clipfast."
 )
-
-# How pixels are laid out, whatever the model: written for readers other than clipfast.
-_PIXELS = {"color_order": "RGB", "range": [0, 1]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +105,7 @@ class Metadata:
     def to_json(self) -> str:
         """The JSON text; `from_json` gives equal metadata back."""
         values = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        values["preprocess"] |= _PIXELS
+        values["preprocess"] = written_preprocess(values["preprocess"])
         return json.dumps(values, indent=2, allow_nan=False)
 
     @classmethod
@@ -108,133 +115,39 @@ class Metadata:
         Raises ArtifactError for anything else: no JSON, a newer schema, and fields that are missing, unknown,
         of another type or value, or that contradict each other; the message names the field.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"its metadata is no JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ArtifactError(f"its metadata is no JSON object, but {reprlib.repr(values)}")
+        values = read_object(text)
+        if "kind" in values:
+            raise ArtifactError(f"it holds {values['kind']!s:.40}, and no defended classifier")
         schema = values.pop("schema", None)
-        _check_schema(schema)
+        check_schema(schema, _CONFIGS.keys())
         if schema < 4 and _SINCE_4.isdisjoint(values):
             values |= {"outputs": list(usual_outputs(values.get("profile", "serving"))), "width": None}
-        _check_fields(values, _FIELDS)
-        _check_fields(values["preprocess"], _PREPROCESS, "preprocess.")
-        _check_keys(values["config"], _CONFIGS[schema], "config.")
-        config = _made(CounterattackConfig.from_settings, "config", {"settings": values["config"]})
-        settings = {name: value for name, value in values["preprocess"].items() if name not in _PIXELS}
-        settings["size"] = tuple(settings["size"])
-        preprocess = _made(Preprocess, "preprocess", settings)
+        check_fields(values, _FIELDS)
+        check_keys(values["config"], _CONFIGS[schema], "config.")
+        config = made(CounterattackConfig.from_settings, "config", {"settings": values["config"]})
+        preprocess = read_preprocess(values["preprocess"])
         names = {name: tuple(values[name]) for name in ("classnames", "templates", "outputs")}
         metadata = cls(**{**values, **names, "config": config, "preprocess": preprocess})
         _check_agreement(metadata)
         return metadata
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
-
-
-def _is_name(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _one_of(*known: str) -> tuple[str, Callable[[Any], bool]]:
-    return " or ".join(map(repr, known)), lambda value: value in known
-
-
-# What each field must be, in words and as a test of the parsed JSON value.
-_TEXT = ("a string", lambda value: isinstance(value, str))
-_FLAG = ("true or false", lambda value: isinstance(value, bool))
-_OBJECT = ("an object", lambda value: isinstance(value, dict))
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "profile": _one_of(*get_args(Profile)),
-    "static": _FLAG,
-    "batch": ("a positive integer or null", lambda v: v is None or (_is_integer(v) and v > 0)),
-    "pixels": _one_of(*get_args(PixelType)),
-    "outputs": ("a list of one string or more", _is_texts),
-    "width": ("a positive integer or null", lambda v: v is None or (_is_integer(v) and v > 0)),
-    "model_name": ("a string or null", _is_name),
-    "pretrained": ("a string or null", _is_name),
-    "weights_sha256": ("64 hexadecimal digits", _is_digest),
-    "drift_weights_sha256": ("64 hexadecimal digits or null", lambda v: v is None or _is_digest(v)),
-    "classnames": ("a list of one string or more", _is_texts),
-    "templates": ("a list of one string or more", _is_texts),
-    "config": _OBJECT,
-    "calibrated": _FLAG,
+_FIELDS: dict[str, Field] = COMMON | {
+    "profile": one_of(*get_args(Profile)),
+    "static": FLAG,
+    "outputs": TEXTS,
+    "width": SIZE,
+    "drift_weights_sha256": ("64 hexadecimal digits or null", lambda v: v is None or DIGEST[1](v)),
+    "classnames": TEXTS,
+    "templates": TEXTS,
+    "config": OBJECT,
+    "calibrated": FLAG,
     "calibration": (
         "an object of finite numbers or null",
-        lambda v: v is None or (isinstance(v, dict) and all(map(_is_number, v.values()))),
+        lambda v: v is None or (isinstance(v, dict) and all(map(is_number, v.values()))),
     ),
-    "preprocess": _OBJECT,
-    "precision": _one_of(*get_args(Precision)),
-    "versions": (
-        "an object of strings with 'clipfast' and 'torch'",
-        lambda v: isinstance(v, dict) and {"clipfast", "torch"} <= set(v) and _is_texts([*v.values()]),
-    ),
-    "limits": _TEXT,
-    "license": _TEXT,
+    "limits": TEXT,
 }
-_PREPROCESS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "size": (
-        "a list of two positive integers",
-        lambda v: isinstance(v, list) and len(v) == 2 and all(_is_integer(side) and side > 0 for side in v),
-    ),
-    "interpolation": _TEXT,
-    "resize_mode": _TEXT,
-    "fill_color": ("an integer from 0 to 255", lambda v: _is_integer(v) and 0 <= v <= 255),
-    **{name: (repr(only), lambda v, only=only: v == only) for name, only in _PIXELS.items()},
-}
-
-
-def _check_schema(schema: Any) -> None:
-    if not _is_integer(schema):
-        raise ArtifactError(f"expected an integer as metadata field 'schema', got {reprlib.repr(schema)}")
-    if schema > SCHEMA:
-        raise ArtifactError(
-            f"its metadata has schema {schema}, clipfast {__version__} reads up to {SCHEMA}: "
-            "a newer clipfast is needed"
-        )
-    if schema not in _CONFIGS:
-        raise ArtifactError(
-            f"its metadata has schema {schema}, clipfast {__version__} reads {tuple(_CONFIGS)}"
-        )
-
-
-def _check_keys(values: dict[str, Any], known: Set[str], prefix: str = "") -> None:
-    if missing := sorted(known - set(values)):
-        raise ArtifactError(f"metadata field '{prefix}{missing[0]}' is missing")
-    if unknown := sorted(set(values) - known):
-        raise ArtifactError(f"unknown metadata field '{prefix}{unknown[0]}'")
-
-
-def _check_fields(
-    values: dict[str, Any], fields: dict[str, tuple[str, Callable[[Any], bool]]], prefix: str = ""
-) -> None:
-    _check_keys(values, fields.keys(), prefix)
-    for name, (expected, is_so) in fields.items():
-        if not is_so(values[name]):
-            got = reprlib.repr(values[name])
-            raise ArtifactError(f"expected {expected} as metadata field '{prefix}{name}', got {got}")
-
-
-def _made(kind: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
-    try:
-        return kind(**settings)
-    except (InputError, OverflowError) as error:
-        raise ArtifactError(f"metadata field '{name}': {error}") from error
 
 
 def _check_agreement(metadata: Metadata) -> None:

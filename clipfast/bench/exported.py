@@ -7,38 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..artifacts.aotinductor import AOTInductorClassifier
-from ..artifacts.base import ArtifactClassifier
-from ..artifacts.onnx_runtime import OnnxClassifier
-from ..artifacts.openvino_runtime import OpenVinoClassifier
-from ..artifacts.ports import Port
 from ..classifier import DefendedClassifier
-from ..encoders import Encoder, make_encoder
 from ..errors import UncalibratedWarning
-from ..exporters import export
-from ..exporters.onnx.writer import write
+from ..exporters import export, export_encoder
 from ..models.tower import ImageTower
 from ..reference import counterattack
+from ..runtime import ArtifactClassifier, OnnxClassifier, OpenVinoClassifier, load_artifact, load_encoder
 from .scenario import GatedImages, published_noise
 
 __all__ = ["Artifacts", "exported_columns"]
-
-
-class UndefendedGraph(nn.Module):
-    """Pixels float32 [N, 3, H, W] -> embeddings [N, D]: plain CLIP by the graph that the defence runs."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor]:
-        """f(x)."""
-        return (self.encoder.embed(self.encoder.project(self.encoder.to_layout(pixels))),)
 
 
 class Artifacts:
@@ -51,24 +32,14 @@ class Artifacts:
             classifier = DefendedClassifier(tower.model, open_clip.get_tokenizer(model), names)
             export(classifier, folder / "defended.onnx", profile="lab", verify=False)
             export(classifier, folder / "defended.pt2", format="aotinductor", profile="lab", verify=False)
+            onnx, package = folder / "defended.onnx", folder / "defended.pt2"
             self.defended: dict[str, ArtifactClassifier] = {
-                "onnx": OnnxClassifier(folder / "defended.onnx", threads=threads),
-                "openvino": OpenVinoClassifier(folder / "defended.onnx", threads=threads),
-                "aotinductor": AOTInductorClassifier(folder / "defended.pt2", trust=True),
+                "onnx": OnnxClassifier(onnx, threads=threads),
+                "openvino": OpenVinoClassifier(onnx, threads=threads),
+                "aotinductor": load_artifact(package, trust=True),
             }
-        picture, width = (None, 3, *tower.image_size), classifier.class_weights.shape[0]
-        write(
-            UndefendedGraph(make_encoder(tower, pack=False)),
-            (torch.rand(5, *picture[1:]),),
-            "{}",
-            folder / "undefended.onnx",
-            inputs=(Port("pixels", "float32", picture),),
-            outputs=(Port("embedding", "float32", (None, width)),),
-            opset=20,
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.undefended = onnxruntime.InferenceSession(folder / "undefended.onnx", options)
+        plain = export_encoder(tower.model, folder / "undefended.onnx", verify=False)
+        self.undefended = load_encoder(plain.path, runtime="onnxruntime", threads=threads)
 
 
 @torch.no_grad()
@@ -94,7 +65,7 @@ def exported_columns(
     return {
         "reference": lambda: counterattack(tower, x, published_noise(x, config), config),
         "undefended eager": lambda: undefended(tower, x),
-        "undefended onnx": lambda: artifacts.undefended.run(None, {"pixels": pixels}),
+        "undefended onnx": lambda: artifacts.undefended.encode_image(pixels),
         **{
             name: lambda artifact=artifact: defended(artifact)
             for name, artifact in artifacts.defended.items()

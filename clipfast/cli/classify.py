@@ -21,7 +21,7 @@ from .console import ProgressBar, printed_warnings, stderr, stdout, tell_skipped
 from .reading import batches
 
 if TYPE_CHECKING:
-    from ..artifacts.base import ArtifactClassifier
+    from ..artifacts.classifier import ArtifactClassifier
     from ..classifier import DefendedClassifier
     from ..prediction import Prediction
 
@@ -154,22 +154,22 @@ def _from_artifact(
     """Reads an exported file. settled: the options that it leaves no choice in, None if not given. where: the
     runtime, and options of it."""
     from ..artifacts.formats import format_of
+    from ..artifacts.loading import load_artifact
 
     for option, value in settled.items():
         if value is not None:
             raise InputError(f"--artifact {artifact} does not go with {option}: the file settles it")
-    format = format_of(artifact)
-    if device == "auto":
-        return format.load(artifact, trust=trust, **where)
-    if not format.is_program:
-        raise InputError(f"--artifact {artifact} does not go with --device: its runtime chooses it")
-    return format.load(artifact, trust=trust, **where, device=options.checked_device(device))
+    if device != "auto":
+        if not format_of(artifact).is_program:
+            raise InputError(f"--artifact {artifact} does not go with --device: its runtime chooses it")
+        where = {**where, "device": options.checked_device(device)}
+    return load_artifact(artifact, trust=trust, **where)
 
 
 def _predict(
     classifier: DefendedClassifier | ArtifactClassifier, pixels: NDArray[Any], **settings: Any
 ) -> Prediction[Any]:
-    from ..artifacts.base import ArtifactClassifier
+    from ..artifacts.classifier import ArtifactClassifier
 
     if isinstance(classifier, ArtifactClassifier):
         return classifier.predict(pixels, **settings)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from ..artifacts.fields import Precision
 from ..artifacts.formats import FormatName, format_of
-from ..artifacts.metadata import Precision
 from ..artifacts.ports import PixelType, Port, Profile, described
 from ..errors import InputError
 from . import options
@@ -18,7 +18,7 @@ from .console import printed_warnings, spinner, stdout
 from .exported_parts import files_of, sha256_of
 
 if TYPE_CHECKING:
-    from ..exporters import Export
+    from ..exporters import EncoderExport, Export
 
 __all__ = ["command"]
 
@@ -48,6 +48,10 @@ def command(
             "Default: all but embedding."
         ),
     ] = None,
+    encoder_only: Annotated[
+        bool,
+        typer.Option("--encoder-only", help="The image tower alone, undefended: pixels to embeddings."),
+    ] = False,
     opset: Annotated[int, typer.Option(help="Of ONNX.")] = 20,
     tolerance: Annotated[
         float | None, typer.Option(help="Largest difference of undefended logits from the reference.")
@@ -68,43 +72,66 @@ def command(
 ) -> None:
     """Write the defended classifier as one file. Exit code 1 if it disagrees with the reference."""
     from ..calibration.threshold import figures_beside
-    from ..exporters import export
+    from ..exporters import export, export_encoder
+    from ..models.loading import load_open_clip
 
-    settings: dict[str, Any] = {
+    common: dict[str, Any] = {
         "format": format_of(out).name if format is None else format,
-        "profile": profile,
         "precision": precision,
         "pixels": pixels,
         "batch": _batch_size(batch),
-        "outputs": None if outputs is None else [name.strip() for name in outputs.split(",")],
+        "opset": opset,
+        "license": license,
+        "verify": not no_verify,
     }
+    exported: Export | EncoderExport
     with spinner("loading the model") as tell:
-        with printed_warnings():
-            classifier = options.defended_classifier(
-                model=model,
-                pretrained=pretrained,
-                classnames=classnames,
-                templates=templates,
-                config=config,
-                preset=preset,
-                device=device,
+        if encoder_only:
+            of_a_classifier = {
+                "--profile": None if profile == "serving" else profile,
+                "--static": static or None,
+                "--outputs": outputs,
+                "--tolerance": tolerance,
+                "--classnames": classnames,
+                "--templates": templates,
+                "--config": config,
+                "--preset": preset,
+            }
+            if given := [name for name, value in of_a_classifier.items() if value is not None]:
+                raise InputError(f"--encoder-only has no defence and no classes: got {', '.join(given)} too")
+            name = options.named_model(model, pretrained)
+            loaded, _ = load_open_clip(name, pretrained, device=options.checked_device(device))
+            exported = export_encoder(loaded, out, source=(name, pretrained), progress=tell, **common)
+            kind = "an image encoder"
+        else:
+            with printed_warnings():
+                classifier = options.defended_classifier(
+                    model=model,
+                    pretrained=pretrained,
+                    classnames=classnames,
+                    templates=templates,
+                    config=config,
+                    preset=preset,
+                    device=device,
+                )
+            # Checked as the rest is, by `export`.
+            named: Any = None if outputs is None else [name.strip() for name in outputs.split(",")]
+            figures = figures_beside(config) if config is not None and classifier.calibrated else None
+            exported = export(
+                classifier,
+                out,
+                profile=profile,
+                static=static,
+                outputs=named,
+                calibration=figures,
+                tolerance=tolerance,
+                progress=tell,
+                **common,
             )
-        figures = figures_beside(config) if config is not None and classifier.calibrated else None
-        exported = export(
-            classifier,
-            out,
-            calibration=figures,
-            static=static,
-            opset=opset,
-            license=license,
-            verify=not no_verify,
-            tolerance=tolerance,
-            progress=tell,
-            **settings,
-        )
+            kind = f"profile {profile}"
     for runtime, verification in exported.verifications.items():
         stdout.print(verification.table(runtime))
-    _describe(exported)
+    _describe(exported, kind)
 
 
 def _batch_size(value: str) -> int | None:
@@ -115,11 +142,11 @@ def _batch_size(value: str) -> int | None:
     raise InputError(f"--batch must be a positive number or dynamic, got {value!r}")
 
 
-def _describe(exported: Export) -> None:
+def _describe(exported: Export | EncoderExport, kind: str) -> None:
     size = sum(file.stat().st_size for file in files_of(exported.path))
     inputs, outputs = exported.metadata.ports
     for line in (
-        f"{exported.path}: {size / 1e6:.1f} MB, profile {exported.metadata.profile}",
+        f"{exported.path}: {size / 1e6:.1f} MB, {kind}",
         f"inputs: {_listed(inputs)}",
         f"outputs: {_listed(outputs)}",
         f"sha256: {sha256_of(exported.path)}",

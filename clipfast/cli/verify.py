@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.markup import escape
 
-from ..errors import ArtifactError, UncalibratedWarning, VerificationError
-from ..preprocess import image_files
+from ..errors import ArtifactError, VerificationError
+from ..preprocess import Preprocess, image_files
 from . import options
 from .console import printed_warnings, spinner, stdout
 from .exported_parts import sha256_of
 
 if TYPE_CHECKING:
+    from ..artifacts.sessions.session import Session
     from ..verification.outcome import Verification
 
 __all__ = ["command"]
+
+Compare = Callable[..., "Verification"]  # of a session, telling of its steps
 
 
 def command(
@@ -51,10 +57,9 @@ def command(
     providers: options.Providers = None,
 ) -> None:
     """Compare an exported file with the reference. Exit code 1 if they disagree in any runtime."""
-    from ..artifacts.base import check_file
     from ..artifacts.formats import format_of
-    from ..verification.rebuilding import rebuilt
-    from ..verification.verifying import compare, load_on_device
+    from ..artifacts.sessions.session import check_file
+    from ..verification.loading import load_on_device
 
     check_file(file)
     if sha256 is not None and (digest := sha256_of(file)) != sha256.strip().lower():
@@ -63,29 +68,46 @@ def command(
     names = runtimes or (["onnxruntime"] if providers else format_of(file).installed_runtimes())
     chosen = [options.runtime_options(name, providers) for name in names]
     found: dict[str, Verification] = {}
-    classifier = pictures = None
+    compare: Compare | None = None
     with spinner("loading the model") as tell:
         for where in chosen:
-            # Each runtime warns of the same file; the first is enough.
-            once = warnings.catch_warnings(action="ignore", category=UncalibratedWarning)
-            with printed_warnings() if classifier is None else once:
-                artifact = load_on_device(file, device, trust=trust, **where)
-                if classifier is None:
-                    classifier = rebuilt(
-                        artifact.metadata, model_name=against, pretrained=pretrained, device=device
-                    )
-            if images is not None and pictures is None:
-                pictures = classifier.preprocess.batch(image_files([images]))
+            session = load_on_device(file, device, trust=trust, **where)
+            if compare is None:
+                compare = _comparison(session, against, pretrained, images, device)
             runtime = where["runtime"]
-            found[runtime] = compare(
-                artifact,
-                classifier,
-                images=pictures,
-                progress=lambda message, runtime=runtime: tell(f"{runtime}: {message}"),
-            )
+            found[runtime] = compare(session, lambda message, runtime=runtime: tell(f"{runtime}: {message}"))
     for runtime, verification in found.items():
         stdout.print(verification.table(runtime))
     failures = [f"in {name}: {one.failures}" for name, one in found.items() if not one.agrees]
     if failures:
         raise VerificationError(f"{file} disagrees with the reference {'; '.join(failures)}")
     stdout.print(f"{escape(str(file))} agrees with the reference", highlight=False, soft_wrap=True)
+
+
+def _comparison(
+    session: Session, against: str | None, pretrained: str | None, images: Path | None, device: str
+) -> Compare:
+    """What compares this file, in any runtime, with the model that it was exported from."""
+    from ..artifacts.encoder import ImageEncoder
+    from ..artifacts.encoder_metadata import is_encoder
+    from ..artifacts.metadata import Metadata
+    from ..artifacts.running import read_metadata
+    from ..verification.embeddings import compare_embeddings
+    from ..verification.rebuilding import rebuilt, rebuilt_tower
+    from ..verification.verifying import Comparison
+
+    model: dict[str, Any] = {"model_name": against, "pretrained": pretrained, "device": device}
+    with printed_warnings():
+        if is_encoder(session.text):
+            encoder = ImageEncoder(session)
+            return partial(
+                compare_embeddings,
+                tower=rebuilt_tower(encoder.metadata, **model),
+                images=_pictures(images, encoder.preprocess),
+            )
+        classifier = rebuilt(read_metadata(session, Metadata.from_json), **model)
+        return Comparison(classifier, _pictures(images, classifier.preprocess)).of
+
+
+def _pictures(images: Path | None, preprocess: Preprocess) -> NDArray[np.uint8] | None:
+    return None if images is None else preprocess.batch(image_files([images]))

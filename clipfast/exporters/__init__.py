@@ -1,4 +1,4 @@
-"""A defended classifier as one file: ONNX, TorchScript or AOTInductor.
+"""A defended classifier as one file: ONNX, TorchScript or AOTInductor. Its image tower alone, too.
 
 What is exported is `clipfast.defence.schedule.defend` with its zero-shot head: drift, gate, gradient steps
 and all.
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from ..verification.outcome import Verification
     from ..verification.verifying import verify
     from .exporting import Export, export
+    from .exporting_encoder import EncoderExport, export_encoder
 
-__all__ = ["Export", "Verification", "export", "verify"]
+__all__ = ["EncoderExport", "Export", "Verification", "export", "export_encoder", "verify"]
 
 # Imported when it is first asked for: readers of artifacts have no torch.
 _ON_DEMAND = {
+    "EncoderExport": ".exporting_encoder",
     "Export": ".exporting",
     "Verification": "..verification.outcome",
     "export": ".exporting",
+    "export_encoder": ".exporting_encoder",
     "verify": "..verification.verifying",
 }
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from ..artifacts.metadata import KEY
+from ..artifacts.fields import KEY
 from ..artifacts.ports import Ports
 from ..torch_private import aot_compile, package_aoti
-from .defence_graph import DefenceGraph
 from .exported_program import Tensors, export_program
 
 __all__ = ["write"]
@@ -23,7 +22,7 @@ _aten = torch.ops.aten
 
 
 def write(
-    graph: DefenceGraph, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
+    graph: nn.Module, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
 ) -> None:
     """Writes the graph at `path`, with the metadata under its key `clipfast`.
 

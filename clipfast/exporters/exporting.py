@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata as distributions
+from functools import partial
 from pathlib import Path
-from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from .. import __version__
-from ..artifacts.formats import Format, FormatName, named_format
-from ..artifacts.metadata import Metadata, Precision
+from ..artifacts.fields import Precision
+from ..artifacts.formats import FormatName, named_format
+from ..artifacts.metadata import Metadata
 from ..artifacts.ports import OutputName, PixelType, Port, Profile, usual_outputs
 from ..artifacts.runtimes import RuntimeName
 from ..classifier import DefendedClassifier
-from ..encoders import Encoder, make_encoder
-from ..errors import InputError, VerificationError
-from ..files import move_into_place
-from ..models.bundled import BUNDLED
+from ..errors import InputError
 from ..models.fingerprint import fingerprint
-from ..models.tower import ImageTower
 from ..verification.outcome import Verification
-from ..verification.verifying import verify
+from ..verification.verifying import Comparison
 from .defence_graph import DefenceGraph
+from .writing import EXAMPLE_BATCH, check_options, license_of, traceable, versions, write_verified
 
-__all__ = ["OPSETS", "Export", "Writer", "export"]
-
-# Where the batch is dynamic the example's must equal no other dimension, or tracing may take one for it.
-_EXAMPLE_BATCH = 5
-
-OPSETS = range(20, 24)  # Gelu is an operator of ONNX since 20
-
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-
-_log = logging.getLogger(__name__)
-
-
-class Writer(Protocol):
-    """Writes a graph in a format of `clipfast.artifacts.formats`."""
-
-    def __call__(
-        self,
-        graph: DefenceGraph,
-        examples: tuple[Tensor, ...],
-        metadata: str,
-        path: Path,
-        *,
-        inputs: tuple[Port, ...],
-        outputs: tuple[Port, ...],
-        opset: int,
-    ) -> None:
-        """Writes at `path`. examples: the graph's inputs, of a batch that equals no other dimension where it
-        is dynamic. metadata: the text to keep under `clipfast.artifacts.metadata.KEY`. opset: of ONNX."""
-        ...
+__all__ = ["Export", "export"]
 
 
 @dataclass(frozen=True)
@@ -111,76 +77,33 @@ def export(
     """
     path = Path(path)
     target = named_format(format)
-    _check(path, target, precision, opset)
+    check_options(path, target, precision, opset)
     described = _describe(
         classifier, profile, precision, pixels, 1 if static else batch, static, outputs, license, calibration
     )
-    inputs, given = described.ports
+    drift_tower = classifier.drift_tower
     graph = DefenceGraph(
-        _encoder(classifier.image_tower, precision),
+        traceable(classifier.image_tower, precision),
         classifier.config,
         classifier.class_weights,
         classifier.logit_scale,
-        drift_encoder=None if classifier.drift_tower is None else _encoder(classifier.drift_tower, precision),
+        drift_encoder=None if drift_tower is None else traceable(drift_tower, precision),
         outputs=described.outputs,
         static=static,
         image_size=classifier.image_size,
     ).eval()
-    examples = _examples(inputs, classifier)
-    write: Writer = target.writes()
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        written = Path(folder) / path.name
-        if progress is not None:
-            progress(f"tracing the classifier and writing it as {format}")
-        write(graph, examples, described.to_json(), written, inputs=inputs, outputs=given, opset=opset)
-        verifications: dict[RuntimeName, Verification] = {
-            runtime: _verified(written, path, runtime, classifier, tolerance, progress)
-            for runtime in (target.installed_runtimes() if verify else ())
-        }
-        # The file itself last: whoever finds it finds all that it needs.
-        parts = sorted(Path(folder).iterdir(), key=lambda file: file == written)
-        for file in parts:
-            move_into_place(file, path.parent / file.name)
-        data = path.with_name(f"{path.name}.data")
-        if data.name not in {file.name for file in parts}:
-            data.unlink(missing_ok=True)  # an older export's
-    return Export(path, described, verifications)
-
-
-def _verified(
-    written: Path,
-    path: Path,
-    runtime: RuntimeName,
-    classifier: DefendedClassifier,
-    tolerance: float | None,
-    progress: Callable[[str], object] | None,
-) -> Verification:
-    def tell(message: str) -> None:
-        if progress is not None:
-            progress(f"{runtime}: {message}")
-
-    verification = verify(
-        written, classifier, runtime=runtime, tolerance=tolerance, trust=True, progress=tell
+    verifications = write_verified(
+        graph,
+        _examples(described.ports[0], classifier),
+        described.to_json(),
+        path,
+        target,
+        ports=described.ports,
+        opset=opset,
+        verified=partial(Comparison(classifier).of, tolerance=tolerance) if verify else None,
+        progress=progress,
     )
-    if not verification.agrees:
-        raise VerificationError(f"{path} in {runtime} disagrees with the reference: {verification.failures}")
-    return verification
-
-
-def _check(path: Path, format: Format, precision: str, opset: int) -> None:
-    if precision == "int8":
-        raise InputError(
-            "precision 'int8' is refused, as it has not been shown to keep the defence: "
-            "expected 'fp32' or 'fp16'"
-        )
-    if precision not in get_args(Precision):
-        raise InputError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
-    if opset not in OPSETS:
-        raise InputError(f"opset must be one of {list(OPSETS)}, got {opset!r}")
-    if not path.name.endswith(format.suffix):
-        raise InputError(f"expected a path that ends in {format.suffix} for {format.name}, got {path}")
-    if not path.parent.is_dir():
-        raise InputError(f"no such folder: {path.parent}")
+    return Export(path, described, verifications)
 
 
 def _describe(
@@ -198,8 +121,6 @@ def _describe(
         raise InputError("expected a config calibrated for this model with the figures of a calibration")
     drift_tower = classifier.drift_tower
     name, pretrained = classifier.source or (None, None)
-    if license is None:
-        license = "Apache-2.0" if name in BUNDLED else "that of the model's weights"
     described = Metadata(
         profile=profile,
         static=static,
@@ -218,23 +139,11 @@ def _describe(
         calibration=calibration,
         preprocess=classifier.preprocess,
         precision=precision,
-        versions={
-            "clipfast": __version__,
-            "torch": torch.__version__,
-            "open_clip_torch": distributions.version("open_clip_torch"),
-        },
-        license=license,
+        versions=versions(),
+        license=license_of(name) if license is None else license,
     )
     # Raises where the options do not go together.
     return replace(described, outputs=tuple(port.name for port in described.ports[1]))
-
-
-def _encoder(tower: ImageTower, precision: Precision) -> Encoder:
-    encoder = make_encoder(tower, dtype=_DTYPES[precision], pack=False)
-    if encoder.form == "autograd":
-        kind = type(tower.model.visual).__name__
-        raise InputError(f"expected an image tower that can be traced, got {kind}: the log says why not")
-    return encoder
 
 
 def _examples(inputs: tuple[Port, ...], classifier: DefendedClassifier) -> tuple[Tensor, ...]:
@@ -242,7 +151,7 @@ def _examples(inputs: tuple[Port, ...], classifier: DefendedClassifier) -> tuple
     device, eps = classifier.device, classifier.config.eps
     examples = []
     for port in inputs:
-        shape = [_EXAMPLE_BATCH if size is None else size for size in port.shape]
+        shape = [EXAMPLE_BATCH if size is None else size for size in port.shape]
         if port.name == "tau_threshold":
             examples.append(torch.full(shape, torch.inf, device=device))
         elif port.dtype == "uint8":

@@ -7,21 +7,21 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 
-from ..artifacts.metadata import KEY
+from ..artifacts.fields import KEY
 from ..artifacts.ports import Ports
 from ..torch_private import OpOverload
-from .defence_graph import DefenceGraph
 from .exported_program import Tensors, export_program
 
 __all__ = ["write"]
 
 
 def write(
-    graph: DefenceGraph, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
+    graph: nn.Module, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
 ) -> None:
     """Writes the graph at `path`, with the metadata as its extra file `clipfast.json`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..artifacts.metadata import Precision
+from ..artifacts.fields import Precision
 from ..config import CounterattackConfig
 
 __all__ = ["Limits", "limits_of"]

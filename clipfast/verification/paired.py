@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..artifacts.base import ArtifactClassifier
+from ..artifacts.classifier import ArtifactClassifier
 from ..inputs.tensors import as_unit
 from ..reference import Counterattacked
 from .limits import Limits
@@ -69,9 +69,9 @@ def paired_rows(
         takes_threshold = takes(artifact, "tau_threshold")
         if takes_threshold:
             between = _between(reference.counter(x, noise, 0.0).drift)
-            runs = {0.0: (MOST,), _OPEN: (MOST,), between: batch_sizes(artifact)}
+            runs = {0.0: (MOST,), _OPEN: (MOST,), between: batch_sizes(artifact.metadata.batch)}
         else:
-            runs = {reference.config.tau_threshold: batch_sizes(artifact)}
+            runs = {reference.config.tau_threshold: batch_sizes(artifact.metadata.batch)}
         for threshold, sizes in runs.items():
             expected = reference.counter(x, noise, threshold)
             for size in sizes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..artifacts.base import ArtifactClassifier
+from ..artifacts.classifier import ArtifactClassifier
 from ..config import GATES
 from ..inputs.tensors import as_unit
 from .limits import Limits
@@ -44,7 +44,7 @@ def sampled_rows(
     pictures: as the file takes them, [N, 3, H, W].
     """
     clean = torch.cat([reference.logits(reference.embed(as_unit(x))) for x in pictures.split(MOST)])
-    once = [answers_of(artifact, pictures, size) for size in batch_sizes(artifact)]
+    once = [answers_of(artifact, pictures, size) for size in batch_sizes(artifact.metadata.batch)]
     several = pictures[:_PICTURES]
     ours, theirs = [], []
     for i, picture in enumerate(several):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..artifacts.base import ArtifactClassifier
+from ..artifacts.classifier import ArtifactClassifier
 from ..classifier import DefendedClassifier
-from ..config import CounterattackConfig
 from ..inputs.draws import draw_noise, seeded
 from ..reference import Counterattacked, counterattack_early_return
 from ..reference_stages import answer_embedding, passed_embedding
@@ -19,6 +19,7 @@ from ..reference_stages import answer_embedding, passed_embedding
 __all__ = ["MOST", "FileAnswer", "Reference", "answers_of", "batch_sizes", "takes"]
 
 MOST = 32  # images at a time, which bounds the memory
+_KEPT = 16  # answers of the reference: a batch under three thresholds, or twelve pictures by many draws
 
 
 class FileAnswer(NamedTuple):
@@ -37,9 +38,9 @@ def takes(artifact: ArtifactClassifier, name: str) -> bool:
     return any(port.name == name for port in artifact.metadata.ports[0])
 
 
-def batch_sizes(artifact: ArtifactClassifier) -> tuple[int, ...]:
-    """The sizes to run a file in: one alone where the runtime cuts every batch into single images."""
-    return (1,) if artifact.metadata.batch == 1 else (1, 3, MOST)
+def batch_sizes(batch: int | None) -> tuple[int, ...]:
+    """The sizes to run a file of this batch in: one alone where every batch is cut into single images."""
+    return (1,) if batch == 1 else (1, 3, MOST)
 
 
 def answers_of(
@@ -69,14 +70,16 @@ def answers_of(
 
 
 class Reference:
-    """`clipfast.reference` with a classifier's towers and class weights, and a file's settings.
+    """`clipfast.reference` with a classifier's towers, class weights and settings.
 
-    Tensors are on the classifier's device; pixels float32 [N, 3, H, W] in [0, 1].
+    Tensors are on the classifier's device; pixels float32 [N, 3, H, W] in [0, 1]. It keeps its last answers,
+    as each runtime of a file is asked the same.
     """
 
-    def __init__(self, classifier: DefendedClassifier, config: CounterattackConfig) -> None:
-        self.config = config
+    def __init__(self, classifier: DefendedClassifier) -> None:
+        self.config = classifier.config
         self._classifier = classifier
+        self._kept: dict[bytes, Counterattacked] = {}
 
     def noise(self, first_image: int, pixels: Tensor) -> Tensor:
         """Noise shaped as the pixels; image i's is that of the index first_image + i."""
@@ -85,13 +88,18 @@ class Reference:
 
     def counter(self, pixels: Tensor, noise: Tensor, tau_threshold: float) -> Counterattacked:
         """What the reference answers with this threshold in the place of the config's."""
-        return counterattack_early_return(
-            self._classifier.image_tower,
-            pixels,
-            noise,
-            dataclasses.replace(self.config, tau_threshold=tau_threshold),
-            drift_encode=self._classifier.drift_tower,
-        )
+        key = _digest(pixels, noise, torch.tensor(tau_threshold))
+        if key not in self._kept:
+            if len(self._kept) == _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = counterattack_early_return(
+                self._classifier.image_tower,
+                pixels,
+                noise,
+                dataclasses.replace(self.config, tau_threshold=tau_threshold),
+                drift_encode=self._classifier.drift_tower,
+            )
+        return self._kept[key]
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
@@ -115,3 +123,10 @@ class Reference:
         """[N, C] of embeddings [N, D]."""
         weights, scale = self._classifier.class_weights, self._classifier.logit_scale
         return ops.zero_shot_head(embedding.contiguous(), weights, scale, implementation="naive")
+
+
+def _digest(*tensors: Tensor) -> bytes:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.digest()

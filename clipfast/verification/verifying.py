@@ -6,28 +6,27 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..artifacts.base import ArtifactClassifier
-from ..artifacts.formats import format_of
+from ..artifacts.classifier import ArtifactClassifier
 from ..artifacts.metadata import Metadata
+from ..artifacts.sessions.session import Session
 from ..attacks import pgd
 from ..classifier import DefendedClassifier
 from ..errors import ArtifactError, InputError, UncalibratedWarning
 from ..inputs import arrays
-from ..inputs.tensors import as_unit
 from ..models.fingerprint import fingerprint
-from ..models.shapes import draw
 from .limits import limits_of
+from .loading import load_on_device
 from .outcome import Verification
 from .paired import paired_rows
+from .pictures import checked_pictures, drawn_pictures
 from .sampled import sampled_rows
 from .sides import MOST, Reference, takes
 
-__all__ = ["compare", "load_on_device", "verify"]
+__all__ = ["Comparison", "verify"]
 
 _PICTURES, _PICTURES_WHERE_SLOW = 12, 2
 _ATTACK_EPS, _ATTACK_STEP_SIZE, _ATTACK_STEPS = 2 / 255, 1 / 255, 3
@@ -60,55 +59,75 @@ def verify(
     Raises ArtifactError for a file that cannot be read, that fails, or that was exported from another
     classifier; InputError for bad images.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)  # the classifier gave its own
-        artifact = load_on_device(path, classifier.device, runtime=runtime, trust=trust)
-    return compare(artifact, classifier, images=images, tolerance=tolerance, progress=progress)
+    session = load_on_device(path, classifier.device, runtime=runtime, trust=trust)
+    return Comparison(classifier, images).of(session, progress, tolerance=tolerance)
 
 
-def load_on_device(
-    path: str | os.PathLike[str],
-    device: str | torch.device,
-    *,
-    runtime: str = "auto",
-    trust: bool = False,
-    **options: Any,
-) -> ArtifactClassifier:
-    """Reads an exported file, to run on this device where its format lets that be chosen.
+class Comparison:
+    """What exported files of one classifier are compared with: pictures, and the reference's answers.
 
-    runtime, trust, options, errors: see `clipfast.runtime.load_artifact`.
+    classifier, images: see `verify`. Both are made once, however many runtimes are compared.
     """
-    format = format_of(path)
-    if format.is_program:
-        options["device"] = device
-    return format.load(Path(path), runtime=runtime, trust=trust, **options)
 
+    def __init__(self, classifier: DefendedClassifier, images: arrays.Pixels | None = None) -> None:
+        self._classifier = classifier
+        self._images = images
+        self._reference = Reference(classifier)
+        self._pictures: dict[int, Tensor] = {}
 
-def compare(
-    artifact: ArtifactClassifier,
-    classifier: DefendedClassifier,
-    *,
-    images: arrays.Pixels | None = None,
-    tolerance: float | None = None,
-    progress: Callable[[str], object] | None = None,
-) -> Verification:
-    """`verify` of a file that was read already."""
-    path, metadata = artifact.path, artifact.metadata
-    _check_origin(path, metadata, classifier)
-    progress = progress or (lambda _: None)
-    progress("attacking the pictures to compare on")
-    if images is None:
-        images = _drawn(_PICTURES_WHERE_SLOW if artifact.slow else _PICTURES, classifier.image_size)
-    pictures = _pictures(classifier, images)
-    if metadata.pixels == "uint8":
-        pictures = (pictures * 255).round().to(torch.uint8)
-    reference = Reference(classifier, metadata.config)
-    limits = limits_of(metadata.precision, metadata.config, classifier.logit_scale.item(), tolerance)
-    rows_of = paired_rows if takes(artifact, "noise") else sampled_rows
-    try:
-        return Verification(tuple(rows_of(artifact, reference, pictures, limits, progress)))
-    except InputError as error:  # of what the file answers: what it was given is all right
-        raise ArtifactError(f"{path}: {error}") from error
+    def of(
+        self,
+        session: Session,
+        progress: Callable[[str], object] | None = None,
+        *,
+        tolerance: float | None = None,
+    ) -> Verification:
+        """`verify` of a file that was loaded already."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncalibratedWarning)  # the classifier gave its own
+            artifact = ArtifactClassifier(session)
+        path, metadata, classifier = artifact.path, artifact.metadata, self._classifier
+        _check_origin(path, metadata, classifier)
+        progress = progress or (lambda _: None)
+        progress("attacking the pictures to compare on")
+        pictures = self._attacked(_PICTURES_WHERE_SLOW if session.is_slow else _PICTURES)
+        if metadata.pixels == "uint8":
+            pictures = (pictures * 255).round().to(torch.uint8)
+        limits = limits_of(metadata.precision, metadata.config, classifier.logit_scale.item(), tolerance)
+        rows_of = paired_rows if takes(artifact, "noise") else sampled_rows
+        try:
+            return Verification(tuple(rows_of(artifact, self._reference, pictures, limits, progress)))
+        except InputError as error:  # of what the file answers: what it was given is all right
+            raise ArtifactError(f"{path}: {error}") from error
+
+    def _attacked(self, drawn: int) -> Tensor:
+        """Each picture and, after it, its attacked form: float32 [2N, 3, H, W] on the classifier's device.
+
+        drawn: N, where no images were given.
+        """
+        number = drawn if self._images is None else len(self._images)
+        if number not in self._pictures:
+            self._pictures[number] = self._attack(number)
+        return self._pictures[number]
+
+    def _attack(self, number: int) -> Tensor:
+        classifier = self._classifier
+        images = drawn_pictures(number, classifier.image_size) if self._images is None else self._images
+        clean = checked_pictures(images, classifier.image_size, classifier.device)
+        generator = torch.Generator().manual_seed(0)
+        attacked = [
+            pgd(
+                classifier.undefended,
+                x,
+                classifier.undefended(x).argmax(1),
+                eps=_ATTACK_EPS,
+                step_size=_ATTACK_STEP_SIZE,
+                steps=_ATTACK_STEPS,
+                generator=generator,
+            )
+            for x in clean.split(MOST)
+        ]
+        return torch.stack([clean, torch.cat(attacked)], dim=1).flatten(0, 1)
 
 
 def _check_origin(path: Path, metadata: Metadata, classifier: DefendedClassifier) -> None:
@@ -127,30 +146,3 @@ def _check_origin(path: Path, metadata: Metadata, classifier: DefendedClassifier
                 f"{path} was exported from another classifier: its metadata has {name} {said!s:.300}, "
                 f"expected {value!s:.300}"
             )
-
-
-def _drawn(n: int, image_size: tuple[int, int]) -> arrays.Pixels:
-    height, width = image_size
-    return draw(n, seed=(20, 26, 7), size=max(height, width)).pixels[..., :height, :width]
-
-
-def _pictures(classifier: DefendedClassifier, images: arrays.Pixels) -> Tensor:
-    """Each picture and, after it, its attacked form: float32 [2N, 3, H, W] on the classifier's device."""
-    checked = arrays.check_pixels(images, classifier.image_size)
-    if not len(checked):
-        raise InputError("expected at least one image to compare answers for, got none")
-    clean = as_unit(torch.tensor(checked, device=classifier.device))
-    generator = torch.Generator().manual_seed(0)
-    attacked = [
-        pgd(
-            classifier.undefended,
-            x,
-            classifier.undefended(x).argmax(1),
-            eps=_ATTACK_EPS,
-            step_size=_ATTACK_STEP_SIZE,
-            steps=_ATTACK_STEPS,
-            generator=generator,
-        )
-        for x in clean.split(MOST)
-    ]
-    return torch.stack([clean, torch.cat(attacked)], dim=1).flatten(0, 1)

@@ -18,12 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipfast import DefendedClassifier
-from clipfast.artifacts.aotinductor import AOTInductorClassifier
 from clipfast.cli import app
 from clipfast.config import CounterattackConfig
 from clipfast.inputs.arrays import draw_noise
 from clipfast.inputs.noise import seeded_keys
 from clipfast.preprocess import image_files
+from clipfast.runtime import load_artifact
 
 # The first one builds, and each package is minutes of a C++ compiler's work.
 pytestmark = pytest.mark.timeout(1800)
@@ -150,7 +150,7 @@ def test_pictures_of_other_kinds_get_pythons_answers(run, artifact, pictures, tm
     exif = Image.Exif()
     exif[0x0112] = 6
     large.convert("RGB").save(folder / "turned.JPEG", exif=exif)
-    classifier = AOTInductorClassifier(lab, trust=True)
+    classifier = load_artifact(lab, trust=True)
     files = list(image_files([folder]))
     noise = save_noise(tmp_path / "noise.npy", len(files), classifier.config)
     got = rows_of(run(folder, "--artifact", lab, "--trust", "--noise", tmp_path / "noise.npy"))
@@ -167,7 +167,7 @@ def test_serving_draws_its_noise_anew(run, artifact, pictures):
     first, second = (rows_of(run(pictures / "clean", "--artifact", serving, "--trust")) for _ in range(2))
     assert all(a["drift"] != b["drift"] for a, b in zip(first, second, strict=True))
     files = list(image_files([pictures / "clean"]))
-    classifier = AOTInductorClassifier(serving, trust=True)
+    classifier = load_artifact(serving, trust=True)
     expected = classifier.predict(classifier.preprocess.batch(files))
     best = expected.undefended_logits.argmax(axis=1)
     assert [row["undefended_class"] for row in first] == [classifier.classnames[i] for i in best]

@@ -71,7 +71,7 @@ OpenVinoClassifier::Compiled OpenVinoClassifier::compile(const fs::path& path, i
   Metadata metadata = read_metadata(path, metadata_text(*model));
   seed(*model);
   // In bfloat16, which it chooses by itself where the CPU has it, the gate would be another.
-  // SNIPPETS_MODE: see clipfast/artifacts/openvino_runtime.py.
+  // SNIPPETS_MODE: see clipfast/artifacts/sessions/openvino_runtime.py.
   ov::AnyMap settings{{"SNIPPETS_MODE", "DISABLE"},
                       ov::hint::inference_precision(ov::element::f32),
                       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from clipfast.artifacts.metadata import KEY
+from clipfast.artifacts.fields import KEY
 from clipfast.cli import app
 from clipfast.inputs.arrays import draw_noise
 from clipfast.inputs.noise import seeded_keys

@@ -167,14 +167,14 @@ def test_no_usable_drift_is_an_error_and_no_answer(run):
 def test_the_classifier_itself_raises_where_drift_is_not_finite(artifact):
     classifier = OnnxClassifier(artifact("lab.onnx"))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 96, 96), np.uint8)
-    good = classifier._run
+    good = classifier._session._run
 
-    def broken(inputs):
-        outputs = [np.array(output) for output in good(inputs)]
-        outputs[2][np.array(inputs[0])[:, 0, 0, 0] == np.float32(pixels[1, 0, 0, 0] / 255)] = np.nan
-        return outputs
+    def broken(inputs, outputs):
+        found = {name: np.array(output) for name, output in good(inputs, outputs).items()}
+        found["drift"][inputs["pixels"][:, 0, 0, 0] == np.float32(pixels[1, 0, 0, 0] / 255)] = np.nan
+        return found
 
-    classifier._run = broken
+    classifier._session._run = broken
     first, second, third = answers(classifier, pixels)
     assert isinstance(first, Answer)
     assert isinstance(third, Answer)

@@ -12,7 +12,8 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from clipfast.artifacts.metadata import KEY, Metadata
+from clipfast.artifacts.fields import KEY
+from clipfast.artifacts.metadata import Metadata
 from clipfast.artifacts.ports import Port
 from clipfast.errors import ArtifactError, InputError
 from clipfast.inputs.rules import checked_integer

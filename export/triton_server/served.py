@@ -15,7 +15,8 @@ from model_config import check_ports, metadata_text
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from clipfast.artifacts.base import ArtifactClassifier, read_metadata
+from clipfast.artifacts.classifier import ArtifactClassifier
+from clipfast.artifacts.sessions.session import Arrays, Session
 from clipfast.errors import ArtifactError, InputError
 
 __all__ = ["ServedClassifier"]
@@ -34,18 +35,31 @@ class ServedClassifier(ArtifactClassifier):
     """
 
     def __init__(self, url: str, model: str, *, version: int | None = None, timeout: float = 30.0) -> None:
+        self._server = ServedSession(url, model, version, timeout)
+        super().__init__(self._server)
+        check_ports(self._server.config, self.metadata, str(self.path))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._server.close()
+
+
+class ServedSession(Session):
+    """A version of a model on a server. Arguments and errors as for `ServedClassifier`.
+
+    config: the model's configuration there.
+    """
+
+    def __init__(self, url: str, model: str, version: int | None, timeout: float) -> None:
         if not 0 < timeout < float("inf"):
             raise InputError(f"timeout must be a positive number of seconds, got {timeout!r}")
         self._client: Any = grpcclient.InferenceServerClient(url)
         self._url, self._model, self._timeout = url, model, timeout
         self._version = str(self._newest() if version is None else version)
-        where = Path(url, model, self._version)
         self._check_ready()
-        config = self._ask(self._client.get_model_config, model, self._version).config
-        metadata = read_metadata(where, metadata_text(config, int(self._version)))
-        check_ports(config, metadata, str(where))
-        self._largest: int = config.max_batch_size
-        super().__init__(where, metadata, noise_policy="fresh", noise_key=None)
+        self.config = self._ask(self._client.get_model_config, model, self._version).config
+        text = metadata_text(self.config, int(self._version))
+        super().__init__(Path(url, model, self._version), text, ports=None, placed={})
 
     def close(self) -> None:
         """Ends the connection."""
@@ -94,25 +108,25 @@ class ServedClassifier(ArtifactClassifier):
                 return f"{self._url} is not available (gRPC, by default on port 8001): {said}"
         return f"{self._url}: {said}"
 
-    def _run(self, inputs: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        (pixels,) = inputs
-        starts = range(0, len(pixels), self._largest)
-        answers = [self._infer(pixels[start : start + self._largest]) for start in starts]
-        if not answers:  # the server takes no empty batch
-            return [np.empty((0, *_sizes(port.shape)), port.dtype) for port in self._outputs]
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+    def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        ((name, pixels),) = inputs.items()
+        largest: int = self.config.max_batch_size
+        # The server takes no empty batch: of none, one picture is asked for and left out.
+        asked = pixels if len(pixels) else np.zeros((1, *pixels.shape[1:]), pixels.dtype)
+        starts = range(0, len(asked), largest)
+        answers = [self._infer(name, asked[start : start + largest], outputs) for start in starts]
+        return {
+            output: np.concatenate([answer[output] for answer in answers])[: len(pixels)]
+            for output in outputs
+        }
 
-    def _infer(self, pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        port = self._inputs[0]
-        tensor = grpcclient.InferInput(port.name, list(pixels.shape), np_to_triton_dtype(pixels.dtype))
+    def _infer(self, name: str, pixels: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        tensor = grpcclient.InferInput(name, list(pixels.shape), np_to_triton_dtype(pixels.dtype))
         tensor.set_data_from_numpy(pixels)
         result = self._ask(self._client.infer, self._model, [tensor], self._version)
-        # The server's [N, 1] are numbers, one an image: it knows no shape without a size.
-        return [
-            result.as_numpy(port.name).reshape(len(pixels), *_sizes(port.shape)) for port in self._outputs
-        ]
+        return {output: self._shaped(output, result.as_numpy(output)) for output in outputs}
 
-
-def _sizes(shape: Sequence[int | None]) -> list[int]:
-    """A port's shape without the batch."""
-    return [size for size in shape[1:] if size is not None]
+    def _shaped(self, output: str, found: NDArray[Any]) -> NDArray[Any]:
+        """As clipfast has it: the server gives numbers, one an image, as [N, 1], which its config says."""
+        numbers = {tensor.name for tensor in self.config.output if tensor.HasField("reshape")}
+        return found[:, 0] if output in numbers else found

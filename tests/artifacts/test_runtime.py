@@ -28,7 +28,7 @@ from hand_made import (
 from clipfast import ArtifactError, CounterattackConfig, InputError, UncalibratedWarning
 from clipfast.artifacts.formats import FORMATS
 from clipfast.artifacts.metadata import SCHEMA
-from clipfast.artifacts.providers import check_used, usable
+from clipfast.artifacts.sessions.providers import check_used, usable
 from clipfast.inputs.philox import linf_noise
 from clipfast.runtime import OnnxClassifier, OpenVinoClassifier, load_artifact
 
@@ -162,7 +162,7 @@ def test_what_the_file_says_is_there_to_read(make):
     assert classifier.config == CONFIG
     assert classifier.image_size == classifier.preprocess.size == (32, 32)
     assert classifier.calibrated
-    assert classifier.providers == ("CPUExecutionProvider",)
+    assert [*classifier.stats().placed] == ["CPUExecutionProvider"]
     assert "classifier.onnx" in repr(classifier)
     assert "lab, 4 classes, 32 x 32 pixels as float32" in repr(classifier)
 
@@ -192,8 +192,9 @@ def test_uint8_pixels_are_divided_as_torch_divides_them(make):
     levels = np.arange(256, dtype=np.uint8).repeat(12).reshape(1, 3, 32, 32)
     seen = []
     classifier = make()
-    run = classifier._run
-    classifier._run = lambda inputs: seen.append(inputs[0]) or run(inputs)
+    session = classifier._session
+    run = session._run
+    session._run = lambda inputs, outputs: seen.append(inputs["pixels"]) or run(inputs, outputs)
     classifier.predict(levels)
     np.testing.assert_array_equal(seen[0], torch.from_numpy(levels).div(255.0).numpy())
     classifier.predict(unit(levels).astype(np.float64))
@@ -379,7 +380,7 @@ def test_answers_that_are_not_finite_are_no_answers(make, x):
 
 def test_options_reach_openvino(make, tmp_path):
     options = {"low_memory": True, "threads": 1, "cache": tmp_path / "cache"}
-    compiled = make(runtime="openvino", options=options)._compiled
+    compiled = make(runtime="openvino", options=options)._session._compiled
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert list((tmp_path / "cache").glob("*.blob"))
@@ -388,12 +389,12 @@ def test_options_reach_openvino(make, tmp_path):
 
 
 def test_options_reach_onnxruntime(make):
-    frugal = make(options={"low_memory": True, "threads": 1})._session.get_session_options()
+    frugal = make(options={"low_memory": True, "threads": 1})._session._session.get_session_options()
     assert frugal.intra_op_num_threads == 1
     assert not frugal.enable_cpu_mem_arena
     assert not frugal.enable_mem_pattern
     assert frugal.get_session_config_entry("session.disable_prepacking") == "1"
-    plain = make()._session.get_session_options()
+    plain = make()._session._session.get_session_options()
     assert plain.enable_cpu_mem_arena
     assert plain.enable_mem_pattern
 
@@ -419,7 +420,7 @@ def test_the_provider_is_logged_and_a_missing_one_is_an_error(make, caplog):
         with caplog.at_level(logging.INFO):
             classifier = make(options={"providers": [name]})
         assert "classifier.onnx runs on CPUExecutionProvider" in caplog.text
-        assert classifier.providers == ("CPUExecutionProvider",)
+        assert [*classifier.stats().placed] == ["CPUExecutionProvider"]
     for providers in (["coreml"], [("WebGpuExecutionProvider", {}), "cpu"], ["tensorrt", "cuda", "cpu"]):
         with pytest.raises(
             ArtifactError, match=r"classifier\.onnx: .*ExecutionProvider was asked for, and this build of"
@@ -471,13 +472,13 @@ def test_without_a_runtime_its_extra_is_named(monkeypatch, tmp_path, runtime, pa
 
 def test_the_runtime_is_the_first_that_is_there(monkeypatch, tmp_path):
     path = write_onnx(tmp_path / "a.onnx", make_metadata())
-    assert isinstance(load_artifact(path), OnnxClassifier)
+    assert [*load_artifact(path).stats().placed] == ["CPUExecutionProvider"]
     assert FORMATS["onnx"].installed_runtimes() == ("onnxruntime", "openvino", "reference")
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
     )
-    assert isinstance(load_artifact(path), OpenVinoClassifier)
+    assert [*load_artifact(path).stats().placed] == ["CPU"]
     assert FORMATS["onnx"].installed_runtimes() == ("openvino", "reference")
     with pytest.raises(InputError, match=r"\.onnx run in onnxruntime, openvino, reference, got .* 'torch'"):
         load_artifact(path, runtime="torch")
@@ -575,22 +576,23 @@ def test_external_data_is_read_and_missed(tmp_path, x):
 
 def test_a_graph_that_fails_or_lies_when_it_runs_is_named(make, x):
     classifier = make()
-    run = classifier._run
+    session = classifier._session
+    run = session._run
 
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("first line\nsecond line")
 
-    classifier._run = fail
+    session._run = fail
     with pytest.raises(ArtifactError, match=r"classifier\.onnx: running it failed: first line second line"):
         classifier.predict(x)
     for change in (
-        lambda outputs: outputs[:4],
-        lambda outputs: [*outputs[:2], outputs[2].astype(np.float64), *outputs[3:]],
-        lambda outputs: [*outputs[:2], outputs[2][:, None], *outputs[3:]],
+        lambda found: {name: found[name] for name in ("logits", "drift", "countered")},
+        lambda found: {**found, "drift": found["drift"].astype(np.float64)},
+        lambda found: {**found, "drift": found["drift"][:, None]},
     ):
-        classifier._run = lambda inputs, change=change: change(run(inputs))
+        session._run = lambda inputs, outputs, change=change: change(run(inputs, outputs))
         with pytest.raises(
-            ArtifactError, match=r"expected logits, .* as \[\('float32', \[8, 4\]\), .*, got "
+            ArtifactError, match=r"expected the outputs \{'logits': \('float32', \[8, 4\]\), .*, got "
         ):
             classifier.predict(x)
     assert classifier.stats().images == 0
@@ -608,7 +610,7 @@ def test_files_that_run_code_want_trust_before_they_are_opened(tmp_path, torchsc
 def test_bad_files_of_torch_are_named(tmp_path, torchscript, suffix):
     path = tmp_path / f"bad{suffix}"
     for content, named in (
-        (b"", "expected an exported classifier, got zero bytes"),
+        (b"", "expected an exported file, got zero bytes"),
         (b"hello world", "expected a ZIP archive"),
         (torchscript.read_bytes()[:900], "expected a ZIP archive; it is truncated"),
     ):
@@ -638,8 +640,8 @@ def test_metadata_of_torch_files_are_checked(tmp_path, aotinductor, x):
 
 def test_load_artifact_goes_by_the_name(tmp_path, torchscript):
     path = write_onnx(tmp_path / "a.onnx", make_metadata())
-    assert type(load_artifact(str(path), threads=1)).__name__ == "OnnxClassifier"
-    assert type(load_artifact(torchscript, trust=True)).__name__ == "TorchScriptClassifier"
+    assert "CPUExecutionProvider" in load_artifact(str(path), threads=1).stats().placed
+    assert load_artifact(torchscript, trust=True).path == torchscript
     for name in ("a.pt", "a.safetensors", "onnx"):
         with pytest.raises(ArtifactError, match=f"{name}: expected a file named .onnx, .ts.pt or .pt2"):
             load_artifact(tmp_path / name)

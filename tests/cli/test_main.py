@@ -17,7 +17,7 @@ from clipfast.cli import options
 from clipfast.defence import precision
 from clipfast.evaluation import BudgetName
 from clipfast.evaluation.budgets import BUDGETS
-from clipfast.runtime import OnnxClassifier
+from clipfast.runtime import ArtifactClassifier
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def classify(run, tmp_path, monkeypatch):
         def predict(*_, **__):
             raise error
 
-        monkeypatch.setattr(OnnxClassifier, "predict", predict)
+        monkeypatch.setattr(ArtifactClassifier, "predict", predict)
         return run("classify", tmp_path / "picture.png", "--artifact", file)
 
     return call

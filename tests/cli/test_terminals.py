@@ -96,11 +96,11 @@ def export(monkeypatch, tmp_path) -> Case:
 
 @pytest.fixture
 def verify(monkeypatch, tmp_path) -> Case:
-    def compare(artifact, classifier, *, images, progress) -> Verification:  # noqa: ARG001
+    def compare(self, session, progress) -> Verification:  # noqa: ARG001
         progress("comparing pictures")
         return Verification((CheckRow("undefended logits", 1e-5, 2e-4, 6),))
 
-    monkeypatch.setattr(verifying, "compare", compare)
+    monkeypatch.setattr(verifying.Comparison, "of", compare)
     file = write_onnx(tmp_path / "a.onnx", make_metadata(model_name="drawn", classnames=("red circle",)))
     return Case(["verify", file], ("undefended logits", "agrees with the reference"), "comparing pictures")
 

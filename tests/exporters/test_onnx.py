@@ -16,8 +16,8 @@ from lab import DRIFT_TOWERS, STAGES, Lab, restless
 from torch import Tensor, nn
 from towers import EXPLICIT, TRACED, VIT, VITS, build, build_vit
 
-from clipfast.exporters.exporting import OPSETS
 from clipfast.exporters.onnx import writer as to_onnx
+from clipfast.exporters.writing import OPSETS
 
 BY_VALUE = {"NonZero", "ScatterND", "If", "Loop", "RandomUniformLike", "RandomNormalLike", "Shape"}
 

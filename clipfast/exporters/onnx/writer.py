@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import __version__
-from ...artifacts.metadata import KEY
+from ...artifacts.fields import KEY
 from ...artifacts.ports import Port
 from ..exported_program import export_program
 from . import rewrites as passes

@@ -1,21 +1,21 @@
-"""Exported classifiers compiled by AOTInductor."""
+"""AOTInductor's packages."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import InputError
-from ..torch_private import aoti_load_package
-from .metadata import KEY
-from .torch_runtime import Program, TorchClassifier
+from ...errors import InputError
+from ...torch_private import aoti_load_package
+from ..fields import KEY
+from .torch_program import Program, TorchSession
 
-__all__ = ["AOTInductorClassifier"]
+__all__ = ["AOTInductorSession"]
 
 
-class AOTInductorClassifier(TorchClassifier):
-    """A defended classifier exported by AOTInductor: compiled for one kind of device and processor.
+class AOTInductorSession(TorchSession):
+    """A package that was compiled for one kind of device and processor.
 
-    Arguments and errors as for `TorchClassifier`; InputError for another kind of device too.
+    Arguments and errors as for `TorchSession`; InputError for another kind of device too.
     """
 
     def _load(self, path: Path) -> tuple[Program, str | None]:

@@ -1,4 +1,4 @@
-"""Exported classifiers in TorchScript, a legacy format."""
+"""TorchScript, a legacy format that torch has deprecated."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import Any
 
 import torch
 
-from .metadata import KEY
-from .torch_runtime import Program, TorchClassifier
+from ..fields import KEY
+from .torch_program import Program, TorchSession
 
-__all__ = ["TorchScriptClassifier"]
+__all__ = ["TorchScriptSession"]
 
 
-class TorchScriptClassifier(TorchClassifier):
-    """A defended classifier exported to TorchScript, a legacy format that torch has deprecated.
-
-    Arguments and errors as for `TorchClassifier`.
-    """
+class TorchScriptSession(TorchSession):
+    """A TorchScript file. Arguments and errors: see `TorchSession`."""
 
     def _load(self, path: Path) -> tuple[Program, str | None]:
         extra: dict[str, Any] = {f"{KEY}.json": ""}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError, InputError
+from ...errors import ArtifactError, InputError
 
 __all__ = ["CPU", "Provider", "check_used", "placed", "usable"]
 

@@ -1,4 +1,4 @@
-"""What exported classifiers share that torch runs: both of their formats are programs."""
+"""What both formats share that torch runs: their files are programs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ArtifactError, InputError
-from ..inputs.rules import NoisePolicy
-from .base import ArtifactClassifier, check_file, one_line, read_metadata
+from ...errors import ArtifactError, InputError
+from .session import Arrays, Session, check_file, one_line
 
-__all__ = ["Program", "TorchClassifier"]
+__all__ = ["Program", "TorchSession"]
 
 Program = Callable[..., Sequence[Tensor]]
 
 
-class TorchClassifier(ArtifactClassifier):
-    """What the classifiers of both formats share.
+class TorchSession(Session):
+    """A program over torch.
 
     path: the file. trust: such a file runs its own code when it is loaded; without trust it is not opened.
-    device: where it runs. noise_policy, noise_key, warnings: see `ArtifactClassifier`. threads: torch's own.
+    device: where it runs. threads: torch's own.
 
     A file that draws its own noise does so by torch's global generator, which torch seeds from the operating
     system: `torch.manual_seed` makes it predictable, and it is not cryptographic.
 
-    Raises ArtifactError without trust, and for a file that is missing, truncated, foreign or of a newer
-    schema. Whether its inputs and outputs are those of its metadata shows when `predict` runs it.
+    Raises ArtifactError without trust, and for a file that is missing, truncated or foreign. Programs name
+    neither inputs nor outputs: whether they are those of the metadata shows when `run` gives some.
     """
 
     def __init__(
@@ -42,8 +41,6 @@ class TorchClassifier(ArtifactClassifier):
         *,
         trust: bool = False,
         device: str | torch.device = "cpu",
-        noise_policy: NoisePolicy = "fresh",
-        noise_key: bytes | None = None,
     ) -> None:
         path = Path(path)
         if not trust:
@@ -61,17 +58,19 @@ class TorchClassifier(ArtifactClassifier):
             raise
         except Exception as error:  # torch raises whatever it stumbles over
             raise ArtifactError(f"{path}: torch cannot load it: {one_line(error)}") from error
-        super().__init__(path, read_metadata(path, text), noise_policy=noise_policy, noise_key=noise_key)
+        super().__init__(path, text, ports=None, placed={})
 
     @abstractmethod
     def _load(self, path: Path) -> tuple[Program, str | None]:
         """The file's program on self.device, and its metadata text if it has some."""
 
-    def _run(self, inputs: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        # The defence lives off differences that an autocast forward pass would round away.
+    def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        # What is made here lives off differences that an autocast forward pass would round away.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            outputs = self._program(*(self._tensor(array) for array in inputs))
-        return [output.cpu().numpy() for output in outputs]
+            found = self._program(*(self._tensor(array) for array in inputs.values()))
+        if len(found) != len(outputs):
+            raise ArtifactError(f"expected the outputs {', '.join(outputs)}, got {len(found)} tensors")
+        return {name: tensor.cpu().numpy() for name, tensor in zip(outputs, found, strict=True)}
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # torch warns of memory that is read-only, as a caller's pixels may be.

@@ -1,4 +1,4 @@
-"""Exported classifiers in ONNX, over OpenVINO."""
+"""OpenVINO, on a CPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import ArtifactError, InputError, names_extra
-from ..inputs.rules import NoisePolicy, checked_integer
-from .base import ArtifactClassifier, PortFacts, check_file, check_ports, one_line, read_metadata
-from .metadata import KEY
+from ...errors import ArtifactError, InputError, names_extra
+from ...inputs.rules import checked_integer
+from ..fields import KEY
+from .session import Arrays, GraphPorts, PortFacts, Session, check_file, one_line
 
-__all__ = ["OpenVinoClassifier"]
+__all__ = ["OpenVinoPrecision", "OpenVinoSession"]
 
 OpenVinoPrecision = Literal["fp32"]
 
@@ -35,24 +34,8 @@ _SETTINGS = {
 _log = logging.getLogger(__name__)
 
 
-class OpenVinoClassifier(ArtifactClassifier):
-    """A defended classifier exported to ONNX, over OpenVINO on a CPU.
-
-    path: the .onnx file, beside its external data if it has some. threads: of one call; by default
-    OpenVINO's choice. low_memory: no primitives kept for batch sizes that were seen; slower where they
-    change. cache: folder in which compiled models are kept, so that the next start is faster; whoever can
-    write there decides what runs. precision: "fp32" alone. OpenVINO itself would choose bfloat16 where the
-    CPU has it, in which drift, and so the gate, is off by up to a third. noise_policy, noise_key, warnings:
-    see `ArtifactClassifier`.
-
-    A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
-    by OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating system: few
-    enough to guess.
-
-    Raises ArtifactError for a file that is missing, truncated, foreign, of a newer schema, that OpenVINO
-    cannot compile, or whose inputs and outputs are not those of its metadata; InputError for bad options;
-    ModuleNotFoundError without openvino.
-    """
+class OpenVinoSession(Session):
+    """An ONNX file over OpenVINO. Arguments and errors: see `clipfast.runtime.OpenVinoClassifier`."""
 
     def __init__(
         self,
@@ -62,13 +45,11 @@ class OpenVinoClassifier(ArtifactClassifier):
         low_memory: bool = False,
         cache: str | os.PathLike[str] | None = None,
         precision: OpenVinoPrecision = "fp32",
-        noise_policy: NoisePolicy = "fresh",
-        noise_key: bytes | None = None,
     ) -> None:
         try:
             import openvino
         except ModuleNotFoundError as error:
-            raise names_extra("clipfast.runtime.OpenVinoClassifier", error) from error
+            raise names_extra(Path(path).name, error) from error
         path = Path(path)
         if precision not in get_args(OpenVinoPrecision):
             raise InputError(f"precision must be one of {get_args(OpenVinoPrecision)}, got {precision!r}")
@@ -87,22 +68,24 @@ class OpenVinoClassifier(ArtifactClassifier):
             compiled = core.compile_model(model, "CPU", options)
         except Exception as error:  # its errors have no common class but this
             raise ArtifactError(f"{path}: openvino cannot compile it: {one_line(error)}") from error
-        metadata = read_metadata(path, _metadata_text(model))
-        for kind, ports, found in zip(
-            ("input", "output"), metadata.ports, (model.inputs, model.outputs), strict=True
-        ):
-            check_ports(path, kind, ports, {port.any_name: _described(port) for port in found})
-        runs = {"CPU": len(compiled.get_runtime_model().get_ops())}
-        super().__init__(path, metadata, noise_policy=noise_policy, noise_key=noise_key, placed=runs)
+        inputs, outputs = (
+            {port.any_name: _described(port) for port in found} for found in (model.inputs, model.outputs)
+        )
+        super().__init__(
+            path,
+            _metadata_text(model),
+            ports=GraphPorts(inputs, outputs),
+            placed={"CPU": len(compiled.get_runtime_model().get_ops())},
+        )
         self._compiled, self._idle = compiled, []
+        self._dtypes = {name: dtype for name, (dtype, _) in outputs.items()}
         _log.info("%s runs on OpenVINO's CPU plugin in float32", path)
 
-    def _run(self, inputs: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        fed = {port.name: array for port, array in zip(self._inputs, inputs, strict=True)}
+    def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         with self._request() as request:
-            found = request.infer(fed)
+            found = request.infer(inputs)
             # Booleans come as bytes.
-            return [np.asarray(found[port.name]).astype(port.dtype, copy=False) for port in self._outputs]
+            return {name: np.asarray(found[name]).astype(self._dtypes[name], copy=False) for name in outputs}
 
     @contextlib.contextmanager
     def _request(self) -> Iterator[Any]:

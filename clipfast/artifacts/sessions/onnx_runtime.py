@@ -1,0 +1,101 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError, names_extra
+from ...inputs.rules import checked_integer
+from ..fields import KEY
+from .providers import Provider, check_used, placed, usable
+from .session import Arrays, GraphPorts, PortFacts, Session, check_file, one_line
+
+__all__ = ["OnnxRuntimeSession"]
+
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(bool)": "bool"}
+
+# onnxruntime seeds the generators of a session from one seed of the process, by default the clock's, which
+# stands still between two sessions: they would draw the same noise. So each session gets its own. It is
+# taken modulo 2^31 - 1, to which 0 and 1 are the same.
+_SEEDS = 2**31 - 2
+_seeding = threading.Lock()
+
+_log = logging.getLogger(__name__)
+
+
+class OnnxRuntimeSession(Session):
+    """An ONNX file over ONNX Runtime. Arguments and errors: see `clipfast.runtime.OnnxClassifier`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+        low_memory: bool = False,
+    ) -> None:
+        try:
+            import onnxruntime
+            from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
+        except ModuleNotFoundError as error:
+            raise names_extra(Path(path).name, error) from error
+        path = Path(path)
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = checked_integer("threads", threads, 2**16, start=1)
+        if low_memory:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        chosen = usable(path, providers, onnxruntime)
+        check_file(path)
+        try:
+            with _seeding:
+                onnxruntime.set_seed(1 + secrets.randbelow(_SEEDS))
+                session = onnxruntime.InferenceSession(path, options, providers=chosen)
+        except InvalidProtobuf as error:
+            raise ArtifactError(
+                f"{path}: expected an ONNX file; it is truncated, or of another format"
+            ) from error
+        except Exception as error:  # its errors have no common class but this
+            raise ArtifactError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
+        _hand_back()
+        self._session, runs = session, placed(session)
+        check_used(path, providers, session.get_providers(), runs)
+        super().__init__(
+            path,
+            session.get_modelmeta().custom_metadata_map.get(KEY),
+            ports=GraphPorts(_described(session.get_inputs()), _described(session.get_outputs())),
+            placed=runs,
+        )
+        _log.info("%s runs on %s", path, ", ".join(session.get_providers()))
+
+    def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        found: Sequence[Any] = self._session.run([*outputs], inputs)
+        return dict(zip(outputs, found, strict=True))
+
+
+def _hand_back() -> None:
+    """Returns freed memory to the system: glibc keeps the weights that onnxruntime frees once packed."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _described(nodes: Sequence[Any]) -> dict[str, PortFacts]:
+    """The dtypes and shapes of a graph's inputs or outputs, by name: None for a size that is not fixed."""
+    return {
+        str(node.name): (
+            _TYPES.get(node.type) or str(node.type),
+            tuple(size if isinstance(size, int) else None for size in node.shape),
+        )
+        for node in nodes
+    }
