@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +31,15 @@ Drive = Callable[..., Any]
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
+
+
+class _Isolating(_Quiet):
+    """With the headers under which a page may have threads."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
 
 
 def tool(name: str, package: str) -> str:
@@ -118,7 +127,20 @@ def site(built: Path, models: Path) -> Path:
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
     """Where the page is served, by a server of files that knows nothing else."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+    with _served(site, _Quiet) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def isolated_address(site: Path) -> Iterator[str]:
+    """Where it is served with the headers that threads need."""
+    with _served(site, _Isolating) as address:
+        yield address
+
+
+@contextmanager
+def _served(site: Path, handler: type[_Quiet]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(site))) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -131,12 +153,12 @@ def drive(address: str) -> Drive:
     """Runs a scenario of drive.mjs; its errors, and requests that leave the page's origin, fail the test."""
     chromium = tool("chromium", "the Debian package chromium")
 
-    def scenario(name: str, **given: Any) -> Any:
+    def scenario(name: str, url: str = address, **given: Any) -> Any:
         said = json.loads(
-            run("node", "drive.mjs", name, json.dumps({"chromium": chromium, "url": address, **given}))
+            run("node", "drive.mjs", name, json.dumps({"chromium": chromium, "url": url, **given}))
         )
         assert said["errors"] == []
-        assert [url for url in said["requests"] if not url.startswith(address)] == []
+        assert [asked for asked in said["requests"] if not asked.startswith(url)] == []
         return said["found"]
 
     return scenario

@@ -5,18 +5,19 @@ import { chromium } from "playwright-core";
 
 const FLAGS = [
   "--no-sandbox", // Chromium's own sandbox does not work as root
-  "--disable-gpu",
   "--no-first-run",
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
 ];
 
-const scenarios = { answers, attack, threshold, presets, models, keyboard, layout, messages, isolation, screenshot };
+const scenarios = { answers, attack, threshold, presets, models, runtimes, refused, keyboard, layout, messages, isolation, screenshot };
 
 const [name, text] = process.argv.slice(2);
 const given = JSON.parse(text);
-const browser = await chromium.launch({ executablePath: given.chromium, args: FLAGS });
+// A GPU's work done by the CPU, so that WebGPU can be tried anywhere.
+const gpu = given.gpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : ["--disable-gpu"];
+const browser = await chromium.launch({ executablePath: given.chromium, args: [...FLAGS, ...gpu] });
 const requests = [];
 const errors = [];
 try {
@@ -207,6 +208,24 @@ async function models({ file, ...where }) {
   await look();
   const missing = await open({ ...where, query: "?model=nothing" });
   return { links, seen, missing: await missing.innerText("#message") };
+}
+
+/** What may run the model, what does, and its answer; countered: at the end of the scale. */
+async function runtimes({ countered = false, ...where }) {
+  const page = await open(where);
+  if (countered) {
+    await page.focus("#threshold");
+    await page.keyboard.press("End");
+  }
+  const links = await page.$$eval("#runtimes a", (all) => all.map((link) => [link.textContent, link.getAttribute("href")]));
+  const current = await page.$$eval("#runtimes [aria-current]", (all) => all.map((link) => link.textContent));
+  const said = await page.textContent("#ran");
+  return { links, current, said, threads: page.workers().length, known: await known(page) };
+}
+
+/** What the page says that does not start. */
+async function refused(where) {
+  return (await open(where)).innerText("#message");
 }
 
 /** Does everything without a mouse. */

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
 
+from clipfast import Prediction
 from clipfast.calibration.separation import separation
 from clipfast.config import GATES, CounterattackConfig
 from clipfast.demo.stages import stages
@@ -126,14 +128,34 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in saved}
 
 
-@BY_PRESET
-def test_answers_are_those_of_the_runtime(drive, site, files, preset):
+def check_answer(answer: dict[str, Any], expected: Prediction[np.ndarray]) -> None:
+    """A page's answer to one picture, with the noise of the expected one."""
+    assert expected.delta is not None
+    assert answer["drift"] == pytest.approx(float(expected.drift[0]), rel=1e-4)
+    assert answer["countered"] == expected.countered[0]
+    np.testing.assert_allclose(answer["undefendedLogits"], expected.undefended_logits[0], atol=1e-4)
+    strayed = np.abs(np.array(answer["delta"]) - expected.delta.ravel()) > 1e-5
+    assert strayed.mean() <= 1e-3
+    # Where rounding turned the sign of a gradient somewhere, another picture was classified.
+    np.testing.assert_allclose(answer["logits"], expected.logits[0], atol=5e-2 if strayed.any() else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("preset", "isolated"),
+    [
+        pytest.param(0, False, id="recommended"),
+        pytest.param(1, False, id="published"),
+        pytest.param(1, True, id="published, threads"),
+    ],
+)
+def test_answers_are_those_of_the_runtime(drive, site, files, isolated_address, preset, isolated):
     classifier = OnnxClassifier(site / "models/drawn" / f"{PRESETS[preset]}.onnx")
     supplied = sorted((site / "models/drawn").glob("*.png"))
     # What is done to a file before it is answered is the same of both.
     chosen = [*supplied, *files.values()] if preset == 0 else supplied
     given = {"files": list(map(str, chosen)), "dropped": str(supplied[0])}
-    found = drive("answers", query=WITH_NOISE, preset=preset, **given)
+    where = {"url": isolated_address} if isolated else {}
+    found = drive("answers", query=WITH_NOISE, preset=preset, **where, **given)
     noise = np.fromfile(site / "noise.bin", "<f4").reshape(1, 3, 96, 96)
     countered, differences = [], []
     for file, page in zip(chosen, found["chosen"], strict=True):
@@ -146,15 +168,7 @@ def test_answers_are_those_of_the_runtime(drive, site, files, preset):
         expected = classifier.predict(pixels, noise=noise, with_delta=True)
         answer = page["answer"]
         assert page["preset"] == PRESETS[preset]
-        assert expected.delta is not None
-        assert answer["drift"] == pytest.approx(float(expected.drift[0]), rel=1e-4)
-        assert answer["countered"] == expected.countered[0]
-        np.testing.assert_allclose(answer["undefendedLogits"], expected.undefended_logits[0], atol=1e-4)
-        strayed = np.abs(np.array(answer["delta"]) - expected.delta.ravel()) > 1e-5
-        assert strayed.mean() <= 1e-3
-        # Where rounding turned the sign of a gradient somewhere, another picture was classified.
-        limit = 5e-2 if strayed.any() else 1e-4
-        np.testing.assert_allclose(answer["logits"], expected.logits[0], atol=limit)
+        check_answer(answer, expected)
         differences.append(np.abs(answer["logits"] - expected.logits[0]).max())
         assert page["said"].split(" ✓")[0].split(" ✗")[0] == expected.topk(1)[0][0][0]
         countered.append(answer["countered"])
@@ -280,6 +294,39 @@ def test_narrow_and_wide_in_light_and_dark(drive, preset):
         assert seen["least"]["contrast"] >= 4.5, seen
     assert len({(seen["colorScheme"], seen["background"]) for seen in found}) == 2
     assert len({seen["background"] for seen in found}) == 2
+
+
+def test_threads_where_the_server_isolates_the_page_and_one_elsewhere(drive, isolated_address):
+    plain, isolated = drive("runtimes"), drive("runtimes", url=isolated_address)
+    assert plain["said"] == plain["known"]["runtime"] == "WebAssembly on one thread"
+    assert plain["links"] == isolated["links"] == []
+    assert plain["threads"] == 0
+    threads = min(os.cpu_count() or 1, 4)
+    assert isolated["said"] == (f"WebAssembly on {threads} threads" if threads > 1 else plain["said"])
+    assert isolated["threads"] == threads - 1  # beside the page's own
+
+
+@pytest.mark.slow  # a software adapter compiles each operator
+def test_webgpu_where_the_browser_has_it(drive, site):
+    """On a CPU it takes its time: one picture."""
+    query = f"{WITH_NOISE}&runtime=webgpu"
+    found = drive("runtimes", query=query, preset=PRESETS.index("published"), gpu=True, countered=True)
+    assert found["said"] == found["known"]["runtime"] == "WebGPU"
+    assert found["links"] == [
+        ["WebAssembly", "?noise=noise.bin&runtime=wasm"],
+        ["WebGPU", "?noise=noise.bin&runtime=webgpu"],
+    ]
+    assert found["current"] == ["WebGPU"]
+    pixels, noise = (
+        np.array(found["known"][name], np.float32).reshape(1, 3, 96, 96) for name in ("pixels", "noise")
+    )
+    classifier = OnnxClassifier(site / "models/drawn/published.onnx")
+    expected = classifier.predict(
+        pixels, noise=noise, tau_threshold=found["known"]["threshold"], with_delta=True
+    )
+    assert expected.countered[0]
+    check_answer(found["known"]["answer"], expected)
+    assert drive("refused", query="?runtime=webgpu") == "this browser has no runtime webgpu; it has: wasm"
 
 
 def test_another_model_without_pictures_of_its_own(drive, files):

@@ -1,12 +1,12 @@
-/** The exported classifier in ONNX Runtime's WebAssembly build, one thread, one picture at a time. */
-import * as ort from "onnxruntime-web/wasm";
-import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
+/** The exported classifier in a runtime, one picture at a time. */
+import type * as Ort from "onnxruntime-web";
 
 import type { Gradient } from "./attack";
 import { type Defence, type Description, fetched } from "./description";
 import type { Noise } from "./noise";
 import type { Pixels } from "./pixels";
 import { Problem, words } from "./problem";
+import type { Runtime } from "./runtime";
 
 /** What the model says of one picture; milliseconds are medians of a few runs. */
 export interface Answer {
@@ -31,11 +31,8 @@ interface Ports {
 const RUNS = 3;
 const WEIGHTS = "weights.bin"; // of all the models, under the name that they have for it
 
-ort.env.wasm.numThreads = 1;
-ort.env.wasm.wasmPaths = { wasm };
-
 export class Classifier {
-  private readonly sessions = new Map<string, Promise<ort.InferenceSession>>();
+  private readonly sessions = new Map<string, Promise<Ort.InferenceSession>>();
   private readonly defended: Ports;
   private readonly undefended: Ports;
   private readonly attackable: Ports;
@@ -44,6 +41,7 @@ export class Classifier {
     private readonly folder: string,
     private readonly description: Description,
     private readonly weights: Uint8Array,
+    private readonly runtime: Runtime,
   ) {
     const [picture, classes] = shapes(description);
     this.defended = {
@@ -67,9 +65,9 @@ export class Classifier {
    * With what the first answer takes; the rest is loaded when it is asked for. Throws a Problem for model files that
    * are missing, broken or not those that classifier.json describes.
    */
-  static async load(folder: string, description: Description): Promise<Classifier> {
+  static async load(folder: string, description: Description, runtime: Runtime): Promise<Classifier> {
     const weights = new Uint8Array(await fetched(`${folder}/${WEIGHTS}`));
-    const classifier = new Classifier(folder, description, weights);
+    const classifier = new Classifier(folder, description, weights, runtime);
     await classifier.prepare(description.defences[0]);
     await classifier.session("undefended", classifier.undefended);
     return classifier;
@@ -88,10 +86,10 @@ export class Classifier {
     const inputs = {
       pixels: x,
       noise: this.picture(noise),
-      tau_threshold: new ort.Tensor("float32", [threshold], [1]),
+      tau_threshold: new this.runtime.ort.Tensor("float32", [threshold], [1]),
     };
     const times: { defended: number[]; undefended: number[] } = { defended: [], undefended: [] };
-    let outputs!: ort.InferenceSession.OnnxValueMapType;
+    let outputs!: Ort.InferenceSession.OnnxValueMapType;
     for (let run = 0; run < RUNS; run++) {
       let start = performance.now();
       await undefended.run({ pixels: x });
@@ -104,7 +102,7 @@ export class Classifier {
       logits: floats(outputs, "logits"),
       undefendedLogits: floats(outputs, "undefended_logits"),
       drift: floats(outputs, "drift")[0]!,
-      countered: Boolean((outputs["countered"] as ort.Tensor).data[0]),
+      countered: Boolean((outputs["countered"] as Ort.Tensor).data[0]),
       delta: floats(outputs, "delta"),
       defendedMs: median(times.defended),
       undefendedMs: median(times.undefended),
@@ -119,24 +117,24 @@ export class Classifier {
   /** The gradient of an attack on the undefended model, away from a class. Throws as `load` does. */
   async gradient(label: number): Promise<Gradient> {
     const loaded = await this.session("gradient", this.attackable);
-    const wanted = new ort.Tensor("int64", [BigInt(label)], [1]);
+    const wanted = new this.runtime.ort.Tensor("int64", [BigInt(label)], [1]);
     return async (pixels) =>
       floats(await loaded.run({ pixels: this.picture(pixels), label: wanted }), "gradient");
   }
 
   /** A model of the folder, loaded when it is first asked for, or again after a failure. */
-  private session(name: string, ports: Ports): Promise<ort.InferenceSession> {
+  private session(name: string, ports: Ports): Promise<Ort.InferenceSession> {
     let made = this.sessions.get(name);
     if (!made) {
-      made = session(`${this.folder}/${name}.onnx`, this.weights, ports);
+      made = session(`${this.folder}/${name}.onnx`, this.weights, ports, this.runtime);
       this.sessions.set(name, made);
       made.catch(() => this.sessions.delete(name));
     }
     return made;
   }
 
-  private picture(values: Float32Array<ArrayBuffer>): ort.Tensor {
-    return new ort.Tensor("float32", values, [1, ...shapes(this.description)[0]]);
+  private picture(values: Float32Array<ArrayBuffer>): Ort.Tensor {
+    return new this.runtime.ort.Tensor("float32", values, [1, ...shapes(this.description)[0]]);
   }
 }
 
@@ -144,20 +142,26 @@ function shapes({ metadata }: Description): [[number, number, number], number] {
   return [[3, ...metadata.preprocess.size], metadata.classnames.length];
 }
 
-function floats(outputs: ort.InferenceSession.OnnxValueMapType, name: string): Float32Array {
-  return (outputs[name] as ort.Tensor).data as Float32Array;
+function floats(outputs: Ort.InferenceSession.OnnxValueMapType, name: string): Float32Array {
+  return (outputs[name] as Ort.Tensor).data as Float32Array;
 }
 
 function median(values: number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1]!;
 }
 
-async function session(address: string, weights: Uint8Array, expected: Ports): Promise<ort.InferenceSession> {
+async function session(
+  address: string,
+  weights: Uint8Array,
+  expected: Ports,
+  { ort, name }: Runtime,
+): Promise<Ort.InferenceSession> {
   const bytes = await fetched(address);
-  let made: ort.InferenceSession;
+  let made: Ort.InferenceSession;
   try {
     made = await ort.InferenceSession.create(new Uint8Array(bytes), {
-      executionProviders: ["wasm"],
+      executionProviders: [name],
+      logSeverityLevel: 3, // it would warn of operators of shapes, which WebGPU leaves to the CPU
       externalData: [{ path: WEIGHTS, data: weights }],
     });
   } catch (error) {
@@ -175,7 +179,7 @@ function check(
   address: string,
   kind: string,
   expected: Record<string, Shape>,
-  found: readonly ort.InferenceSession.ValueMetadata[],
+  found: readonly Ort.InferenceSession.ValueMetadata[],
 ): void {
   const names = new Set([...Object.keys(expected), ...found.map((value) => value.name)]);
   for (const name of names) {

@@ -9,6 +9,7 @@ import type { Noise } from "./noise";
 import { showMagnified, showPixels } from "./pictures";
 import type { Pixels } from "./pixels";
 import { Problem, words } from "./problem";
+import type { Runtime } from "./runtime";
 import { Scale, written } from "./scale";
 import { type Step, showSteps } from "./steps";
 
@@ -28,6 +29,8 @@ interface Setting {
 
 /** What the page knows, for tests and the curious. */
 export interface Known extends Setting {
+  /** In words. */
+  runtime: string;
   preset: string;
   pixels: Pixels;
   clean: Pixels;
@@ -58,6 +61,7 @@ export class Page {
   constructor(
     private readonly folder: string,
     private readonly description: Description,
+    private readonly runtime: Runtime,
     private readonly classifier: Classifier,
     private readonly draw: (eps: number) => Noise,
   ) {
@@ -273,7 +277,8 @@ export class Page {
     const pixels = subject.attacked ?? subject.clean;
     const answer = await this.classifier.classify(defence, pixels, noise, threshold);
     if (subject === this.subject) {
-      this.show({ preset: defence.preset, pixels, clean: subject.clean, noise, threshold, answer });
+      const { title: runtime } = this.runtime;
+      this.show({ runtime, preset: defence.preset, pixels, clean: subject.clean, noise, threshold, answer });
     }
     return answer;
   }
@@ -357,8 +362,8 @@ export class Page {
     byId("model-limits").textContent = words.limits;
     byId("limits").textContent = limits;
     byId("about").textContent =
-      `Exported by clipfast ${versions["clipfast"]}; weights ${weights_sha256.slice(0, 12)}. ` +
-      "Runs in ONNX Runtime's WebAssembly build, on one thread.";
+      `Exported by clipfast ${versions["clipfast"]}; weights ${weights_sha256.slice(0, 12)}.`;
+    byId("ran").textContent = this.runtime.title;
   }
 
   /** Runs a task with the page marked as busy, and says what went wrong. */
