@@ -129,21 +129,9 @@ class ArtifactClassifier:
             self._outputs,
             batch=self.metadata.batch,
         )
-        _check_finite(answer)
-        prediction = Prediction(
-            logits=answer["logits"],
-            undefended_logits=answer.get("undefended_logits", np.full_like(answer["logits"], np.nan)),
-            embedding=answer.get("embedding"),
-            drift=answer["drift"],
-            countered=answer["countered"],
-            delta=answer["delta"] if with_delta else None,
-            classnames=self.classnames,
-            calibrated=self.calibrated and tau_threshold is None,
+        return self._prediction(
+            answer, calibrated=self.calibrated and tau_threshold is None, with_delta=with_delta
         )
-        self._stats.add(prediction)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("countered %d of %d images", prediction.countered.sum(), len(x))
-        return prediction
 
     def stats(self) -> Stats:
         """Images, countered, changed and the drift histogram since the start or `reset_stats`, and what runs
@@ -161,6 +149,26 @@ class ArtifactClassifier:
             f"{type(self).__name__}({str(self.path)!r}, {self.metadata.profile}, "
             f"{len(self.classnames)} classes, {height} x {width} pixels as {self.metadata.pixels})"
         )
+
+    def _prediction(
+        self, answer: dict[str, NDArray[Any]], *, calibrated: bool, with_delta: bool = False
+    ) -> Prediction[NDArray[Any]]:
+        """The file's outputs by name, checked, counted and in clipfast's form."""
+        _check_finite(answer)
+        prediction = Prediction(
+            logits=answer["logits"],
+            undefended_logits=answer.get("undefended_logits", np.full_like(answer["logits"], np.nan)),
+            embedding=answer.get("embedding"),
+            drift=answer["drift"],
+            countered=answer["countered"],
+            delta=answer["delta"] if with_delta else None,
+            classnames=self.classnames,
+            calibrated=calibrated,
+        )
+        self._stats.add(prediction)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("countered %d of %d images", prediction.countered.sum(), len(prediction))
+        return prediction
 
     def _takes(self, name: str) -> bool:
         return any(port.name == name for port in self._inputs)

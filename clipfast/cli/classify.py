@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import typer
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ from .reading import batches
 if TYPE_CHECKING:
     from ..artifacts.classifier import ArtifactClassifier
     from ..classifier import DefendedClassifier
-    from ..prediction import Prediction
+    from ..prediction import Prediction, Stats
 
-__all__ = ["classify_files", "command"]
+__all__ = ["Answered", "FileClassifier", "ReadHere", "classify_files", "command"]
 
 _MANY = 16  # files, for which a bar is shown
 
@@ -90,15 +90,55 @@ def command(
         }
         return _from_artifact(artifact, trust, device, settled, options.runtime_options(runtime, providers))
 
-    classify_files(images, make, batch_size=batch_size, seed=seed, topk=topk, as_json=as_json)
+    classify_files(images, lambda: ReadHere(make(), seed), batch_size=batch_size, topk=topk, as_json=as_json)
+
+
+class Answered(NamedTuple):
+    """What became of some files: those that could be read, their N answers, and the errors of the others."""
+
+    files: list[Path]
+    prediction: Prediction[Any] | None  # None of no file
+    errors: list[InputError]
+
+
+class FileClassifier(Protocol):
+    """What answers for picture files."""
+
+    def answers(self, files: list[Path], size: int) -> Iterator[Answered]:
+        """Up to `size` files at a time."""
+        ...
+
+    def stats(self) -> Stats:
+        """Of all the answers."""
+        ...
+
+
+class ReadHere:
+    """A classifier of pixels for files that are read here. seed: of its noise, see `predict`."""
+
+    def __init__(self, classifier: DefendedClassifier | ArtifactClassifier, seed: int | None = None) -> None:
+        self._classifier, self._seed = classifier, seed
+
+    def answers(self, files: list[Path], size: int) -> Iterator[Answered]:
+        """Up to `size` files at a time."""
+        done = 0
+        for good, pixels, bad in batches(self._classifier.preprocess, files, size):
+            prediction = None
+            if good:
+                prediction = _predict(self._classifier, pixels, seed=self._seed, first_image=done)
+            done += len(good)
+            yield Answered(good, prediction, bad)
+
+    def stats(self) -> Stats:
+        """Of all the answers."""
+        return self._classifier.stats()
 
 
 def classify_files(
     images: Sequence[Path],
-    make: Callable[[], DefendedClassifier | ArtifactClassifier],
+    make: Callable[[], FileClassifier],
     *,
     batch_size: int,
-    seed: int | None,
     topk: int,
     as_json: bool,
 ) -> None:
@@ -125,12 +165,11 @@ def classify_files(
     done = 0
     with ProgressBar(MofNCompleteColumn(), disable=len(files) < _MANY) as bar:
         task = bar.add_task("classifying", total=len(files))
-        for good, pixels, bad in batches(classifier.preprocess, files, batch_size):
+        for good, prediction, bad in classifier.answers(files, batch_size):
             tell_skipped(bad)
             failed += len(bad)
-            if good:
-                prediction = _predict(classifier, pixels, seed=seed, first_image=done)
-                done += len(good)
+            done += len(good)
+            if prediction is not None:
                 rows = list(_rows(good, prediction, topk))
                 if as_json:
                     with bar.away():

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from served import ServedClassifier
+from served import ServedClassifier, ServedFiles
 
 from clipfast.cli import main
-from clipfast.cli.classify import classify_files
+from clipfast.cli.classify import FileClassifier, ReadHere, classify_files
+from clipfast.errors import InputError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -35,16 +36,20 @@ def _command(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,
+    send_files: Annotated[
+        bool, typer.Option("--send-files", help="Let the server decode them, by the newest version.")
+    ] = False,
 ) -> None:
     """Classify image files, defended. Exit code 1 if a file could not be read; the rest go on."""
-    classify_files(
-        images,
-        lambda: ServedClassifier(url, model, version=version, timeout=timeout),
-        batch_size=batch_size,
-        seed=None,
-        topk=topk,
-        as_json=as_json,
-    )
+    if send_files and version is not None:
+        raise InputError(f"--send-files asks the newest version, got --version {version} too")
+
+    def make() -> FileClassifier:
+        if send_files:
+            return ServedFiles(url, model, timeout=timeout)
+        return ReadHere(ServedClassifier(url, model, version=version, timeout=timeout))
+
+    classify_files(images, make, batch_size=batch_size, topk=topk, as_json=as_json)
 
 
 if __name__ == "__main__":

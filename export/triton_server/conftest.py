@@ -22,12 +22,15 @@ def tiny(tmp_path_factory) -> Path:
 def model_repository(tmp_path_factory, artifact, tiny) -> Path:
     """The models `clipfast` and `recommended` (bundled), `tiny`, and some that a client must refuse.
 
-    `foreign` says nothing of clipfast, `mixed` says that it has five classes.
+    `recommended` and `tiny` take files, too. `foreign` says nothing of clipfast, `mixed` says that it has
+    five classes.
     """
     repository = tmp_path_factory.mktemp("served") / "models"
     write_model(artifact("serving.onnx"), repository)
-    write_model(artifact("recommended.onnx"), repository, name="recommended")
-    write_model(tiny, repository, name="tiny", serving=Serving(max_batch_size=8, max_queue_delay=300_000))
+    write_model(artifact("recommended.onnx"), repository, name="recommended", files=True)
+    write_model(
+        tiny, repository, name="tiny", serving=Serving(max_batch_size=8, max_queue_delay=300_000), files=True
+    )
     five = make_metadata(profile="serving", classnames=("red", "green", "blue", "grey", "pink"))
     for name in ("foreign", "mixed"):
         write_model(tiny, repository, name=name)

@@ -19,7 +19,8 @@ from tritonclient.utils import InferenceServerException
 __all__ = ["InferenceServer", "free_port"]
 
 _STARTS_WITHIN = 120.0  # seconds, on a machine that is busy
-_STAND_IN = Path(__file__).parent / "stand_in" / "onnxruntime"
+_HERE = Path(__file__).parent
+_STAND_IN = _HERE / "stand_in" / "onnxruntime"
 
 
 class InferenceServer:
@@ -101,7 +102,8 @@ class InferenceServer:
         if not stub.exists():
             raise RuntimeError(f"nvidia-pytriton at {server} has no backend for Python {python}")
         shutil.copy(stub, folder / "python")
-        (folder / "onnxruntime").symlink_to(_STAND_IN)
+        shutil.copytree(_STAND_IN, folder / "onnxruntime")
+        shutil.copy(_HERE / "decode/backend_tensors.py", folder / "onnxruntime")
         return folder
 
 

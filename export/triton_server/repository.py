@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from files import check_decoder, write_chain
 from model_config import (
     LABELS,
     WARMUP_FOLDER,
@@ -48,6 +49,7 @@ def write_model(
     version: int = 1,
     replace: bool = False,
     serving: Serving | None = None,
+    files: bool = False,
 ) -> Path:
     """Adds an exported classifier to a model repository and returns the folder of its version.
 
@@ -59,8 +61,8 @@ def write_model(
     Each folder is written beside the repository, on the same file system, and renamed into its place: a
     write that fails leaves the repository as it was. Raises ArtifactError for a file that clipfast did not
     export or the server could not batch, for one whose callers could switch the defence off, and for a
-    version whose inputs, outputs or labels are not those of its model; InputError for bad options and a
-    repository that cannot be written.
+    version whose inputs, outputs, labels or preparation of files are not those of its model; InputError for
+    bad options and a repository that cannot be written.
     """
     artifact, repository = Path(artifact), Path(repository)
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is None:
@@ -76,10 +78,13 @@ def write_model(
     classifier = _loaded(artifact)
     try:
         with tempfile.TemporaryDirectory(dir=beside, prefix=f".{repository.name}-") as aside:
+            check_decoder(model, classifier.metadata)
             if model.exists():
                 _add_version(artifact, classifier.metadata, model, version, serving, Path(aside))
             else:
                 _write_new(artifact, classifier, model, version, serving or Serving(), Path(aside))
+            if files:
+                write_chain(model, classifier.metadata, Path(aside))
     except OSError as error:
         raise InputError(f"cannot write {repository}: {error.strerror or error}") from error
     return model / str(version)
@@ -200,6 +205,9 @@ def _command(
     ] = None,
     instances: Annotated[int | None, typer.Option(help="Copies of the model. [default: 1]")] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu", help="Run on the GPUs, not on the CPU.")] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Add NAME_files, which takes picture files; see the README.")
+    ] = False,
 ) -> None:
     """Write a model repository for NVIDIA's inference server, or add a version to one."""
     options: dict[str, Any] = {
@@ -217,6 +225,7 @@ def _command(
             version=version,
             replace=replace,
             serving=Serving(**given) if given else None,
+            files=files,
         )
     print(folder)
 

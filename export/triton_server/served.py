@@ -5,7 +5,8 @@ All that a caller must know (classes, preprocessing, limits) is in the model's c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from clipfast.artifacts.classifier import ArtifactClassifier
 from clipfast.artifacts.sessions.session import Arrays, Session
+from clipfast.cli.classify import Answered
 from clipfast.errors import ArtifactError, InputError
 
-__all__ = ["ServedClassifier"]
+__all__ = ["ServedClassifier", "ServedFiles"]
 
 
 class ServedClassifier(ArtifactClassifier):
@@ -44,6 +46,43 @@ class ServedClassifier(ArtifactClassifier):
         self._server.close()
 
 
+class ServedFiles(ServedClassifier):
+    """The same model behind `NAME_files`, which takes picture files: the server decodes them.
+
+    Arguments and errors as for `ServedClassifier`; the chain always asks the newest version. ArtifactError
+    for a model without such a chain, too.
+    """
+
+    def __init__(self, url: str, model: str, *, timeout: float = 30.0) -> None:
+        super().__init__(url, model, timeout=timeout)
+        self._server.check_chain()
+
+    def answers(self, files: list[Path], size: int) -> Iterator[Answered]:
+        """Sends each file as it is, up to `size` of them at once, so that the server batches them."""
+        with ThreadPoolExecutor(size) as pool:
+            for first in range(0, len(files), size):
+                sent = files[first : first + size]
+                found = list(zip(sent, pool.map(self._ask, sent), strict=True))
+                good = [(file, answer) for file, answer in found if not isinstance(answer, InputError)]
+                prediction = None
+                if good:
+                    prediction = self._prediction(
+                        {
+                            port.name: np.concatenate([answer[port.name] for _, answer in good])
+                            for port in self._outputs
+                        },
+                        calibrated=self.calibrated,
+                    )
+                errors = [answer for _, answer in found if isinstance(answer, InputError)]
+                yield Answered([file for file, _ in good], prediction, errors)
+
+    def _ask(self, file: Path) -> Arrays | InputError:
+        try:
+            return self._server.send(file, [port.name for port in self._outputs])
+        except InputError as error:
+            return error
+
+
 class ServedSession(Session):
     """A version of a model on a server. Arguments and errors as for `ServedClassifier`.
 
@@ -64,6 +103,35 @@ class ServedSession(Session):
     def close(self) -> None:
         """Ends the connection."""
         self._client.close()
+
+    def check_chain(self) -> None:
+        """Raises ArtifactError where the server takes no files for this model."""
+        chain = self._chain
+        if not self._ask(self._client.is_model_ready, chain):
+            raise ArtifactError(
+                f"{self._url} does not serve {chain!r}, which takes files: `repository.py --files` writes it"
+            )
+
+    def send(self, file: Path, outputs: Sequence[str]) -> Arrays:
+        """The outputs for one picture file, [1, ...] each.
+
+        Raises InputError for a file that cannot be read, here or there, and ArtifactError as `run` does.
+        """
+        try:
+            data = np.frombuffer(file.read_bytes(), np.uint8)
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+        try:
+            found = self._client.infer(self._chain, [_tensor("file", data)], client_timeout=self._timeout)
+        except InferenceServerException as error:
+            if error.status() == "StatusCode.INVALID_ARGUMENT":
+                raise InputError(f"{file}: {' '.join(str(error.message()).split())}") from error
+            raise ArtifactError(self._explained(error)) from error
+        return {output: self._shaped(output, found.as_numpy(output)) for output in outputs}
+
+    @property
+    def _chain(self) -> str:
+        return f"{self._model}_files"
 
     def _newest(self) -> int:
         versions = [int(entry.version) for entry in self._index() if entry.state == "READY"]
@@ -121,12 +189,15 @@ class ServedSession(Session):
         }
 
     def _infer(self, name: str, pixels: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        tensor = grpcclient.InferInput(name, list(pixels.shape), np_to_triton_dtype(pixels.dtype))
-        tensor.set_data_from_numpy(pixels)
-        result = self._ask(self._client.infer, self._model, [tensor], self._version)
+        result = self._ask(self._client.infer, self._model, [_tensor(name, pixels)], self._version)
         return {output: self._shaped(output, result.as_numpy(output)) for output in outputs}
 
     def _shaped(self, output: str, found: NDArray[Any]) -> NDArray[Any]:
         """As clipfast has it: the server gives numbers, one an image, as [N, 1], which its config says."""
         numbers = {tensor.name for tensor in self.config.output if tensor.HasField("reshape")}
         return found[:, 0] if output in numbers else found
+
+
+def _tensor(name: str, array: NDArray[Any]) -> Any:
+    tensor = grpcclient.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    return tensor.set_data_from_numpy(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from clipfast import ArtifactError, InputError, UncalibratedWarning
 from clipfast.artifacts.metadata import Metadata
+from clipfast.preprocess import Preprocess
 from clipfast.runtime import OnnxClassifier
 
 schema: Any = model_config_pb2
@@ -353,3 +355,25 @@ def test_the_command_needs_no_torch(tmp_path, tiny, make):
     assert lab.returncode == 2
     assert "lab.onnx is of the profile lab" in lab.stderr
     assert not (tmp_path / "lab").exists()
+
+
+def test_files_are_prepared_as_the_model_takes_them(written, make):
+    """The chain is written once, and a version that prepares its pictures otherwise is refused."""
+    write_model(make(), written, version=2, files=True)
+    assert {file.name for file in (written / "clipfast_decode/1").iterdir()} == {
+        "model.py",
+        "backend_tensors.py",
+    }
+    settings = json.loads(read(written / "clipfast_decode").parameters["preprocess"].string_value)
+    assert settings["size"] == [32, 32]
+    steps = read(written / "clipfast_files").ensemble_scheduling.step
+    assert [step.model_name for step in steps] == ["clipfast_decode", "clipfast"]
+    before = tree(written)
+    other = make("other.onnx", preprocess=Preprocess(size=(32, 32), interpolation="bilinear"))
+    with pytest.raises(ArtifactError, match=r"clipfast_decode/config\.pbtxt prepares .*bicubic.*bilinear"):
+        write_model(other, written, version=3)
+    assert tree(written) == before
+    write_model(make(), written, version=3, files=True)
+    assert tree(written).items() >= before.items() - {
+        ("clipfast/config.pbtxt", before["clipfast/config.pbtxt"])
+    }

@@ -26,7 +26,7 @@ from PIL import Image
 from repository import write_model
 from scipy import stats
 from scripts import without
-from served import ServedClassifier
+from served import ServedClassifier, ServedFiles
 
 from clipfast import ArtifactError, InputError
 from clipfast.preprocess import image_files
@@ -286,6 +286,50 @@ def test_the_client_prints_what_classify_prints(server, artifact, pictures, tmp_
             assert row[key] == local[key]
         assert len(row["topk"]) == 3
         assert row["changed"] == (row["class"] != row["undefended_class"])
+
+
+def test_the_server_takes_files_as_they_are(server, pictures, tmp_path):
+    """What is sent is not decoded here, and what cannot be decoded there is skipped."""
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
+    (tmp_path / "empty.png").write_bytes(b"")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    drawn = Image.open(next(iter(sorted((pictures / "clean").iterdir()))))
+    drawn.convert("RGB").resize((300, 200)).save(tmp_path / "turned.jpg", exif=exif)
+    inputs = [pictures / "clean", tmp_path, "nowhere.png"]
+    options = ["--url", server.url, "--model", "recommended", "--json", "--topk", 3]
+    there = without(LEAN, "client.py", *inputs, *options, "--send-files", "--batch-size", 5)
+    here = without(LEAN, "client.py", *inputs, *options)
+    assert there.returncode == here.returncode == 1
+    assert "3 of 28 inputs could not be read" in there.stderr
+    for name in ("broken.png", "empty.png", "nowhere.png"):
+        assert name in there.stderr
+    rows, wanted = ([json.loads(line) for line in done.stdout.splitlines()] for done in (there, here))
+    assert len(rows) == len(wanted) == 25
+    for row, local in zip(rows, wanted, strict=True):
+        for key in ("image", "class", "undefended_class", "countered", "changed", "calibrated"):
+            assert row[key] == local[key]
+        assert row["probability"] == pytest.approx(local["probability"], abs=1e-4)
+
+
+def test_a_model_of_float_pixels_takes_files_too(server, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    picture.save(tmp_path / "a.png")
+    x = np.asarray(picture).transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    with closing(ServedFiles(server.url, "tiny")) as classifier:
+        assert classifier.metadata.pixels == "float32"
+        (answered,) = classifier.answers([tmp_path / "a.png"], 4)
+        assert classifier.stats().images == 1
+    wanted = expected(x, np.zeros_like(x)).undefended_logits
+    np.testing.assert_allclose(answered.prediction.undefended_logits, wanted, atol=1e-4)
+
+
+def test_files_are_for_models_with_a_chain_and_for_the_newest_version(server, pictures):
+    with pytest.raises(ArtifactError, match=r"does not serve 'clipfast_files', which takes files"):
+        ServedFiles(server.url, "clipfast")
+    refused = without(LEAN, "client.py", pictures, "--url", server.url, "--send-files", "--version", 1)
+    assert refused.returncode == 2
+    assert "--send-files asks the newest version, got --version 1 too" in refused.stderr
 
 
 def test_the_client_prints_a_table(server, pictures):

@@ -6,16 +6,15 @@ a configuration that is not the graph's, and runs a batch of requests as one.
 
 from __future__ import annotations
 
-import ctypes
 import json
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as server
+from backend_tensors import from_tensor, to_tensor
 
 _TYPES = {"tensor(float)": "TYPE_FP32", "tensor(uint8)": "TYPE_UINT8", "tensor(bool)": "TYPE_BOOL"}
-_USED = b"used_dltensor"
 
 
 class TritonPythonModel:
@@ -37,21 +36,12 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """Answers several requests by one run."""
-        batches = [np.from_dlpack(server.get_input_tensor_by_name(one, "pixels")) for one in requests]
+        batches = [from_tensor(server.get_input_tensor_by_name(one, "pixels")) for one in requests]
         answers = self.session.run(self.outputs, {"pixels": np.concatenate(batches)})
         ends = np.cumsum([len(batch) for batch in batches])[:-1]
         rows = zip(*(np.split(np.asarray(answer), ends) for answer in answers), strict=True)
-        return [server.InferenceResponse([*map(_tensor, self.outputs, answer)]) for answer in rows]
+        return [server.InferenceResponse([*map(to_tensor, self.outputs, answer)]) for answer in rows]
 
 
 def _dims(io):
     return io["reshape"]["shape"] if "reshape" in io else io["dims"]
-
-
-def _tensor(name, array):
-    # The backend was built for numpy 1 and misreads numpy 2's arrays. It reads DLPack well, but renames the
-    # capsule to what numpy does not know as used.
-    capsule = array.copy().__dlpack__()
-    tensor = server.Tensor.from_dlpack(name, capsule)
-    ctypes.pythonapi.PyCapsule_SetName(ctypes.py_object(capsule), _USED)
-    return tensor
