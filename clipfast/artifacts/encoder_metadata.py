@@ -80,10 +80,10 @@ class EncoderMetadata:
         return cls(**values)
 
 
-def is_encoder(text: str | None) -> bool:
+def is_encoder(text: str) -> bool:
     """Whether a file that carries this text says that it is an image encoder. Raises ArtifactError for a
     text that is no JSON object."""
-    return text is not None and _is_encoder(read_object(text))
+    return _is_encoder(read_object(text))
 
 
 def _is_encoder(values: dict[str, Any]) -> bool:

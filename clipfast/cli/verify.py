@@ -98,7 +98,7 @@ def _comparison(
 
     model: dict[str, Any] = {"model_name": against, "pretrained": pretrained, "device": device}
     with printed_warnings():
-        if is_encoder(session.text):
+        if read_metadata(session, is_encoder):
             encoder = ImageEncoder(session)
             return partial(
                 compare_embeddings,

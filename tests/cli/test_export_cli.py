@@ -8,6 +8,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+from hand_made import make_metadata, write_onnx
 from onnx import numpy_helper
 from PIL import Image
 
@@ -122,6 +123,16 @@ def test_mistakes_end_with_a_message_and_code_2(run, folder, arguments, named):
     assert "Traceback" not in err
     assert out == ""
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "named"), [("{", "its metadata is no JSON"), ("", "carries no clipfast metadata")]
+)
+def test_metadata_that_cannot_be_read_name_the_file(run, tmp_path, said, named):
+    path = write_onnx(tmp_path / "a.onnx", make_metadata(), said=said)
+    code, _, err = run("verify", path)
+    assert code == 2
+    assert f"a.onnx: {named}" in " ".join(err.split())
 
 
 def test_a_model_that_does_not_fit_the_file_is_a_mistake(run, exported):
