@@ -56,26 +56,29 @@ def classifiers() -> dict[str, DefendedClassifier]:
     }
 
 
+def requests_of(file: Path) -> list[openvino.InferRequest]:
+    """The file under each of the settings."""
+    core = openvino.Core()
+    return [
+        core.compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": THREADS, **options}).create_infer_request()
+        for options in SETTINGS.values()
+    ]
+
+
 def add_rows(table: Table, name: str, file: Path, metadata: Metadata) -> None:
     """A row for each of the settings."""
     size = metadata.preprocess.size[0]
     x = draw(BATCH, seed=(402, 0), size=size).pixels.astype(np.float32) / 255
     noise = draw_noise(seeded_keys(0, 0, BATCH), x.shape, metadata.config)
-    core = openvino.Core()
-    requests = {
-        setting: core.compile_model(
-            file, "CPU", {"INFERENCE_NUM_THREADS": THREADS, **options}
-        ).create_infer_request()
-        for setting, options in SETTINGS.items()
-    }
+    requests = requests_of(file)
     feeds = {
         countered: {"pixels": x, "noise": noise, "tau_threshold": np.full(BATCH, threshold, np.float32)}
         for countered, threshold in THRESHOLDS.items()
     }
     seconds = interleaved(
-        [partial(request.infer, feed) for request in requests.values() for feed in feeds.values()], repeats=25
+        [partial(request.infer, feed) for request in requests for feed in feeds.values()], repeats=25
     )
-    drifts = [request.infer(feeds["none"])["drift"].copy() for request in requests.values()]
+    drifts = [request.infer(feeds["none"])["drift"].copy() for request in requests]
     for i, setting in enumerate(SETTINGS):
         off = np.abs(drifts[i] / drifts[0] - 1)
         times = (f"{1000 * seconds[2 * i + k]:.1f}" for k in range(2))
@@ -88,11 +91,8 @@ def decisions(file: Path, metadata: Metadata) -> list[float]:
     x = draw(DECIDED, seed=(402, 1), size=size).pixels.astype(np.float32) / 255
     noise = draw_noise(seeded_keys(0, 0, DECIDED), x.shape, metadata.config)
     threshold = np.full(BATCH, metadata.config.tau_threshold, np.float32)
-    core, found = openvino.Core(), []
-    for options in SETTINGS.values():
-        request = core.compile_model(
-            file, "CPU", {"INFERENCE_NUM_THREADS": THREADS, **options}
-        ).create_infer_request()
+    found = []
+    for request in requests_of(file):
         countered = [
             request.infer(
                 {"pixels": x[i : i + BATCH], "noise": noise[i : i + BATCH], "tau_threshold": threshold}

@@ -97,6 +97,7 @@ class ServedSession(Session):
         self._version = str(self._newest() if version is None else version)
         self._check_ready()
         self.config = self._ask(self._client.get_model_config, model, self._version).config
+        self._numbers = {tensor.name for tensor in self.config.output if tensor.HasField("reshape")}
         text = metadata_text(self.config, int(self._version))
         super().__init__(Path(url, model, self._version), text, ports=None, placed={})
 
@@ -194,8 +195,7 @@ class ServedSession(Session):
 
     def _shaped(self, output: str, found: NDArray[Any]) -> NDArray[Any]:
         """As clipfast has it: the server gives numbers, one an image, as [N, 1], which its config says."""
-        numbers = {tensor.name for tensor in self.config.output if tensor.HasField("reshape")}
-        return found[:, 0] if output in numbers else found
+        return found[:, 0] if output in self._numbers else found
 
 
 def _tensor(name: str, array: NDArray[Any]) -> Any:
