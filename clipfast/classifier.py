@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .config import CounterattackConfig, Preset
+from .config import PUBLISHED_FOR, CounterattackConfig, Preset
 from .defence import precision as precisions
 from .defence.differentiable import DifferentiableDefence, Mode
 from .defence.engine import Engine
@@ -31,7 +31,7 @@ from .models.bundled import BundledName, bundled_defaults, bundled_folder, bundl
 from .models.checkpoint import load_image_tower
 from .models.class_weights import Template, Tokenizer
 from .models.fingerprint import fingerprint
-from .models.loading import PUBLISHED_FOR, load_open_clip, source_of
+from .models.loading import load_open_clip, source_of
 from .models.tower import ImageTower
 from .ops import Implementation
 from .prediction import Prediction, Stats, StatsRecorder
@@ -159,16 +159,20 @@ class DefendedClassifier(nn.Module):
         *,
         device: str | torch.device = "cpu",
         cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
         **options: Unpack[Options],
     ) -> DefendedClassifier:
         """A classifier over a model of open_clip's registry.
 
         model_name: a registry name, or with pretrained=None "hf-hub:org/repo" or a bundled model's name.
         pretrained: a registry tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code
-        is refused), or None for random weights. options: keyword arguments of the class. Raises InputError
-        for unknown names, weights that do not fit, and QuickGELU weights in a GELU model or the reverse.
+        is refused), or None for random weights. local_files_only: download nothing. options: keyword
+        arguments of the class. Raises InputError for unknown names, weights that do not fit, QuickGELU
+        weights in a GELU model or the reverse, and a model that brings code to run.
         """
-        model, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
+        model, tokenizer = load_open_clip(
+            model_name, pretrained, device=device, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         return cls(model, tokenizer, classnames, _source=source_of(model_name, pretrained), **options)
 
     @classmethod

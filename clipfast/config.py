@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -14,6 +13,7 @@ from .transforms import parse_chain, written
 
 __all__ = [
     "GATES",
+    "PUBLISHED_FOR",
     "CounterattackConfig",
     "Gate",
     "GateFacts",
@@ -23,6 +23,10 @@ __all__ = [
     "Preset",
     "ViewWeights",
 ]
+
+# The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only:
+# open_clip's names of model and weights.
+PUBLISHED_FOR = {("ViT-B-32-quickgelu", "openai")}
 
 Norm = Literal["linf", "l2"]
 PassThrough = Literal["noise", "clean", "both", "views"]
@@ -128,11 +132,20 @@ class CounterattackConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InputError(f"{name} must be a number, got {value!r}")
-            if not math.isfinite(value):
-                raise InputError(f"{name} must be finite, got {value!r}")
+            if not -_LARGEST <= value <= _LARGEST:  # NaN compares false
+                raise InputError(f"{name} must be finite in float32, got {value!r:.60}")
             object.__setattr__(self, name, float(value))
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise InputError(f"steps must be an integer of at least 0, got {self.steps!r}")
+        if (
+            isinstance(self.steps, bool)
+            or not isinstance(self.steps, int)
+            or not 0 <= self.steps <= _MOST_STEPS
+        ):
+            raise InputError(f"steps must be an integer from 0 to {_MOST_STEPS}, got {self.steps!r:.60}")
+        if abs(self.beta) * self.steps > _STEEPEST:
+            raise InputError(
+                f"beta times steps must be from -{_STEEPEST} to {_STEEPEST}, so that the steps' weights are "
+                f"numbers; got {self.beta!r} times {self.steps}"
+            )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in get_args(known):
                 raise InputError(f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}")
@@ -157,6 +170,8 @@ class CounterattackConfig:
         object.__setattr__(self, "transform", written(parse_chain(self.transform)))
         if isinstance(self.views, str) or not isinstance(self.views, Sequence):
             raise InputError(f"views must be a sequence of transforms, got {self.views!r}")
+        if len(self.views) > _MOST_VIEWS:
+            raise InputError(f"expected at most {_MOST_VIEWS} views, got {len(self.views)}")
         object.__setattr__(self, "views", tuple(written(parse_chain(view)) for view in self.views))
         if self.transform == "identity" and self._uses_transform:
             raise InputError(
@@ -295,6 +310,9 @@ class CounterattackConfig:
             raise InputError(f"unknown settings {unknown}; known: {sorted(known)}")
         return cls(**values)
 
+
+# Far beyond what helps, and little enough to be computed.
+_LARGEST, _MOST_STEPS, _STEEPEST, _MOST_VIEWS = 3.4e38, 1000, 80, 64
 
 _CHOICES = {
     "norm": Norm,

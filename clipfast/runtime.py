@@ -7,6 +7,7 @@ from .artifacts.classifier import ArtifactClassifier
 from .artifacts.encoder import ImageEncoder
 from .artifacts.loading import load_artifact, load_encoder
 from .artifacts.onnx_classifiers import OnnxClassifier, OpenVinoClassifier
+from .artifacts.parts import sha256_of
 
 __all__ = [
     "ArtifactClassifier",
@@ -15,4 +16,5 @@ __all__ = [
     "OpenVinoClassifier",
     "load_artifact",
     "load_encoder",
+    "sha256_of",
 ]

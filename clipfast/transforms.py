@@ -25,6 +25,7 @@ __all__ = [
     "written",
 ]
 
+_LONGEST_CHAIN = 8
 PLACES = ("centre", "top-left", "top-right", "bottom-left", "bottom-right")
 
 
@@ -108,11 +109,14 @@ class Transform:
 def parse_chain(text: str) -> tuple[Transform, ...]:
     """The transforms of "A then B", in the order in which they are made; often one.
 
-    Raises InputError as `Transform.parse` does, and for "identity" among several.
+    Raises InputError as `Transform.parse` does, for "identity" among several, and for more than eight.
     """
     if not isinstance(text, str):
         raise InputError(f"expected a transform as a string, got {text!r}")
-    chain = tuple(Transform.parse(part) for part in text.split(" then "))
+    parts = text.split(" then ")
+    if len(parts) > _LONGEST_CHAIN:
+        raise InputError(f"expected at most {_LONGEST_CHAIN} transforms in a row, got {len(parts)}")
+    chain = tuple(map(Transform.parse, parts))
     if len(chain) > 1 and any(transform.name == "identity" for transform in chain):
         raise InputError(f"expected identity by itself, got {text!r}")
     return chain

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..config import CounterattackConfig
-from ..errors import InputError, UncalibratedWarning, uncalibrated
+from ..errors import ArtifactError, InputError, UncalibratedWarning, uncalibrated
 from ..inputs import arrays
 from ..inputs.noise import NoiseSource, check_one_source
 from ..inputs.rules import NoisePolicy
@@ -113,9 +113,11 @@ class ArtifactClassifier:
             inputs["noise"] = self._noise(x, noise, seed, first_image)
         elif noise is not None or seed is not None:
             raise InputError(self._only_in_lab("seed" if noise is None else "noise"))
+        threshold = arrays.thresholds(
+            self.config.tau_threshold if tau_threshold is None else tau_threshold, len(x)
+        )
         if self._takes("tau_threshold"):
-            threshold = self.config.tau_threshold if tau_threshold is None else tau_threshold
-            inputs["tau_threshold"] = arrays.thresholds(threshold, len(x))
+            inputs["tau_threshold"] = threshold
         elif tau_threshold is not None:
             raise InputError(self._only_in_lab("tau_threshold"))
         if with_delta and all(port.name != "delta" for port in self._outputs):
@@ -130,7 +132,10 @@ class ArtifactClassifier:
             batch=self.metadata.batch,
         )
         return self._prediction(
-            answer, calibrated=self.calibrated and tau_threshold is None, with_delta=with_delta
+            answer,
+            threshold,
+            calibrated=self.calibrated and tau_threshold is None,
+            with_delta=with_delta,
         )
 
     def stats(self) -> Stats:
@@ -151,10 +156,16 @@ class ArtifactClassifier:
         )
 
     def _prediction(
-        self, answer: dict[str, NDArray[Any]], *, calibrated: bool, with_delta: bool = False
+        self,
+        answer: dict[str, NDArray[Any]],
+        threshold: NDArray[np.float32],
+        *,
+        calibrated: bool,
+        with_delta: bool = False,
     ) -> Prediction[NDArray[Any]]:
-        """The file's outputs by name, checked, counted and in clipfast's form."""
+        """The file's outputs by name, checked, counted and in clipfast's form. threshold: [N]."""
         _check_finite(answer)
+        self._check_gate(answer, threshold)
         prediction = Prediction(
             logits=answer["logits"],
             undefended_logits=answer.get("undefended_logits", np.full_like(answer["logits"], np.nan)),
@@ -169,6 +180,17 @@ class ArtifactClassifier:
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("countered %d of %d images", prediction.countered.sum(), len(prediction))
         return prediction
+
+    def _check_gate(self, answer: dict[str, NDArray[Any]], threshold: NDArray[np.float32]) -> None:
+        """Raises ArtifactError where a file counters other images than those below its threshold."""
+        wrong = np.flatnonzero(answer["countered"] != (answer["drift"] < threshold))
+        if len(wrong):
+            i = wrong[0]
+            raise ArtifactError(
+                f"{self.path}: its metadata and its graph have other thresholds: an image of drift "
+                f"{answer['drift'][i]:.6g} was {'' if answer['countered'][i] else 'not '}countered, the "
+                f"threshold is {threshold[i]:.6g}"
+            )
 
     def _takes(self, name: str) -> bool:
         return any(port.name == name for port in self._inputs)

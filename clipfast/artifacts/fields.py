@@ -44,6 +44,9 @@ KEY = "clipfast"
 
 Field = tuple[str, Callable[[Any], bool]]  # what it must be: in words, and as a test of the JSON value
 
+_LARGEST = 2**31  # of a whole number
+_LONGEST = 2**14  # side of a picture, in pixels
+
 # How pixels are laid out, whatever the model: written for readers other than clipfast.
 _PIXELS = {"color_order": "RGB", "range": [0, 1]}
 
@@ -55,7 +58,9 @@ def is_integer(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a finite number."""
-    return (is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    return (is_integer(value) and abs(value) < _LARGEST) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
 
 
 def _is_digest(value: Any) -> bool:
@@ -76,7 +81,7 @@ TEXTS: Field = ("a list of one string or more", _is_texts)
 FLAG: Field = ("true or false", lambda value: isinstance(value, bool))
 OBJECT: Field = ("an object", lambda value: isinstance(value, dict))
 DIGEST: Field = ("64 hexadecimal digits", _is_digest)
-SIZE: Field = ("a positive integer or null", lambda v: v is None or (is_integer(v) and v > 0))
+SIZE: Field = ("a positive integer or null", lambda v: v is None or (is_integer(v) and 0 < v < _LARGEST))
 _NAME: Field = ("a string or null", lambda value: value is None or isinstance(value, str))
 
 # The fields of every exported file.
@@ -97,8 +102,12 @@ COMMON: dict[str, Field] = {
 
 _PREPROCESS: dict[str, Field] = {
     "size": (
-        "a list of two positive integers",
-        lambda v: isinstance(v, list) and len(v) == 2 and all(is_integer(side) and side > 0 for side in v),
+        f"a list of two integers from 1 to {_LONGEST}",
+        lambda v: (
+            isinstance(v, list)
+            and len(v) == 2
+            and all(is_integer(side) and 0 < side <= _LONGEST for side in v)
+        ),
     ),
     "interpolation": TEXT,
     "resize_mode": TEXT,

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import get_args
 
-from ..config import CounterattackConfig
+from ..config import PUBLISHED_FOR, CounterattackConfig
 from ..errors import ArtifactError, InputError
+from ..inputs.names import check_classnames, check_template
 from ..preprocess import Preprocess
 from .fields import (
     COMMON,
@@ -152,13 +153,29 @@ _FIELDS: dict[str, Field] = COMMON | {
 
 def _check_agreement(metadata: Metadata) -> None:
     try:
+        check_classnames(metadata.classnames)
+        for template in metadata.templates:
+            check_template(template)
+    except InputError as error:
+        raise ArtifactError(f"metadata fields 'classnames' and 'templates': {error}") from error
+    try:
         _ = metadata.ports
     except InputError as error:
         raise ArtifactError(f"metadata fields do not go together: {error}") from error
     measured_by = metadata.drift_weights_sha256 or metadata.weights_sha256
     marked = metadata.config.calibrated_for is not None
+    if metadata.calibrated and not marked and not _is_known(metadata):
+        raise ArtifactError("metadata field 'calibrated' is true, but 'config' bears no mark of it")
     if metadata.calibrated and marked and not metadata.config.is_calibrated(measured_by):
         raise ArtifactError(
             "metadata field 'calibrated' is true, but 'config' is marked as calibrated for other weights, "
             "threshold, gate, eps or norm"
         )
+
+
+def _is_known(metadata: Metadata) -> bool:
+    """Whether there is nothing to calibrate, or the published threshold is that of its own model."""
+    source = metadata.model_name, metadata.pretrained
+    return metadata.config.gate == "none" or (
+        source in PUBLISHED_FOR and metadata.config.gates_as_published()
+    )

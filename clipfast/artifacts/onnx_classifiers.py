@@ -22,7 +22,8 @@ class OnnxClassifier(ArtifactClassifier):
     (name, options); by default CUDA where this build of ONNX Runtime has it, then the CPU. Where a provider
     would compute in less than float32 by itself it is told not to. threads: of one operator; by default ONNX
     Runtime's choice. low_memory: no second copy of the weights in the layout that products read, and no
-    memory kept between calls; slower. noise_policy, noise_key, warnings: see `ArtifactClassifier`.
+    memory kept between calls; slower. sha256: digest that the file must have, see `load_artifact`.
+    noise_policy, noise_key, warnings: see `ArtifactClassifier`.
 
     Logs which providers are active; `stats().placed` counts the nodes of each.
 
@@ -43,10 +44,13 @@ class OnnxClassifier(ArtifactClassifier):
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         low_memory: bool = False,
+        sha256: str | None = None,
         noise_policy: NoisePolicy = "fresh",
         noise_key: bytes | None = None,
     ) -> None:
-        session = OnnxRuntimeSession(path, providers=providers, threads=threads, low_memory=low_memory)
+        session = OnnxRuntimeSession(
+            path, providers=providers, threads=threads, low_memory=low_memory, sha256=sha256
+        )
         super().__init__(session, noise_policy=noise_policy, noise_key=noise_key)
 
 
@@ -59,7 +63,8 @@ class OpenVinoClassifier(ArtifactClassifier):
     next start is faster; whoever can write there decides what runs. A file that draws its own noise is
     compiled at every start, as its seed is part of what is compiled. precision: "fp32" alone. OpenVINO itself
     would choose bfloat16 where the CPU has it, in which drift, and so the gate, is off by up to a third.
-    noise_policy, noise_key, warnings: see `ArtifactClassifier`.
+    sha256: digest that the file must have, see `load_artifact`. noise_policy, noise_key, warnings: see
+    `ArtifactClassifier`.
 
     A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
     by OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating system: few
@@ -78,10 +83,11 @@ class OpenVinoClassifier(ArtifactClassifier):
         low_memory: bool = False,
         cache: str | os.PathLike[str] | None = None,
         precision: OpenVinoPrecision = "fp32",
+        sha256: str | None = None,
         noise_policy: NoisePolicy = "fresh",
         noise_key: bytes | None = None,
     ) -> None:
         session = OpenVinoSession(
-            path, threads=threads, low_memory=low_memory, cache=cache, precision=precision
+            path, threads=threads, low_memory=low_memory, cache=cache, precision=precision, sha256=sha256
         )
         super().__init__(session, noise_policy=noise_policy, noise_key=noise_key)

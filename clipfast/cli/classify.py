@@ -40,6 +40,10 @@ def command(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the code that an artifact of .ts.pt or .pt2 brings.")
     ] = False,
+    sha256: Annotated[
+        str | None,
+        typer.Option(help="Digest that the artifact must have (cat FILE FILE.data | sha256sum)."),
+    ] = None,
     runtime: Annotated[
         RuntimeName | None,
         typer.Option(
@@ -66,7 +70,13 @@ def command(
 
     def make() -> DefendedClassifier | ArtifactClassifier:
         if artifact is None:
-            for option, given in (("--trust", trust), ("--runtime", runtime), ("--provider", providers)):
+            of_a_file = {
+                "--trust": trust,
+                "--sha256": sha256,
+                "--runtime": runtime,
+                "--provider": providers,
+            }
+            for option, given in of_a_file.items():
                 if given:
                     raise InputError(f"{option} needs --artifact, an exported file")
             return options.defended_classifier(
@@ -88,7 +98,8 @@ def command(
             "--preset": preset,
             "--precision": None if precision == "fp32" else precision,
         }
-        return _from_artifact(artifact, trust, device, settled, options.runtime_options(runtime, providers))
+        where = {"trust": trust, "sha256": sha256, **options.runtime_options(runtime, providers)}
+        return _from_artifact(artifact, device, settled, where)
 
     classify_files(images, lambda: ReadHere(make(), seed), batch_size=batch_size, topk=topk, as_json=as_json)
 
@@ -188,10 +199,10 @@ def classify_files(
 
 
 def _from_artifact(
-    artifact: Path, trust: bool, device: str, settled: dict[str, object], where: dict[str, Any]
+    artifact: Path, device: str, settled: dict[str, object], where: dict[str, Any]
 ) -> ArtifactClassifier:
-    """Reads an exported file. settled: the options that it leaves no choice in, None if not given. where: the
-    runtime, and options of it."""
+    """Reads an exported file. settled: the options that it leaves no choice in, None if not given. where:
+    keyword arguments of `load_artifact`."""
     from ..artifacts.formats import format_of
     from ..artifacts.loading import load_artifact
 
@@ -202,7 +213,7 @@ def _from_artifact(
         if not format_of(artifact).is_program:
             raise InputError(f"--artifact {artifact} does not go with --device: its runtime chooses it")
         where = {**where, "device": options.checked_device(device)}
-    return load_artifact(artifact, trust=trust, **where)
+    return load_artifact(artifact, **where)
 
 
 def _predict(

@@ -11,11 +11,11 @@ from rich.markup import escape
 
 from ..artifacts.fields import Precision
 from ..artifacts.formats import FormatName, format_of
+from ..artifacts.parts import parts_of, sha256_of
 from ..artifacts.ports import PixelType, Port, Profile, described
 from ..errors import InputError
 from . import options
 from .console import printed_warnings, spinner, stdout
-from .exported_parts import files_of, sha256_of
 
 if TYPE_CHECKING:
     from ..exporters import EncoderExport, Export
@@ -143,7 +143,7 @@ def _batch_size(value: str) -> int | None:
 
 
 def _describe(exported: Export | EncoderExport, kind: str) -> None:
-    size = sum(file.stat().st_size for file in files_of(exported.path))
+    size = sum(file.stat().st_size for file in parts_of(exported.path))
     inputs, outputs = exported.metadata.ports
     for line in (
         f"{exported.path}: {size / 1e6:.1f} MB, {kind}",

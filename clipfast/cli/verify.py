@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,13 +14,14 @@ import typer
 from numpy.typing import NDArray
 from rich.markup import escape
 
-from ..errors import ArtifactError, VerificationError
+from ..errors import InputError, VerificationError
 from ..preprocess import Preprocess, image_files
 from . import options
 from .console import printed_warnings, spinner, stdout
-from .exported_parts import sha256_of
 
 if TYPE_CHECKING:
+    from ..artifacts.encoder_metadata import EncoderMetadata
+    from ..artifacts.metadata import Metadata
     from ..artifacts.sessions.session import Session
     from ..verification.outcome import Verification
 
@@ -30,17 +33,24 @@ Compare = Callable[..., "Verification"]  # of a session, telling of its steps
 def command(
     file: Annotated[Path, typer.Argument(help="An exported classifier.", show_default=False)],
     against: Annotated[
-        str | None, typer.Option(help="open_clip model name. Default: the one that the file names.")
+        str | None,
+        typer.Option(
+            help="open_clip model name. Default: the one that the file names, if it is on this machine."
+        ),
     ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="open_clip tag or file of weights. Default: those that the file names.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures. Default: drawn ones.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings that FILE must have, as JSON. Default: its own, which are told."),
+    ] = None,
     sha256: Annotated[
         str | None,
         typer.Option(
-            help="Digest that FILE must have, checked before it is read; of FILE and FILE.data one after the "
-            "other where there is such a file (cat FILE FILE.data | sha256sum)."
+            help="Digest that FILE must have, checked before it is read; of FILE and then the files that its "
+            "weights lie in (cat FILE FILE.data | sha256sum)."
         ),
     ] = None,
     trust: Annotated[
@@ -58,26 +68,27 @@ def command(
 ) -> None:
     """Compare an exported file with the reference. Exit code 1 if they disagree in any runtime."""
     from ..artifacts.formats import format_of
-    from ..artifacts.sessions.session import check_file
+    from ..artifacts.parts import sha256_of
     from ..verification.loading import load_on_device
 
-    check_file(file)
-    if sha256 is not None and (digest := sha256_of(file)) != sha256.strip().lower():
-        raise ArtifactError(f"{file}: expected the SHA-256 {sha256}, got {digest}")
+    digest = sha256 or sha256_of(file)  # what is read is the same in every runtime
     device = options.checked_device(device)
     names = runtimes or (["onnxruntime"] if providers else format_of(file).installed_runtimes())
     chosen = [options.runtime_options(name, providers) for name in names]
     found: dict[str, Verification] = {}
     compare: Compare | None = None
+    told: list[str] = []
     with spinner("loading the model") as tell:
         for where in chosen:
-            session = load_on_device(file, device, trust=trust, **where)
+            session = load_on_device(file, device, trust=trust, sha256=digest, **where)
             if compare is None:
-                compare = _comparison(session, against, pretrained, images, device)
+                compare, told = _comparison(session, against, pretrained, images, config, device)
             runtime = where["runtime"]
             found[runtime] = compare(session, lambda message, runtime=runtime: tell(f"{runtime}: {message}"))
     for runtime, verification in found.items():
         stdout.print(verification.table(runtime))
+    for line in (*told, f"sha256: {digest}"):
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
     failures = [f"in {name}: {one.failures}" for name, one in found.items() if not one.agrees]
     if failures:
         raise VerificationError(f"{file} disagrees with the reference {'; '.join(failures)}")
@@ -85,9 +96,15 @@ def command(
 
 
 def _comparison(
-    session: Session, against: str | None, pretrained: str | None, images: Path | None, device: str
-) -> Compare:
-    """What compares this file, in any runtime, with the model that it was exported from."""
+    session: Session,
+    against: str | None,
+    pretrained: str | None,
+    images: Path | None,
+    config: Path | None,
+    device: str,
+) -> tuple[Compare, list[str]]:
+    """What compares this file, in any runtime, with the model that it was exported from; and what it says of
+    itself that no comparison shows, a line each."""
     from ..artifacts.encoder import ImageEncoder
     from ..artifacts.encoder_metadata import is_encoder
     from ..artifacts.metadata import Metadata
@@ -99,14 +116,29 @@ def _comparison(
     model: dict[str, Any] = {"model_name": against, "pretrained": pretrained, "device": device}
     with printed_warnings():
         if read_metadata(session, is_encoder):
+            if config is not None:
+                raise InputError(
+                    f"{session.path} is an image encoder, and has no settings: got --config {config}"
+                )
             encoder = ImageEncoder(session)
             return partial(
                 compare_embeddings,
                 tower=rebuilt_tower(encoder.metadata, **model),
                 images=_pictures(images, encoder.preprocess),
-            )
-        classifier = rebuilt(read_metadata(session, Metadata.from_json), **model)
-        return Comparison(classifier, _pictures(images, classifier.preprocess)).of
+            ), _told(encoder.metadata)
+        metadata = read_metadata(session, Metadata.from_json)
+        expected = None if config is None else options.read_config(config)
+        classifier = rebuilt(metadata, config=expected, **model)
+        compare = Comparison(classifier, _pictures(images, classifier.preprocess)).of
+        return compare, [
+            f"settings: {json.dumps(dataclasses.asdict(metadata.config))}",
+            f"calibrated for this model: {'yes' if metadata.calibrated else 'no'}",
+            *_told(metadata),
+        ]
+
+
+def _told(metadata: Metadata | EncoderMetadata) -> list[str]:
+    return [f"pictures: {metadata.preprocess}", f"precision: {metadata.precision}"]
 
 
 def _pictures(images: Path | None, preprocess: Preprocess) -> NDArray[np.uint8] | None:

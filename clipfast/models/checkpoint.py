@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,29 @@ __all__ = ["load_clip", "load_image_tower", "read_checkpoint"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _NESTED = ("vision_encoder_state_dict", "state_dict")
+_MOST_TIMES, _SPARE = 16, 2**26
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The dict that a checkpoint file holds. Raises InputError for a file that is missing or broken, or
-    that holds more than plain tensors and containers (which is refused, not run)."""
+def read_checkpoint(path: str | os.PathLike[str], module: nn.Module) -> dict[str, Any]:
+    """The dict that a checkpoint file holds.
+
+    module: what it is to be loaded into; a file of more than 16 times its size is not read, which leaves room
+    for a text tower and an optimiser's state.
+
+    Raises InputError for a file that is missing or broken, that holds more than plain tensors and containers
+    (which is refused, not run) or dictionaries with keys that are no strings, and for tensors that are
+    sparse, complex, quantised or without values. What is read takes no more memory than the file has bytes.
+    """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
         raise InputError(f"expected a checkpoint ending in one of {_SUFFIXES}, got {path.name!r}")
     if not path.is_file():
         raise InputError(f"no such checkpoint: {path}")
+    needed = 4 * sum(tensor.numel() for tensor in module.state_dict().values())
+    if (size := path.stat().st_size) > _MOST_TIMES * needed + _SPARE:
+        raise InputError(f"{path}: expected weights of some {needed:,} bytes, got a file of {size:,}")
     try:
+        _check_stored(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -41,11 +54,49 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: refused, because it holds more than tensors and could run code when loaded "
             f"(or is damaged). Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
-    except (OSError, RuntimeError, EOFError, SafetensorError, ValueError, KeyError) as error:
+    except InputError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        SafetensorError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(f"{path}: not a readable checkpoint: {error}") from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: expected a dict of tensors, got {type(checkpoint).__name__}")
+    _check_plain(checkpoint, path)
     return checkpoint
+
+
+def _check_stored(path: Path) -> None:
+    """Raises InputError for a torch file whose parts are compressed, as torch writes none: they may be small
+    and become anything."""
+    if not zipfile.is_zipfile(path):
+        return  # safetensors, or torch's form before 1.6
+    with zipfile.ZipFile(path) as archive:
+        packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise InputError(f"{path}: expected a file that torch wrote, got {packed[0]!r:.200} in it compressed")
+
+
+def _check_plain(values: dict[Any, Any], path: Path) -> None:
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise InputError(f"{path}: expected names of tensors, got {name!r:.200}")
+        if isinstance(value, dict) and name in _NESTED:
+            _check_plain(value, path)
+        plain = not isinstance(value, Tensor) or (
+            value.layout == torch.strided
+            and not (value.is_complex() or value.is_quantized or value.is_meta or value.is_nested)
+        )
+        if not plain:
+            raise InputError(
+                f"{path}: expected plain tensors, got {name!r:.200} as {value.dtype}, {value.layout}"
+            )
 
 
 def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -54,7 +105,7 @@ def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     about QuickGELU; without that file the activation cannot be told from the weights."""
     path = Path(path)
     _check_activation(model, path)
-    state = read_checkpoint(path)
+    state = read_checkpoint(path, model)
     state = state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
     if not state:
         raise InputError(f"{path}: expected weights, got an empty state dict")
@@ -80,7 +131,7 @@ def load_image_tower(visual: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads an adversarially fine-tuned image tower, in place: a dict with `vision_encoder_state_dict` as
     TeCoA and PMG-AFT publish, or a state dict of the tower (FARE) or of a whole CLIP, whose tower counts.
     Raises InputError where keys or shapes differ; the tower is then unchanged."""
-    state: dict[str, Any] = read_checkpoint(path)
+    state: dict[str, Any] = read_checkpoint(path, visual)
     for nested in _NESTED:
         if isinstance(state.get(nested), dict):
             state = state[nested]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..inputs.names import check_classnames, check_template
 from ..torch_private import version_of
 
 __all__ = ["Template", "Tokenizer", "class_weights", "null_embedding"]
@@ -33,10 +33,10 @@ def class_weights(
 
     Each class is the normalised mean over its templates of normalised text embeddings. The last few are
     kept for as long as the model lives and its weights do not change; do not write into them. Raises
-    InputError for class names that are none, empty or repeated, and for a template without "{}".
+    InputError for class names and templates as `clipfast.inputs.names` does.
     """
     classnames, templates = tuple(classnames), tuple(templates)
-    _check_classnames(classnames)
+    check_classnames(classnames)
     _check_templates(templates)
     return _made(model, tokenizer, classnames, templates)
 
@@ -78,27 +78,12 @@ def _made(
     return kept[key]
 
 
-def _check_classnames(classnames: tuple[str, ...]) -> None:
-    if not classnames:
-        raise InputError("expected at least one class name, got none")
-    for name in classnames:
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"expected class names that are not empty, got {name!r}")
-    if repeated := [name for name, count in Counter(classnames).items() if count > 1]:
-        raise InputError(f"expected distinct class names, got more than one of {repeated[:5]}")
-
-
 def _check_templates(templates: tuple[Template, ...]) -> None:
     if not templates:
         raise InputError("expected at least one template, got none")
     for template in templates:
         if isinstance(template, str):
-            try:
-                holds = template.format("\0").count("\0") >= 1
-            except (IndexError, KeyError, ValueError, AttributeError, TypeError):
-                holds = False
-            if not holds:
-                raise InputError(f"expected a template with {{}} where the class name goes, got {template!r}")
+            check_template(template)
         elif not callable(template):
             raise InputError(f"expected templates that are strings or callables, got {template!r}")
     if len({isinstance(template, str) for template in templates}) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,9 @@ from torch import nn
 from ..errors import InputError
 from .bundled import BUNDLED, bundled_folder, load_bundled
 from .checkpoint import load_clip
+from .untrusted import check_no_remote_code, offline
 
-__all__ = ["PUBLISHED_FOR", "brings_weights", "check_weights_named", "load_open_clip", "source_of"]
-
-
-# The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only.
-PUBLISHED_FOR = {("ViT-B-32-quickgelu", "openai")}
+__all__ = ["brings_weights", "check_weights_named", "load_open_clip", "source_of"]
 
 
 def brings_weights(model_name: str) -> bool:
@@ -44,14 +42,16 @@ def load_open_clip(
     *,
     device: str | torch.device = "cpu",
     cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> tuple[nn.Module, Any]:
     """An open_clip model in eval mode, and its tokenizer.
 
     model_name: a name of open_clip's registry, or "hf-hub:org/repo" or a bundled model's (pretrained
     must then be None).
     pretrained: a tag of the registry, a local .safetensors/.pt/.pth/.bin file, or None for random weights.
-    Raises InputError for an unknown name or tag, for weights that do not fit or cannot be fetched, and
-    for QuickGELU weights in a GELU model or the other way round.
+    local_files_only: download nothing. Raises InputError for an unknown name or tag, for weights that do not
+    fit or cannot be fetched, for QuickGELU weights in a GELU model or the other way round, and for a model
+    that brings code to run (`trust_remote_code`).
     """
     if brings_weights(model_name) and pretrained is not None:
         raise InputError(
@@ -73,12 +73,19 @@ def load_open_clip(
             _check_tag(name, weights)
         needs_weights = weights is not None
     try:
-        model = open_clip.create_model(
-            model_name, weights, device=device, cache_dir=cache, require_pretrained=needs_weights
-        )
-        tokenizer = open_clip.get_tokenizer(model_name, cache_dir=cache)
+        with offline() if local_files_only else nullcontext():
+            check_no_remote_code(model_name, cache)
+            model = open_clip.create_model(
+                model_name, weights, device=device, cache_dir=cache, require_pretrained=needs_weights
+            )
+            tokenizer = open_clip.get_tokenizer(model_name, cache_dir=cache)
+    except InputError:
+        raise
     except Exception as error:  # open_clip and the hub raise many kinds, none of their own
-        raise InputError(f"could not load {model_name!r} with weights {pretrained!r}: {error}") from error
+        here = " from this machine alone" if local_files_only else ""
+        raise InputError(
+            f"could not load {model_name!r} with weights {pretrained!r}{here}: {error}"
+        ) from error
     if pretrained is not None and weights is None:
         load_clip(model, pretrained)
     return model.eval(), tokenizer

@@ -30,7 +30,6 @@ class AnswerErrors(NamedTuple):
     distance: Tensor  # of the reference's drift from the threshold, in the same unit
     countered: Tensor  # bool, by the file
     same_gate: Tensor  # bool
-    own_gate: Tensor  # bool: the file's gate is what its own drift says
     logits: Tensor  # the largest difference
     of_embedding: Tensor  # of the logits from those of the file's embedding; [0] where it is not given
     same_label: Tensor  # bool
@@ -114,7 +113,6 @@ def _compared(
         distance=(expected.drift - threshold).abs() / unit,
         countered=answer.countered,
         same_gate=answer.countered == expected.countered,
-        own_gate=answer.countered == (answer.drift < threshold),
         logits=_largest(answer.logits - logits),
         of_embedding=difference(
             None if answer.embedding is None else reference.logits(answer.embedding), answer.logits
@@ -161,7 +159,6 @@ def _rows(errors: AnswerErrors, limits: Limits) -> list[CheckRow]:
         *at_most("logits of the embedding", errors.of_embedding, limits.logits),
         *at_most("drift", errors.drift, limits.drift),
         *share_at_most("gate, away from the threshold", ~errors.same_gate[clear], limits.gate),
-        *share_at_most("gate, by the file's own drift", ~errors.own_gate, 0.0),
         *at_most("logits, passed", errors.logits[passed], limits.logits),
         *at_most("logits, countered", errors.logits[countered], limits.countered[1]),
         *at_most("logits, countered, mean", _mean(errors.logits[countered]), limits.countered[0]),

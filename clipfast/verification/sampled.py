@@ -12,7 +12,7 @@ from ..artifacts.classifier import ArtifactClassifier
 from ..config import GATES
 from ..inputs.tensors import as_unit
 from .limits import Limits
-from .outcome import CheckRow, at_least, at_most, share_at_most
+from .outcome import CheckRow, at_least, at_most
 from .sides import MOST, FileAnswer, Reference, answers_of, batch_sizes
 
 __all__ = ["sampled_rows"]
@@ -76,8 +76,6 @@ def _exact_rows(
 ) -> Iterator[CheckRow]:
     """What noise has no part in; undefended: the reference's logits of each answer, [N, C]."""
     countered = torch.cat([answer.countered for answer in answers])
-    drift = torch.cat([answer.drift for answer in answers])
-    by_drift = drift < torch.full_like(drift, reference.config.tau_threshold)
     plain = [answer.undefended_logits for answer in answers if answer.undefended_logits is not None]
     if plain:
         difference = torch.cat(plain) - undefended
@@ -87,7 +85,6 @@ def _exact_rows(
         logits = torch.cat([answer.logits for answer in answers])
         difference = reference.logits(torch.cat(embeddings)) - logits
         yield from at_most("logits of the embedding", difference.abs().amax(dim=1), limits.logits)
-    yield from share_at_most("gate, by the file's own drift", countered != by_drift, 0.0)
     if reference.config.pass_through == "clean":
         passed = (torch.cat([answer.logits for answer in answers]) - undefended)[~countered]
         yield from at_most("logits, passed", passed.abs().amax(dim=1), limits.logits)

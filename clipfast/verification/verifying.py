@@ -138,6 +138,8 @@ def _check_origin(path: Path, metadata: Metadata, classifier: DefendedClassifier
         "drift_weights_sha256": None if drift_tower is None else fingerprint(drift_tower.model.visual),
         "classnames": classifier.classnames,
         "config": classifier.config,
+        "calibrated": classifier.calibrated,
+        "preprocess": classifier.preprocess,
     }
     for name, value in here.items():
         said = getattr(metadata, name)

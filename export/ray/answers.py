@@ -29,21 +29,28 @@ class Answer:
     changed: bool
 
 
-def load(artifact: Path, threads: int | None = None, noise_key: Path | None = None) -> OnnxClassifier:
+def load(
+    artifact: Path,
+    *,
+    sha256: str | None = None,
+    threads: int | None = None,
+    noise_key: Path | None = None,
+) -> OnnxClassifier:
     """An exported classifier.
 
+    sha256: the digest that it must have, so that whichever worker reads it, and when, it is the same.
     threads: of one operator; None is ONNX Runtime's choice. noise_key: a file of 16 to 64 secret bytes; the
     noise then follows from it and a picture's content, so that the same picture gets the same answer from
     every worker. Raises ArtifactError and InputError as `OnnxClassifier` does, and InputError for a key
     that cannot be read.
     """
     if noise_key is None:
-        return OnnxClassifier(artifact, threads=threads)
+        return OnnxClassifier(artifact, sha256=sha256, threads=threads)
     try:
         key = noise_key.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the noise key {noise_key}: {error.strerror}") from error
-    return OnnxClassifier(artifact, threads=threads, noise_policy="content", noise_key=key)
+    return OnnxClassifier(artifact, sha256=sha256, threads=threads, noise_policy="content", noise_key=key)
 
 
 def answers(

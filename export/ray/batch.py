@@ -15,7 +15,7 @@ import ray.data
 import typer
 from answers import Answer, NoAnswer, answers, load
 from cluster import cluster, threads_of
-from options import Artifact, NoiseKey, Threads, WorkerCount
+from options import Artifact, NoiseKey, Sha256, Threads, WorkerCount
 from pictures import Pictures, find
 from ray.exceptions import RayError
 from rich.console import Console
@@ -25,6 +25,7 @@ from rich.progress import Progress
 from clipfast.cli import main
 from clipfast.errors import InputError
 from clipfast.files import written_aside
+from clipfast.runtime import sha256_of
 
 # A batch that kills its worker again and again ends the run rather than go on for ever.
 _RETRIES = 4
@@ -39,8 +40,10 @@ class Classify:
     Raises ArtifactError and InputError as `answers.load` does.
     """
 
-    def __init__(self, artifact: Path, threads: int, noise_key: Path | None, key_type: pa.DataType) -> None:
-        self._classifier = load(artifact, threads, noise_key)
+    def __init__(
+        self, artifact: Path, sha256: str, threads: int, noise_key: Path | None, key_type: pa.DataType
+    ) -> None:
+        self._classifier = load(artifact, sha256=sha256, threads=threads, noise_key=noise_key)
         self._schema = schema(key_type)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -86,7 +89,14 @@ def _columns(result: Answer | NoAnswer | None) -> dict[str, object]:
 
 
 def classified(
-    pictures: Pictures, artifact: Path, *, workers: int, batch: int, threads: int, noise_key: Path | None
+    pictures: Pictures,
+    artifact: Path,
+    *,
+    sha256: str,
+    workers: int,
+    batch: int,
+    threads: int,
+    noise_key: Path | None,
 ) -> Iterable[pa.Table]:
     """Tables of results in the order of the pictures, as they come; Ray has to run.
 
@@ -100,6 +110,7 @@ def classified(
         Classify,
         fn_constructor_args=(
             artifact.resolve(),
+            sha256,
             threads,
             noise_key and noise_key.resolve(),
             pictures.key_type,
@@ -139,6 +150,7 @@ def write(tables: Iterable[pa.Table], path: Path, *, rows: int, key_type: pa.Dat
 def _command(
     images: Annotated[Path, typer.Argument(help="A folder of pictures, or Parquet.", show_default=False)],
     artifact: Artifact,
+    sha256: Sha256 = None,
     out: Annotated[Path, typer.Option(help="A folder; results.parquet is written into it.")] = Path(
         "results"
     ),
@@ -150,7 +162,8 @@ def _command(
     noise_key: NoiseKey = None,
 ) -> None:
     """Classifies pictures with the defence; a picture that cannot be read is a row with an error."""
-    load(artifact, noise_key=noise_key)  # says what is wrong with it before Ray starts
+    sha256 = sha256 or sha256_of(artifact)
+    load(artifact, sha256=sha256, noise_key=noise_key)  # says what is wrong with it before Ray starts
     pictures = find(images, column=column, key=key)
     path = out / "results.parquet"
     try:
@@ -161,6 +174,7 @@ def _command(
         tables = classified(
             pictures,
             artifact,
+            sha256=sha256,
             workers=workers,
             batch=batch,
             threads=threads or threads_of(workers),

@@ -166,7 +166,7 @@ def main(
         options = ["--artifact", path, "--port", port, "--batch", batch]
         with started("serve.py", *options, scratch=Path(scratch)) as server, warnings.catch_warnings():
             warnings.simplefilter("ignore", UncalibratedWarning)
-            classifier = load(path, threads)
+            classifier = load(path, threads=threads)
             wait_for(lambda: server.poll() is not None or ready(port), "the endpoint", seconds=300)
             traffic = {}
             for share in (0.0, 0.5, 1.0):

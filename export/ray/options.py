@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Artifact", "NoiseKey", "Threads", "WorkerCount"]
+__all__ = ["Artifact", "NoiseKey", "Sha256", "Threads", "WorkerCount"]
 
 Artifact = Annotated[Path, typer.Option(help="The exported classifier, .onnx.", show_default=False)]
+Sha256 = Annotated[
+    str | None,
+    typer.Option(help="Digest that the artifact must have. Default: the one that it has at the start."),
+]
 WorkerCount = Annotated[int, typer.Option(min=1, help="Processes that classify.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of a worker. Default: cores / workers.")]
 NoiseKey = Annotated[

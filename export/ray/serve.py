@@ -12,13 +12,14 @@ from admission import Admission, cost
 from answers import load
 from cluster import cluster, threads_of
 from gateway import Gateway, Settings
-from options import Artifact, NoiseKey, Threads, WorkerCount
+from options import Artifact, NoiseKey, Sha256, Threads, WorkerCount
 from ray import serve
 from starlette.applications import Starlette
 from workers import NAME, Worker, Workers
 
 from clipfast.artifacts.metadata import Metadata
 from clipfast.cli import main
+from clipfast.runtime import sha256_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -34,6 +35,7 @@ def application(
     metadata: Metadata,
     settings: Settings,
     *,
+    sha256: str,
     threads: int,
     noise_key: Path | None,
     topk: int,
@@ -41,7 +43,8 @@ def application(
 ) -> serve.Application:
     """One gateway before `settings.workers` workers.
 
-    threads: of a worker. topk: labels in an answer. answer_seconds: until a batch has its answer.
+    sha256: of the artifact, for every worker that there will be. threads: of a worker. topk: labels in an
+    answer. answer_seconds: until a batch has its answer.
     """
     worker = serve.deployment(
         name=NAME,
@@ -60,12 +63,13 @@ def application(
         max_queued_requests=_CONNECTIONS,
         health_check_period_s=1,
     )(serve.ingress(build)())
-    return gateway.bind(worker.bind(artifact, threads, noise_key, topk))
+    return gateway.bind(worker.bind(artifact, sha256, threads, noise_key, topk))
 
 
 @app.command()
 def _command(
     artifact: Artifact,
+    sha256: Sha256 = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     workers: WorkerCount = 1,
@@ -83,7 +87,10 @@ def _command(
     noise_key: NoiseKey = None,
 ) -> None:
     """Serves POST /classify, GET /healthz, /readyz and /metrics until it is told to stop."""
-    metadata = load(artifact, noise_key=noise_key).metadata  # says what is wrong before Ray starts
+    sha256 = sha256 or sha256_of(artifact)
+    metadata = load(
+        artifact, sha256=sha256, noise_key=noise_key
+    ).metadata  # says what is wrong before Ray starts
     budget = _WAITING_BATCHES * batch * workers * cost(metadata).countered if budget is None else budget
     Admission(budget, cost(metadata))  # says so too
     settings = Settings(
@@ -98,6 +105,7 @@ def _command(
         artifact.resolve(),
         metadata,
         settings,
+        sha256=sha256,
         threads=threads or threads_of(workers),
         noise_key=noise_key and noise_key.resolve(),
         topk=topk,

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,9 +26,10 @@ WAITING = 8  # what a budget of 48 passes holds before anything is known
 class Server:
     """The endpoint of one process and its children."""
 
-    def __init__(self, process, port):
+    def __init__(self, process, port, artifact):
         self.process = process
         self.port = port
+        self.artifact = artifact
 
     def ask(self, method, path, body=None, headers=None, **options):
         """Status, headers and text."""
@@ -65,8 +68,10 @@ def server(artifact, noise_key):
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             port = free.getsockname()[1]
+        file = Path(scratch) / "lab.onnx"
+        shutil.copyfile(artifact("lab.onnx"), file)
         options = {
-            "artifact": artifact("lab.onnx"),
+            "artifact": file,
             "noise-key": noise_key,
             "port": port,
             "workers": 2,
@@ -79,7 +84,7 @@ def server(artifact, noise_key):
         }
         arguments = itertools.chain(*((f"--{name}", value) for name, value in options.items()))
         with started("serve.py", *arguments, scratch=Path(scratch)) as process:
-            server = Server(process, port)
+            server = Server(process, port, file)
 
             def up():
                 said = (Path(scratch) / "serve.py.log").read_text()
@@ -233,10 +238,17 @@ def test_a_killed_worker_costs_no_answer_and_comes_back(server, files, expected,
 
 
 def test_without_workers_it_lives_and_is_not_ready(server, files, expected, same):
+    """There are none while the artifact is another one than at the start."""
+    whole = server.artifact.read_bytes()
+    server.artifact.write_bytes(whole.replace(b"logits", b"LOGITS"))
     for pid in server.workers():
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: server.status("/readyz") == 503, "it to notice", seconds=30)
+    for _ in range(5):
+        time.sleep(1)
+        assert server.status("/readyz") == 503
     assert server.status("/healthz") == 200
+    server.artifact.write_bytes(whole)
     wait_for(lambda: server.status("/readyz") == 200, "new workers")
     status, _, said = server.classify(files[0].read_bytes())
     assert status == 200

@@ -27,8 +27,8 @@ _ATTEMPTS = 2
 class Worker:
     """A process that holds the artifact and classifies one batch at a time."""
 
-    def __init__(self, artifact: Path, threads: int, noise_key: Path | None, topk: int) -> None:
-        self._classifier = load(artifact, threads, noise_key)
+    def __init__(self, artifact: Path, sha256: str, threads: int, noise_key: Path | None, topk: int) -> None:
+        self._classifier = load(artifact, sha256=sha256, threads=threads, noise_key=noise_key)
         self._topk = topk
 
     async def classify(self, pixels: NDArray[np.uint8]) -> list[Answer | NoAnswer]:

@@ -28,6 +28,7 @@ from model_config import (
 from numpy.typing import NDArray
 
 from clipfast.artifacts.metadata import Metadata
+from clipfast.artifacts.parts import parts_of
 from clipfast.cli import main
 from clipfast.cli.console import printed_warnings
 from clipfast.errors import ArtifactError, InputError
@@ -156,11 +157,12 @@ def _add_version(
 
 def _copy(artifact: Path, folder: Path) -> None:
     folder.mkdir()
-    # Its external data keeps its name, which the .onnx file refers to.
-    data = artifact.with_name(f"{artifact.name}.data")
-    if data.exists():
-        shutil.copyfile(data, folder / data.name)
-    shutil.copyfile(artifact, folder / "model.onnx")
+    file, *weights = parts_of(artifact)
+    for part in weights:  # under the names by which the file refers to them
+        place = folder / part.relative_to(artifact.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(part, place)
+    shutil.copyfile(file, folder / "model.onnx")
 
 
 def _labels(metadata: Metadata) -> str:

@@ -20,6 +20,7 @@ from clipfast.artifacts.classifier import ArtifactClassifier
 from clipfast.artifacts.sessions.session import Arrays, Session
 from clipfast.cli.classify import Answered
 from clipfast.errors import ArtifactError, InputError
+from clipfast.inputs.arrays import thresholds
 
 __all__ = ["ServedClassifier", "ServedFiles"]
 
@@ -71,6 +72,7 @@ class ServedFiles(ServedClassifier):
                             port.name: np.concatenate([answer[port.name] for _, answer in good])
                             for port in self._outputs
                         },
+                        thresholds(self.config.tau_threshold, len(good)),
                         calibrated=self.calibrated,
                     )
                 errors = [answer for _, answer in found if isinstance(answer, InputError)]

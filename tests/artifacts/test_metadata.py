@@ -30,7 +30,11 @@ def altered(path: str, value):
         {"profile": "serving", "batch": 4, "pixels": "uint8"},
         {"profile": "serving", "static": True, "batch": 1, "precision": "fp16"},
         {"model_name": None, "pretrained": "openai", "calibrated": False, "calibration": None},
-        {"drift_weights_sha256": "f" * 64, "config": CounterattackConfig(norm="l2", eps=3)},
+        {
+            "drift_weights_sha256": "f" * 64,
+            "config": CounterattackConfig(norm="l2", eps=3),
+            "calibrated": False,
+        },
         {
             "calibrated": False,
             "config": CounterattackConfig(momentum=0.9, gate="agreement", transform="low_pass 30"),
@@ -114,6 +118,7 @@ def test_ports_are_those_of_the_interface():
         ("profile", [], "metadata field 'profile', got \\[\\]"),
         ("static", 1, "expected true or false as metadata field 'static', got 1"),
         ("batch", 0, "expected a positive integer or null as metadata field 'batch', got 0"),
+        ("batch", 10**400, "metadata field 'batch'"),
         ("batch", True, "metadata field 'batch', got True"),
         ("batch", 2.0, "metadata field 'batch', got 2.0"),
         ("pixels", "float16", "expected 'float32' or 'uint8' as metadata field 'pixels'"),
@@ -131,8 +136,11 @@ def test_ports_are_those_of_the_interface():
             [],
             "expected a list of one string or more as metadata field 'classnames', got \\[\\]",
         ),
+        ("classnames", ["red", "red\u200b"], "'red' and 'red.u200b', which look alike"),
+        ("classnames", ["red", "\x1b]0;title\x07"], "without control characters, got '.x1b"),
         ("classnames", "red", "metadata field 'classnames', got 'red'"),
         ("templates", ["a {}.", 1], "metadata field 'templates'"),
+        ("templates", ["a {:>99999999999}."], "expected a template with {} where the class name goes"),
         ("config", None, "expected an object as metadata field 'config', got None"),
         ("config.steps", ..., "metadata field 'config.steps' is missing"),
         ("config.momentum", ..., "metadata field 'config.momentum' is missing"),
@@ -140,20 +148,24 @@ def test_ports_are_those_of_the_interface():
         ("config.transform", "turn", "metadata field 'config': expected a transform of"),
         ("config.views", 3, "metadata field 'config': views must be a sequence"),
         ("config.step", 1, "unknown metadata field 'config.step'"),
-        ("config.steps", -1, "metadata field 'config': steps must be an integer of at least 0"),
+        ("config.steps", -1, "metadata field 'config': steps must be an integer from 0 to 1000"),
+        ("config.steps", 10**36, "metadata field 'config': steps must be an integer from 0 to 1000"),
+        ("config.calibrated_for", None, "'calibrated' is true, but 'config' bears no mark of it"),
         ("config.beta", 10**400, "metadata field 'config'"),
         ("config.tau_threshold", 0.4, "'calibrated' is true, but 'config' is marked .* for other weights"),
         ("drift_weights_sha256", "f" * 64, "'calibrated' is true, but 'config' is marked"),
         ("calibrated", "yes", "expected true or false as metadata field 'calibrated', got 'yes'"),
+        ("calibration", {"a": 10**400}, "expected an object of finite numbers or null"),
         ("calibration", {"a": "b"}, "expected an object of finite numbers or null"),
         ("calibration", {"a": float("nan")}, "expected an object of finite numbers or null"),
         ("preprocess", 3, "expected an object as metadata field 'preprocess', got 3"),
         (
             "preprocess.size",
             [32],
-            "expected a list of two positive integers .* 'preprocess.size', got \\[32\\]",
+            "expected a list of two integers from 1 to 16384 .* 'preprocess.size', got \\[32\\]",
         ),
         ("preprocess.size", [32, 0], "metadata field 'preprocess.size'"),
+        ("preprocess.size", [32, 2**14 + 1], "metadata field 'preprocess.size'"),
         ("preprocess.interpolation", "nearest", "metadata field 'preprocess': interpolation must be one of"),
         ("preprocess.resize_mode", [], "expected a string as metadata field 'preprocess.resize_mode'"),
         ("preprocess.fill_color", 256, "expected an integer from 0 to 255"),
@@ -198,5 +210,8 @@ def test_a_mark_says_nothing_of_what_is_not_called_calibrated():
     config = CounterattackConfig().calibrated("f" * 64)
     metadata = make_metadata(config=config, calibrated=False)
     assert Metadata.from_json(metadata.to_json()) == metadata
-    unmarked = make_metadata(config=CounterattackConfig(), calibrated=True)  # by the published figures
+    openai = {"model_name": "ViT-B-32-quickgelu", "pretrained": "openai"}
+    unmarked = make_metadata(config=CounterattackConfig(), **openai)  # by the published figures
     assert Metadata.from_json(unmarked.to_json()) == unmarked
+    with pytest.raises(ArtifactError, match="bears no mark of it"):
+        Metadata.from_json(make_metadata(config=CounterattackConfig()).to_json())

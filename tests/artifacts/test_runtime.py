@@ -16,6 +16,7 @@ import torch
 from conftest import make_classifier, pixels
 from hand_made import (
     CONFIG,
+    SHA256,
     WEIGHTS,
     expected,
     make_metadata,
@@ -203,7 +204,7 @@ def test_uint8_pixels_are_divided_as_torch_divides_them(make):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_fresh_noise_is_within_eps_and_never_the_same(make, x, norm):
-    classifier = make(config=CounterattackConfig(norm=norm))
+    classifier = make(config=CounterattackConfig(norm=norm).calibrated(SHA256))
     eps = classifier.config.eps
     first, second = (classifier.predict(np.repeat(x, 20, 0), with_delta=True).delta for _ in range(2))
     assert len({image.tobytes() for image in (*first, *second)}) == 320
@@ -361,7 +362,7 @@ def test_bad_noise_is_named(make, x, options, named):
 
 
 def test_l2_noise_is_measured_in_l2(make, x):
-    classifier = make(config=CounterattackConfig(norm="l2", eps=1.0))
+    classifier = make(config=CounterattackConfig(norm="l2", eps=1.0).calibrated(SHA256))
     noise = np.full((8, 3, 32, 32), 1 / np.sqrt(3072), np.float32)
     classifier.predict(x, noise=noise)
     with pytest.raises(InputError, match=r"within eps = 1 \(l2\), got 1.01"):
@@ -517,9 +518,8 @@ def test_bad_onnx_files_are_named(bad, name):
     path, named = bad(name)
     with pytest.raises(ArtifactError, match=named):
         OnnxClassifier(path)
-    garbled = name in ("truncated", "text")
-    for runtime, reason in (("openvino", "openvino cannot compile it"), ("reference", "onnx cannot read it")):
-        with pytest.raises(ArtifactError, match=f"{name}\\.onnx: {reason}" if garbled else named):
+    for runtime in ("openvino", "reference"):
+        with pytest.raises(ArtifactError, match=named):
             load_artifact(path, runtime=runtime)
 
 
@@ -577,7 +577,7 @@ def test_external_data_is_read_and_missed(tmp_path, x):
         expected(unit(x), noise, split(noise)),
     )
     (tmp_path / "a.data").unlink()
-    with pytest.raises(ArtifactError, match=r"a\.onnx: .*External data .*a\.data"):
+    with pytest.raises(ArtifactError, match=r"cannot read .*a\.data: No such file"):
         OnnxClassifier(path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import re
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 
 from clipfast import CounterattackConfig
 from clipfast.models.shapes import draw
-from clipfast.runtime import load_artifact
+from clipfast.runtime import load_artifact, sha256_of
 
 
 @pytest.fixture
@@ -77,20 +79,33 @@ def test_a_file_that_disagrees_ends_with_code_1(run, exported, folder):
     assert "agrees with" not in printed
 
 
-def test_the_digest_is_checked_before_the_file_is_read(run, tmp_path):
-    file = tmp_path / "model.ts.pt"
-    file.write_bytes(b"one")
-    digest = hashlib.sha256(b"one").hexdigest()
-    code, _, err = run("verify", file, "--sha256", "0" * 64)
+def test_the_digest_is_of_what_is_verified(run, exported, folder):
+    path = exported("static").path
+    pictures = ["--images", folder / "pictures", "--runtime", "onnxruntime"]
+    code, _, err = run("verify", path, *pictures, "--sha256", "0" * 64)
     assert code == 2
+    digest = sha256_of(path)
     assert f"expected the SHA-256 {'0' * 64}, got {digest}" in err
-    code, _, err = run("verify", file, "--sha256", digest.upper())
+    code, printed, err = run("verify", path, *pictures, "--sha256", digest.upper())
+    assert code == 0, err
+    assert f"sha256: {digest.upper()}" in printed
+
+
+def test_what_a_file_says_of_itself_is_told_and_held_against_settings(run, exported, folder):
+    path, config = exported("static").path, folder / "config.json"
+    pictures = ["--images", folder / "pictures", "--runtime", "onnxruntime"]
+    own = exported("static").metadata.config
+    config.write_text(own.to_json())
+    code, printed, err = run("verify", path, *pictures, "--config", config)
+    assert code == 0, err
+    assert f"settings: {json.dumps(dataclasses.asdict(own))}" in printed
+    assert "calibrated for this model: yes" in printed
+    assert "precision: fp32" in printed
+    assert "pictures: " in printed
+    config.write_text(dataclasses.replace(own, tau_threshold=0.5, calibrated_for=None).to_json())
+    code, _, err = run("verify", path, *pictures, "--config", config)
     assert code == 2
-    assert "--trust" in err
-    (tmp_path / "model.ts.pt.data").write_bytes(b"two")
-    assert "expected the SHA-256" in run("verify", file, "--sha256", digest)[2]
-    both = hashlib.sha256(b"onetwo").hexdigest()
-    assert "--trust" in run("verify", file, "--sha256", both)[2]
+    assert "its metadata has config" in err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,7 +92,7 @@ def test_pickled_code_is_refused(tmp_path):
     path = tmp_path / "evil.pt"
     torch.save({"state_dict": Payload()}, path)
     with pytest.raises(InputError, match="refused, because it holds more than tensors"):
-        read_checkpoint(path)
+        read_checkpoint(path, make_tiny_clip())
     path.write_bytes(pickle.dumps(Payload(), protocol=2))
     with pytest.raises(InputError, match="refused"):
         load_clip(make_tiny_clip(), path)
@@ -99,25 +102,25 @@ def test_pickled_code_is_refused(tmp_path):
 def test_broken_and_missing_files_are_named(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     with pytest.raises(InputError, match="no such checkpoint"):
-        read_checkpoint(path)
+        read_checkpoint(path, make_tiny_clip())
     for content in (b"", b"not weights at all"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=f"weights{suffix}"):
-            read_checkpoint(path)
+            read_checkpoint(path, make_tiny_clip())
     whole = tmp_path / f"whole{suffix}"
     state = make_tiny_clip().state_dict()
     save_file(state, whole) if suffix == ".safetensors" else torch.save(state, whole)
     path.write_bytes(whole.read_bytes()[:2000])
     with pytest.raises(InputError, match=f"weights{suffix}"):
-        read_checkpoint(path)
+        read_checkpoint(path, make_tiny_clip())
 
 
 def test_foreign_suffix_and_content(tmp_path):
     with pytest.raises(InputError, match="ending in one of"):
-        read_checkpoint(tmp_path / "weights.npz")
+        read_checkpoint(tmp_path / "weights.npz", make_tiny_clip())
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
     with pytest.raises(InputError, match="expected a dict of tensors, got list"):
-        read_checkpoint(tmp_path / "list.pt")
+        read_checkpoint(tmp_path / "list.pt", make_tiny_clip())
 
 
 def test_config_beside_the_file_decides_about_quick_gelu(tmp_path):
@@ -148,3 +151,57 @@ def test_empty_weights_and_other_resolutions_are_named(tmp_path):
     torch.save(state, tmp_path / "larger.pt")
     with pytest.raises(InputError, match=r"visual.positional_embedding: expected \(17, 64\), got \(50, 64\)"):
         load_clip(model, tmp_path / "larger.pt")
+
+
+def repacked(path: Path) -> Path:
+    """The same file with its parts compressed."""
+    packed = path.with_name("packed.pt")
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for info in stored.infolist():
+            archive.writestr(info.filename, stored.read(info))
+    return packed
+
+
+def test_what_inflates_is_refused(tmp_path):
+    state = make_tiny_clip().visual.state_dict()
+    torch.save({**state, "zeros": torch.zeros(10**6)}, tmp_path / "a.pt")
+    packed = repacked(tmp_path / "a.pt")
+    assert packed.stat().st_size < (tmp_path / "a.pt").stat().st_size / 4
+    with pytest.raises(InputError, match=r"expected a file that torch wrote, got '.*' in it compressed"):
+        load_image_tower(make_tiny_clip().visual, packed)
+
+
+def test_files_far_larger_than_the_model_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("it was read"))
+    path = tmp_path / "large.pt"
+    with path.open("wb") as file:
+        file.truncate(2**27)  # a hole
+    with pytest.raises(InputError, match=r"expected weights of some [\d,]+ bytes, got a file of 134,217,728"):
+        load_image_tower(make_tiny_clip().visual, path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (lambda: {3: torch.zeros(2)}, "expected names of tensors, got 3"),
+        (lambda: {"proj": torch.zeros(2, 2).to_sparse()}, "got 'proj' as torch.float32, torch.sparse_coo"),
+        (lambda: {"proj": torch.zeros(2, dtype=torch.complex64)}, "got 'proj' as torch.complex64"),
+        (lambda: {"proj": torch.zeros(2, device="meta")}, "expected plain tensors, got 'proj'"),
+        (
+            lambda: {"proj": torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8)},
+            "got 'proj' as torch.qint8",
+        ),
+    ],
+    ids=["integer key", "sparse", "complex", "meta", "quantised"],
+)
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_odd_tensors_are_named(tmp_path, changed, named, nested):
+    state = {**make_tiny_clip().visual.state_dict(), **changed()}
+    torch.save({"state_dict": state} if nested else state, tmp_path / "odd.pt")
+    for load in (
+        lambda path: load_image_tower(make_tiny_clip().visual, path),
+        partial(load_clip, make_tiny_clip()),
+    ):
+        with pytest.raises(InputError, match=named):
+            load(tmp_path / "odd.pt")

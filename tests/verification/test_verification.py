@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from huggingface_hub import constants
 from onnx import helper, numpy_helper
 from rich.console import Console
 
 from clipfast import ArtifactError, CounterattackConfig, DefendedClassifier, InputError, UncalibratedWarning
+from clipfast.artifacts.fields import KEY
+from clipfast.artifacts.metadata import Metadata
 from clipfast.exporters import verify
 from clipfast.models.shapes import draw
 from clipfast.verification.limits import limits_of
@@ -107,13 +111,10 @@ def altered(path: Path, folder: Path, alter) -> Path:
         ("lab", lambda model: scale_number(model, EPS, 0.98), "delta, countered, mean"),
         ("lab", lambda model: scale_number(model, STEP_SIZE, 0.98), "delta, countered, mean"),
         ("lab", lambda model: scale_number(model, LAST_WEIGHT, 0.99), "delta, countered, mean"),
-        ("lab", bake_threshold, "gate, away from the threshold"),
         ("lab", silence, "drift"),
         ("static", lambda model: scale_number(model, STEP_SIZE, 0.98), "logits, countered, mean"),
-        ("static", set_threshold, "gate, by the file's own drift"),
         ("fp16", lambda model: scale_number(model, EPS, 1.1), "delta beyond eps"),
         ("fp16", lambda model: scale_number(model, STEP_SIZE, -1), "displacement, mean"),
-        ("serving", set_threshold, "gate, by the file's own drift"),
         ("serving", lambda model: scale_noise(model, 0.5), "mean drift of all, standard errors"),
         (
             "serving",
@@ -130,6 +131,45 @@ def test_a_wrong_file_is_found(kind, alter, failed, exported, bundled, few, tmp_
     assert not verification.agrees
     assert failed in [row.check for row in verification.rows if not row.ok]
     assert f"{failed} " in verification.failures
+
+
+@pytest.mark.parametrize(
+    ("kind", "alter"), [("lab", bake_threshold), ("static", set_threshold), ("serving", set_threshold)]
+)
+def test_another_threshold_than_the_file_s_own_shows_in_its_answers(
+    kind, alter, exported, bundled, few, tmp_path
+):
+    path = altered(exported(kind).path, tmp_path, alter)
+    with pytest.raises(
+        ArtifactError, match=r"other thresholds: an image of drift 0\.0\d+ was (not )?countered"
+    ):
+        verify(path, bundled, images=few)
+
+
+def test_what_no_answer_shows_is_the_model_s_own(exported, bundled, few, tmp_path):
+    """A file that says so itself agrees with itself: in settings, preprocessing, and calibration."""
+    metadata = exported("serving").metadata
+    told = {
+        "calibrated": dataclasses.replace(metadata, calibrated=False),
+        "preprocess": dataclasses.replace(
+            metadata, preprocess=dataclasses.replace(metadata.preprocess, interpolation="bilinear")
+        ),
+        "config": dataclasses.replace(
+            metadata,
+            config=dataclasses.replace(metadata.config, tau_threshold=0.0).calibrated(
+                metadata.weights_sha256
+            ),
+        ),
+    }
+    for name, said in told.items():
+        path = altered(exported("serving").path, tmp_path, partial(retell, said=said))
+        with pytest.raises(ArtifactError, match=f"its metadata has {name} "):
+            verify(path, bundled, images=few)
+
+
+def retell(model: onnx.ModelProto, said: Metadata) -> None:
+    (entry,) = [entry for entry in model.metadata_props if entry.key == KEY]
+    entry.value = said.to_json()
 
 
 def test_answers_that_are_no_numbers_are_the_file_s_fault(exported, bundled, few, tmp_path):
@@ -195,12 +235,46 @@ def test_rebuilt_is_the_classifier_that_was_exported(exported, bundled):
         ({"model_name": "ViT-B-32", "drift_weights_sha256": "0" * 64}, {}, "fine-tuned ViT-B-32"),
         ({}, {"pretrained": "openai"}, "brings its own weights"),
         ({}, {"model_name": "ViT-B-32", "pretrained": "openai"}, "QuickGELU"),
-        ({"model_name": "ViT-B-32", "pretrained": "gone.pt"}, {}, "gone.pt"),
+        (
+            {"model_name": "ViT-B-32", "pretrained": "gone.pt"},
+            {},
+            r"'gone.pt', which are not read at a file's word",
+        ),
+        (
+            {"model_name": "ViT-B-32", "pretrained": "../x.pt"},
+            {},
+            r"'../x.pt', which are not read at a file's",
+        ),
+        ({"model_name": "local-dir:/tmp"}, {}, "'local-dir:/tmp', which is not loaded at a file's word"),
+        ({"model_name": "hf-hub:org/model"}, {}, "'hf-hub:org/model', which is not loaded at a file's word"),
+        ({"model_name": "/etc"}, {}, "'/etc', which is not loaded at a file's word"),
+        (
+            {"model_name": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"},
+            {},
+            "could not load 'ViT-B-32' with weights 'laion2b_s34b_b79k' from this machine alone",
+        ),
     ],
 )
 def test_what_cannot_be_rebuilt(exported, changes, options, named):
     with pytest.raises(InputError, match=named):
         rebuilt(dataclasses.replace(exported("lab").metadata, **changes), **options)
+
+
+def test_at_a_file_s_word_nothing_is_downloaded(exported, monkeypatch):
+    asked = []
+
+    def fetch(url, *_, **__):
+        asked.append((url, constants.HF_HUB_OFFLINE))
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", fetch)
+    monkeypatch.setattr("open_clip.pretrained.hf_hub_download", fetch)
+    for tag in ("laion2b_s34b_b79k", "openai"):  # on the hub, and elsewhere
+        said = dataclasses.replace(exported("lab").metadata, model_name="ViT-B-32-quickgelu", pretrained=tag)
+        with pytest.raises(InputError):
+            rebuilt(said)
+    assert all(offline for _, offline in asked)
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_verification_as_table_and_json():

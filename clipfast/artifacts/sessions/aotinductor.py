@@ -23,5 +23,5 @@ class AOTInductorSession(TorchSession):
         program = aoti_load_package(path, device_index=index)
         entries = program.get_metadata()
         if (made_for := entries.get("AOTI_DEVICE_KEY")) != self.device.type:
-            raise InputError(f"{path} was compiled for {made_for}, got device {str(self.device)!r}")
+            raise InputError(f"{path.name} was compiled for {made_for}, got device {str(self.device)!r}")
         return program, entries.get(KEY)

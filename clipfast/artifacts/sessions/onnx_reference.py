@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ...errors import ArtifactError, names_extra
 from ..fields import KEY
-from .session import Arrays, Session, check_file, one_line
+from ..parts import as_checked
+from .session import Arrays, Session, one_line
 
 __all__ = ["OnnxReferenceSession"]
 
@@ -23,17 +24,19 @@ class OnnxReferenceSession(Session):
 
     is_slow = True
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, sha256: str | None = None) -> None:
         try:
             import onnx
             from onnx.reference import ReferenceEvaluator
         except ModuleNotFoundError as error:
             raise names_extra(Path(path).name, error) from error
         path = Path(path)
-        check_file(path)
         try:
-            model = onnx.load(path)
+            with as_checked(path, sha256) as file:
+                model = onnx.load(file)
             self._evaluator = ReferenceEvaluator(model)
+        except ArtifactError:
+            raise
         except Exception as error:  # its errors have no common class but this
             raise ArtifactError(f"{path}: onnx cannot read it: {one_line(error)}") from error
         carried = {entry.key: entry.value for entry in model.metadata_props}

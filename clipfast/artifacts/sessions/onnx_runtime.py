@@ -15,8 +15,9 @@ from typing import Any
 from ...errors import ArtifactError, names_extra
 from ...inputs.rules import checked_integer
 from ..fields import KEY
+from ..parts import as_checked
 from .providers import Provider, check_used, placed, usable
-from .session import Arrays, GraphPorts, PortFacts, Session, check_file, one_line
+from .session import Arrays, GraphPorts, PortFacts, Session, one_line
 
 __all__ = ["OnnxRuntimeSession"]
 
@@ -41,10 +42,10 @@ class OnnxRuntimeSession(Session):
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         low_memory: bool = False,
+        sha256: str | None = None,
     ) -> None:
         try:
             import onnxruntime
-            from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
         except ModuleNotFoundError as error:
             raise names_extra(Path(path).name, error) from error
         path = Path(path)
@@ -57,15 +58,12 @@ class OnnxRuntimeSession(Session):
             options.enable_mem_pattern = False
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         chosen = usable(path, providers, onnxruntime)
-        check_file(path)
         try:
-            with _seeding:
+            with as_checked(path, sha256) as file, _seeding:
                 onnxruntime.set_seed(1 + secrets.randbelow(_SEEDS))
-                session = onnxruntime.InferenceSession(path, options, providers=chosen)
-        except InvalidProtobuf as error:
-            raise ArtifactError(
-                f"{path}: expected an ONNX file; it is truncated, or of another format"
-            ) from error
+                session = onnxruntime.InferenceSession(file, options, providers=chosen)
+        except ArtifactError:
+            raise
         except Exception as error:  # its errors have no common class but this
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
         _hand_back()

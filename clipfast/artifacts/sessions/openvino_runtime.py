@@ -15,7 +15,8 @@ import numpy as np
 from ...errors import ArtifactError, InputError, names_extra
 from ...inputs.rules import checked_integer
 from ..fields import KEY
-from .session import Arrays, GraphPorts, PortFacts, Session, check_file, one_line
+from ..parts import as_checked
+from .session import Arrays, GraphPorts, PortFacts, Session, one_line
 
 __all__ = ["OpenVinoPrecision", "OpenVinoSession"]
 
@@ -45,6 +46,7 @@ class OpenVinoSession(Session):
         low_memory: bool = False,
         cache: str | os.PathLike[str] | None = None,
         precision: OpenVinoPrecision = "fp32",
+        sha256: str | None = None,
     ) -> None:
         try:
             import openvino
@@ -65,13 +67,15 @@ class OpenVinoSession(Session):
             options["CPU_RUNTIME_CACHE_CAPACITY"] = 0
         if cache is not None:
             options["CACHE_DIR"] = str(cache)
-        check_file(path)
         try:
-            core = openvino.Core()
-            model = core.read_model(path)
-            if _seed(model):
-                options.pop("CACHE_DIR", None)  # found again by what the model holds, seeds included
-            compiled = core.compile_model(model, "CPU", options)
+            with as_checked(path, sha256) as file:
+                core = openvino.Core()
+                model = core.read_model(file)
+                if _seed(model):
+                    options.pop("CACHE_DIR", None)  # found again by what the model holds, seeds included
+                compiled = core.compile_model(model, "CPU", options)
+        except ArtifactError:
+            raise
         except Exception as error:  # its errors have no common class but this
             raise ArtifactError(f"{path}: openvino cannot compile it: {one_line(error)}") from error
         inputs, outputs = (

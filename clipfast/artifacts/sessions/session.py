@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import ArtifactError
 
-__all__ = ["Arrays", "GraphPorts", "PortFacts", "Session", "check_file", "one_line"]
+__all__ = ["Arrays", "GraphPorts", "PortFacts", "Session", "one_line"]
 
 Arrays = Mapping[str, NDArray[Any]]
 PortFacts = tuple[str, tuple[int | None, ...]]  # dtype and shape: None is a size that is not fixed
@@ -58,17 +58,6 @@ class Session(ABC):
     @abstractmethod
     def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """`run`, which may raise anything."""
-
-
-def check_file(path: Path) -> None:
-    """Raises ArtifactError for a file that is missing, empty or unreadable."""
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    if empty:
-        raise ArtifactError(f"{path}: expected an exported file, got zero bytes")
 
 
 def one_line(error: Exception) -> str:

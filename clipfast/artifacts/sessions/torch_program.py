@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import ArtifactError, InputError
-from .session import Arrays, Session, check_file, one_line
+from ..parts import as_checked
+from .session import Arrays, Session, one_line
 
 __all__ = ["Program", "TorchSession"]
 
@@ -26,7 +27,7 @@ class TorchSession(Session):
     """A program over torch.
 
     path: the file. trust: such a file runs its own code when it is loaded; without trust it is not opened.
-    device: where it runs. threads: torch's own.
+    device: where it runs. threads: torch's own. sha256: see `clipfast.runtime.load_artifact`.
 
     A file that draws its own noise does so by torch's global generator, which torch seeds from the operating
     system: `torch.manual_seed` makes it predictable, and it is not cryptographic.
@@ -41,6 +42,7 @@ class TorchSession(Session):
         *,
         trust: bool = False,
         device: str | torch.device = "cpu",
+        sha256: str | None = None,
     ) -> None:
         path = Path(path)
         if not trust:
@@ -48,13 +50,15 @@ class TorchSession(Session):
                 f"{path}: a file of this format runs its own code when it is loaded; "
                 "pass trust=True (--trust) if you trust where it comes from"
             )
-        check_file(path)
-        if not zipfile.is_zipfile(path):
-            raise ArtifactError(f"{path}: expected a ZIP archive; it is truncated, or of another format")
         self.device = torch.device(device)
         try:
-            self._program, text = self._load(path)
-        except InputError:
+            with as_checked(path, sha256) as file:
+                if not zipfile.is_zipfile(file):
+                    raise ArtifactError(
+                        f"{path}: expected a ZIP archive; it is truncated, or of another format"
+                    )
+                self._program, text = self._load(file)
+        except (ArtifactError, InputError):
             raise
         except Exception as error:  # torch raises whatever it stumbles over
             raise ArtifactError(f"{path}: torch cannot load it: {one_line(error)}") from error

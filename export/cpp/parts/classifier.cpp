@@ -102,7 +102,22 @@ Answers Classifier::predict(const Bytes& pixels, const std::optional<Floats>& no
     put(answers.countered, outputs[3], first, kept);
   }
   check_finite(answers);
+  check_gate(answers);
   return answers;
+}
+
+void Classifier::check_gate(const Answers& answers) const {
+  const auto threshold = static_cast<float>(metadata_.tau_threshold);
+  for (std::int64_t row = 0; row < answers.drift.size(0); ++row) {
+    const float drift = *answers.drift.row(row);
+    const bool countered = *answers.countered.row(row) != 0;
+    if (countered != (drift < threshold)) {
+      std::ostringstream message;
+      message << path_.string() << ": its metadata and its graph have other thresholds: an image of drift " << drift
+              << " was " << (countered ? "" : "not ") << "countered, the threshold is " << threshold;
+      throw ArtifactError(message.str());
+    }
+  }
 }
 
 void Classifier::check_outputs(const std::vector<Output>& outputs, std::int64_t n) const {

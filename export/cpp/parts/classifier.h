@@ -46,7 +46,7 @@ class Classifier {
   // shape, for files that take noise; drawn anew where it is not given.
   //
   // Raises InputError for noise that the file does not take, and for answers that are not finite;
-  // ArtifactError where the file fails, or gives other outputs than it says.
+  // ArtifactError where the file fails, gives other outputs than it says, or counters by another threshold.
   Answers predict(const Bytes& pixels, const std::optional<Floats>& noise);
 
  protected:
@@ -56,6 +56,8 @@ class Classifier {
   // The file's outputs in the order of its metadata; may raise anything that is a std::exception.
   virtual std::vector<Output> run(const Inputs& inputs) = 0;
 
+  // Raises ArtifactError where the file counters other images than those below its threshold.
+  void check_gate(const Answers& answers) const;
   void check_outputs(const std::vector<Output>& outputs, std::int64_t n) const;
 
   std::filesystem::path path_;

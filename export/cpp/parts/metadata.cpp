@@ -109,6 +109,21 @@ int checked_schema(const Fields& fields) {
   return schema.get<int>();
 }
 
+// Whether UTF-8 is words alone: no control character, no line of its own, nothing that turns what stands around it.
+bool is_printable(const std::string& text) {
+  static const std::array turns{"\u061c", "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u202b", "\u202c",
+                                "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"};
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool second_controls = byte(i) == 0xC2 && i + 1 < text.size() && byte(i + 1) < 0xA0;  // U+0080 to U+009F
+    if (byte(i) < 0x20 || byte(i) == 0x7F || second_controls) {
+      return false;
+    }
+  }
+  return std::none_of(turns.begin(), turns.end(),
+                      [&](const char* turn) { return text.find(turn) != std::string::npos; });
+}
+
 std::vector<std::string> outputs_of(const Fields& fields, int schema, bool lab) {
   if (schema < 4) {
     return {OUTPUTS.begin(), OUTPUTS.begin() + (lab ? USUAL_IN_LAB : PRINTED)};
@@ -178,10 +193,12 @@ Metadata Metadata::from_json(const std::string& text) {
   const json& batch = fields.field("batch", "a positive integer or null", [](const json& v) {
     return v.is_null() || is_positive_integer(v);
   });
-  const json& names = fields.field("classnames", "a list of one string or more", [](const json& v) {
-    return v.is_array() && !v.empty() &&
-           std::all_of(v.begin(), v.end(), [](const json& name) { return name.is_string(); });
-  });
+  const json& names =
+      fields.field("classnames", "a list of one string or more, without control characters", [](const json& v) {
+        return v.is_array() && !v.empty() && std::all_of(v.begin(), v.end(), [](const json& name) {
+                 return name.is_string() && is_printable(name.get<std::string>());
+               });
+      });
   const bool lab = fields.one_of<bool>("profile", {{"serving", false}, {"lab", true}});
   return {
       .lab = lab,

@@ -1,12 +1,18 @@
 #include "npy.h"
 
+#include <algorithm>
 #include <cstring>
-#include <regex>
 #include <string>
 #include <vector>
 
 #include "errors.h"
 #include "files.h"
+
+namespace {
+
+constexpr std::size_t MOST_DIMENSIONS = 32;  // numpy has no more
+
+}  // namespace
 
 Floats load_npy(const std::filesystem::path& path) {
   const std::string bytes = read_bytes(path);
@@ -24,17 +30,21 @@ Floats load_npy(const std::filesystem::path& path) {
   }
   expect(length <= bytes.size() - start, "an array, got a truncated file");
   const std::string header = bytes.substr(start, length);
-  static const std::regex form(
-      R"(\{'descr': '<f4', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \}\s*)");
-  std::smatch match;
-  expect(std::regex_match(header, match, form), "little-endian float32 in C order, got the header " + header);
+  const std::string before = "{'descr': '<f4', 'fortran_order': False, 'shape': (", after = "), }";
+  const std::size_t end = header.find(after);
+  expect(header.starts_with(before) && end != std::string::npos &&
+             header.find_first_not_of(" \n", end + after.size()) == std::string::npos,
+         "little-endian float32 in C order, got the header " + header.substr(0, 200));
+  const std::string sizes = header.substr(before.size(), end - before.size());
+  expect(sizes.find_first_not_of("0123456789, ") == std::string::npos, "a shape of numbers, got " + sizes.substr(0, 200));
   Shape shape;
-  const std::string sizes = match[1];
-  static const std::regex number("[0-9]{1,18}");
   const std::size_t held = (bytes.size() - start - length) / sizeof(float);
   std::size_t named = 1;
-  for (std::sregex_iterator it(sizes.begin(), sizes.end(), number), end; it != end; ++it) {
-    shape.push_back(std::stoll(it->str()));
+  for (std::size_t at = 0; (at = sizes.find_first_of("0123456789", at)) != std::string::npos;) {
+    const std::size_t digits = std::min(sizes.find_first_not_of("0123456789", at), sizes.size()) - at;
+    expect(digits <= 18 && shape.size() < MOST_DIMENSIONS, "an array, got a truncated file");
+    shape.push_back(std::stoll(sizes.substr(at, digits)));
+    at += digits;
     const auto size = static_cast<std::size_t>(shape.back());
     expect(size == 0 || named <= held / size, "an array, got a truncated file");
     named *= size;
