@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from clipfast import InputError
-from clipfast.preprocess import MAX_IMAGE_PIXELS, Preprocess, image_files, open_image
+from clipfast.preprocess import MAX_IMAGE_PIXELS, Preprocess, image_files, look_for_images, open_image
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -195,6 +196,106 @@ def test_a_caller_may_allow_fewer_pixels_and_not_more(monkeypatch):
         transform(Image.new("RGB", (1, 64)), max_pixels=32 * 2048 - 1)
 
 
+def test_a_caller_may_allow_fewer_formats(tmp_path):
+    picture = encoded(photo(16, 16), "BMP")
+    open_image(picture)
+    with pytest.raises(InputError, match=r"not an image that is read \(PNG, JPEG\)"):
+        open_image(picture, formats=["JPEG", "PNG"])
+    (tmp_path / "a.png").write_bytes(picture)
+    with pytest.raises(InputError, match=r"a\.png: not an image that is read \(PNG, JPEG\)"):
+        Preprocess(size=(8, 8))(tmp_path / "a.png", formats=["JPEG", "PNG"])
+    with pytest.raises(InputError, match=r"expected formats of PNG, JPEG, .*, got EPS"):
+        open_image(picture, formats=["PNG", "EPS"])
+
+
+def scans(times: int) -> bytes:
+    """A progressive JPEG whose first scan comes several times."""
+    whole = encoded(photo(64, 64), "JPEG", progressive=True)
+    start = whole.index(b"\xff\xda")
+    end = whole.index(b"\xff\xc4", start)  # the next one's table
+    return whole[:end] + whole[start:end] * (times - 1) + whole[end:]
+
+
+def test_a_jpeg_of_many_scans_is_not_decoded(monkeypatch, tmp_path):
+    plain = encoded(photo(64, 64), "JPEG", progressive=True)
+    usual = plain.count(b"\xff\xda")
+    assert usual > 5
+    np.testing.assert_array_equal(open_image(scans(100 - usual + 1)), open_image(plain))
+    (tmp_path / "many.jpg").write_bytes(scans(100 - usual + 2))
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
+    for source in (tmp_path / "many.jpg", (tmp_path / "many.jpg").read_bytes()):
+        with pytest.raises(InputError, match="expected at most 100 scans, got more"):
+            open_image(source)
+
+
+def icon(*pictures: bytes) -> bytes:
+    """An icon whose table says 16 x 16 of each, whatever it is."""
+    start, table = 6 + 16 * len(pictures), b""
+    for picture in pictures:
+        table += struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), start)
+        start += len(picture)
+    return struct.pack("<HHH", 0, 1, len(pictures)) + table + b"".join(pictures)
+
+
+def test_an_icon_is_as_large_as_what_is_in_it(monkeypatch):
+    small = encoded(Image.new("RGBA", (16, 16), "red"))
+    assert np.asarray(open_image(icon(small, small)))[3, 3].tolist() == [255, 0, 0]
+    assert open_image(encoded(Image.new("RGBA", (32, 32)), "ICO", bitmap_format="bmp")).size == (32, 32)
+    large = encoded(Image.new("RGBA", (1000, 1000), "red"))
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
+    bitmap = struct.pack("<IiiHHIIiiII", 40, 1000, 2000, 1, 32, 0, 0, 0, 0, 0, 0)
+    for pictures in ((large,), (small, large), (bitmap,)):
+        with pytest.raises(InputError, match="at most 100000 pixels, got more"):
+            open_image(icon(*pictures), max_pixels=100_000)
+    with pytest.raises(InputError, match="broken or truncated"):
+        open_image(icon(small)[:20])
+
+
+def test_an_icon_is_not_taken_for_a_targa():
+    """Which has no signature, so that half of all files may be one."""
+    data = icon(encoded(photo(16, 16)))
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "ICO"
+    np.testing.assert_array_equal(open_image(data), open_image(encoded(photo(16, 16))))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's own
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_broken_metadata_are_no_broken_picture(form):
+    whole = photo(24, 16)
+    options = {"lossless": True} if form == "WEBP" else {}
+    plain = encoded(whole, form, **options)
+    for exif in (
+        b"Exif\0\0MM\0*\0\0\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 9,
+        b"rubbish",
+    ):
+        broken = encoded(whole, form, exif=exif, **options)
+        np.testing.assert_array_equal(open_image(broken), open_image(plain), err_msg=repr(exif))
+
+
+def test_transparent_deep_greys_show_white():
+    values = np.array([[0, 300], [40000, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values), transparency=300)
+    assert np.asarray(open_image(data))[..., 0].tolist() == [[0, 255], [156, 255]]
+
+
+def test_a_tiff_of_twelve_bits_is_as_bright_as_it_is():
+    """Two values of 12 bits, 4095 and 2048, in three bytes."""
+    packed = bytes([0xFF, 0xF8, 0x00])
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags)
+    data = (
+        b"II*\0" + struct.pack("<I", 12) + packed + b"\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+    assert np.asarray(open_image(data))[0, :, 0].tolist() == [255, 128]
+
+
+def test_integers_made_of_eight_bits_keep_their_brightness():
+    picture = photo(8, 8).convert("L")
+    np.testing.assert_array_equal(open_image(picture.convert("I")), open_image(picture))
+
+
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_long_and_narrow_pictures_cannot_exhaust_memory(resize_mode):
     strip = Image.new("RGB", (1, 1_000_000))
@@ -225,6 +326,48 @@ def test_image_files_lists_folders_in_order(tmp_path):
         list(image_files([tmp_path / "empty"]))
     with pytest.raises(InputError, match="no such file"):
         list(image_files([tmp_path / "gone"]))
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    for name in ("a.png", "b.HEIC", "notes.txt", "sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "linked.png").symlink_to(tmp_path / "a.png")
+    found = look_for_images(tmp_path)
+    assert [file.name for file in found.files] == ["a.png", "linked.png", "c.png"]
+    said = sorted(str(error).removeprefix(f"{tmp_path}/") for error in found.left_out)
+    assert said == [
+        "b.HEIC: clipfast does not read files of .heic",
+        "gone.png: a link that leads nowhere",
+        "loop.png: a link that leads nowhere",
+        "round: a link to a folder, which is not followed",
+    ]
+    assert list(image_files([tmp_path])) == found.files
+    assert all(name in caplog.text for name in ("b.HEIC", "gone.png", "loop.png", "round"))
+    for name in ("a" * 300, "a\0b", "loop.png"):
+        (error,) = look_for_images(tmp_path / name).left_out
+        assert "no such file or folder" in str(error)
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    found = look_for_images(tmp_path)
+    assert found.files == [tmp_path / "a.png"]
+    assert [str(error) for error in found.left_out] == [
+        f"cannot read the folder {tmp_path}/closed: Permission denied"
+    ]
 
 
 @pytest.mark.parametrize("source", ["one.png", b"one", Path("one.png")], ids=lambda s: type(s).__name__)

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from ..artifacts.runtimes import RuntimeName
 from ..errors import InputError
-from ..preprocess import image_files
+from ..preprocess import look_for_images
 from . import options
 from .console import ProgressBar, printed_warnings, stderr, stdout, tell_skipped
 from .reading import batches
@@ -161,11 +161,10 @@ def classify_files(
     files: list[Path] = []
     failed = 0
     for path in images:
-        try:
-            files.extend(image_files([path]))
-        except InputError as error:
-            failed += 1
-            tell_skipped([error])
+        found = look_for_images(path)
+        files += found.files
+        failed += len(found.left_out)
+        tell_skipped(found.left_out)
     if not files:
         raise typer.Exit(1)
     with printed_warnings():

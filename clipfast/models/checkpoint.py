@@ -87,16 +87,17 @@ def _check_plain(values: dict[Any, Any], path: Path) -> None:
     for name, value in values.items():
         if not isinstance(name, str):
             raise InputError(f"{path}: expected names of tensors, got {name!r:.200}")
-        if isinstance(value, dict) and name in _NESTED:
-            _check_plain(value, path)
-        plain = not isinstance(value, Tensor) or (
-            value.layout == torch.strided
-            and not (value.is_complex() or value.is_quantized or value.is_meta or value.is_nested)
-        )
-        if not plain:
+        if isinstance(value, Tensor) and not _is_plain(value):
             raise InputError(
                 f"{path}: expected plain tensors, got {name!r:.200} as {value.dtype}, {value.layout}"
             )
+        if isinstance(value, dict) and name in _NESTED:
+            _check_plain(value, path)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    special = tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.is_nested
+    return tensor.layout == torch.strided and not special
 
 
 def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:

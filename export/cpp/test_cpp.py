@@ -22,7 +22,7 @@ from clipfast.cli import app
 from clipfast.config import CounterattackConfig
 from clipfast.inputs.arrays import draw_noise
 from clipfast.inputs.noise import seeded_keys
-from clipfast.preprocess import image_files
+from clipfast.preprocess import image_files, look_for_images
 from clipfast.runtime import load_artifact
 
 # The first one builds, and each package is minutes of a C++ compiler's work.
@@ -323,7 +323,15 @@ def test_folders_are_searched_as_python_does(run, artifact, tmp_path):
     assert result.returncode == 1
     skipped = [line.removeprefix("skipped ") for line in result.stderr.splitlines()[:-1]]
     reason = ": not an image that this program reads (PNG, JPEG)"
-    assert skipped == [f"{file}{reason}" for file in image_files([folder])]
+    found = look_for_images(folder)
+    named = [*map(str, found.files), *(str(error).partition(": ")[0] for error in found.left_out)]
+    assert skipped == [f"{name}{reason}" for name in sorted(named, key=Path)]
+
+
+def npy(shape: bytes) -> bytes:
+    """The second version of numpy.save's form, with a header as long as it likes."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + b", }"
+    return b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header
 
 
 def test_noise_is_checked(run, artifact, pictures, tmp_path):
@@ -336,6 +344,9 @@ def test_noise_is_checked(run, artifact, pictures, tmp_path):
         (good[:, :, :48], "expected noise of the pixels' shape [8, 3, 96, 96], got [8, 3, 48, 96]"),
         (good + 0.1, "expected noise within eps = 0.0156863 (linf), got 0.1"),
         (good * np.nan, "expected noise within eps = 0.0156863 (linf), got nan"),
+        (npy(b"(" + b"1, " * 20_000 + b")"), "an array, got a truncated file"),
+        (npy(b"(" + b"9" * 60_000 + b",)"), "an array, got a truncated file"),
+        (npy(b"(" + b" " * 60_000 + b"x)"), "a shape of numbers, got "),
     ]
     for noise, reason in cases:
         path.write_bytes(noise) if isinstance(noise, bytes) else np.save(path, noise)

@@ -82,7 +82,7 @@ FORMATS = {
     "transparent white.png": saved(photo(96, 96, "1"), transparency=255),
     "transparent colour.png": saved(few_greys(4).convert("RGB"), transparency=(255, 0, 0)),
     "deep grey.png": deep_png(random_words(96, 96, 1), 0),
-    "deep grey, transparent.png": deep_png(random_words(96, 96, 1), 0, (b"tRNS", b"\x12\x34")),
+    "deep grey, transparent.png": deep_png(keyed_words()[..., :1], 0, (b"tRNS", b"\x01\x01")),
     "deep rgb.png": deep_png(random_words(96, 96, 3), 2),
     "deep rgb, transparent.png": deep_png(keyed_words(), 2, (b"tRNS", b"\x01\x01\x02\x02\x03\x03")),
     "deep grey and alpha.png": deep_png(random_words(96, 96, 2), 4),
@@ -92,6 +92,9 @@ FORMATS = {
     "420.jpg": saved(photo(96, 96), "JPEG", quality=80, subsampling=2),
     "progressive.jpg": saved(photo(96, 96), "JPEG", progressive=True),
     "grey.jpg": saved(photo(96, 96, "L"), "JPEG"),
+    "broken metadata.jpg": saved(
+        photo(96, 96), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 9
+    ),
     "cmyk.jpg": saved(Image.merge("CMYK", photo(96, 96, "RGBA").split()), "JPEG"),
 }
 
@@ -136,7 +139,16 @@ def test_resizes_as_python_to_the_bit(parts, tmp_path, interpolation, resize_mod
     np.testing.assert_array_equal(pixels_of(parts, *files, preprocess=preprocess), preprocess.batch(files))
 
 
+def many_scans() -> bytes:
+    """A progressive JPEG whose first scan comes a hundred times."""
+    whole = FORMATS["progressive.jpg"]
+    start = whole.index(b"\xff\xda")
+    end = whole.index(b"\xff\xc4", start)  # the next one's table
+    return whole[:end] + whole[start:end] * 99 + whole[end:]
+
+
 BROKEN = {
+    "many scans.jpg": (many_scans(), "expected at most 100 scans, got more"),
     "empty.png": (b"", "expected an image, got zero bytes"),
     "text.png": (b"no picture", "not an image that this program reads (PNG, JPEG)"),
     "webp.webp": (saved(photo(96, 96), "WEBP"), "not an image that this program reads (PNG, JPEG)"),
@@ -235,6 +247,9 @@ REFUSED = {
     ),
     "width": (changed(width=0), "expected a positive integer or null as metadata field 'width', got 0"),
     "static": (changed(static=1), "expected true or false as metadata field 'static', got 1"),
+    "control characters": (changed(classnames=["a", "b\x1b[2J"]), "of one string or more, without control"),
+    "turned around": (changed(classnames=["a", "b\u202e"]), "of one string or more, without control"),
+    "second controls": (changed(classnames=["a", "b\x9b2J"]), "of one string or more, without control"),
     "classnames": (changed(classnames=[]), "of one string or more as metadata field 'classnames', got []"),
     "eps": (changed_inside("config", eps=-1), "a positive number as metadata field 'config.eps', got -1"),
     "norm": (changed_inside("config", norm="l1"), "expected 'linf' or 'l2' as metadata field 'config.norm'"),

@@ -182,6 +182,23 @@ def test_a_missing_path_is_reported_and_the_rest_go_on(run, folder):
     assert "no such file or folder: gone.png" in err
 
 
+def test_what_is_left_out_of_a_folder_is_told_and_counted(run, folder):
+    (folder / "a.heic").write_bytes(b"x")
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / "round").symlink_to(folder)
+    code, out, err = run("classify", folder, "a" * 300, "--json")
+    assert code == 1
+    assert len(out.splitlines()) == 5
+    for said in (
+        "a.heic: clipfast does not read files of .heic",
+        "gone.png: a link that leads nowhere",
+        "round: a link to a folder, which is not followed",
+        "File name too long",
+        "4 of 9 inputs could not be read",
+    ):
+        assert said in " ".join(err.split())
+
+
 def test_answers_do_not_depend_on_the_batch_size(run, folder):
     drifts = [
         [

@@ -16,12 +16,13 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Of the formats that `clipfast classify` reads. Those that this program does not are found too, and
-// reported when they are opened: a picture that nobody mentions would pass for one without an answer.
+// Of the pictures that `clipfast classify` reads or tells of. Those that this program does not read are found
+// too, and reported when they are opened: a picture that nobody mentions would pass for one without an answer.
 constexpr std::array SUFFIXES{
     ".png",  ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".dib",
     ".tif",  ".tiff", ".jp2", ".j2k",  ".jpc", ".jpf",  ".jpx",  ".j2c",  ".ppm",   ".pgm", ".pbm", ".pnm",
-    ".pfm",  ".tga",  ".icb", ".vda",  ".vst", ".ico",  ".pcx",  ".sgi",  ".rgb",   ".rgba", ".bw"};
+    ".pfm",  ".tga",  ".icb", ".vda",  ".vst", ".ico",  ".pcx",  ".sgi",  ".rgb",   ".rgba", ".bw",
+    ".heic", ".heif", ".jxl", ".psd",  ".svg", ".dng",  ".cr2",  ".cr3",  ".nef",   ".arw",  ".raf", ".exr"};
 
 bool is_image(const fs::path& path) {
   std::string suffix = path.extension().string();
@@ -44,7 +45,8 @@ std::vector<fs::path> image_files(const fs::path& path) {
   std::vector<fs::path> found;
   try {
     for (const auto& entry : fs::recursive_directory_iterator(path)) {
-      if (entry.is_regular_file(error) && is_image(entry.path())) {
+      const bool leads_nowhere = entry.is_symlink(error) && !entry.exists(error);
+      if ((entry.is_regular_file(error) || leads_nowhere) && is_image(entry.path())) {
         found.push_back(entry.path());
       }
     }

@@ -17,6 +17,8 @@
 namespace {
 
 constexpr int APP1 = JPEG_APP0 + 1;
+// Each costs as much as a picture of its size; encoders write some ten.
+constexpr int MOST_SCANS = 100;
 
 class JpegReader {
  public:
@@ -105,4 +107,12 @@ class JpegReader {
 
 }  // namespace
 
-Decoded decode_jpeg(const std::string& bytes) { return JpegReader(bytes).read(); }
+Decoded decode_jpeg(const std::string& bytes) {
+  int scans = 0;
+  for (std::size_t at = 0; (at = bytes.find("\xff\xda", at)) != std::string::npos; at += 2) {
+    if (++scans > MOST_SCANS) {
+      throw InputError("expected at most " + std::to_string(MOST_SCANS) + " scans, got more: made to take long?");
+    }
+  }
+  return JpegReader(bytes).read();
+}

@@ -65,7 +65,7 @@ class PngReader {
       png_read_end(png_, info_);  // EXIF may stand behind the pixels
     });
     if (deep_grey) {
-      samples = to_8_bits(samples);
+      samples = to_8_bits(samples, transparent_grey());
     }
     return {transparent ? with_alpha(samples, *transparent) : samples, orientation()};
   }
@@ -112,14 +112,23 @@ class PngReader {
     return Color{low(color->red), low(color->green), low(color->blue)};
   }
 
-  // [H, W, 1] of big-endian uint16 [H, W], whose bytes come as [H, W, 2].
-  static Bytes to_8_bits(const Bytes& bytes) {
+  // The grey of 16 bits that a file shows as transparent.
+  std::optional<int> transparent_grey() {
+    png_color_16p color = nullptr;
+    if (png_get_tRNS(png_, info_, nullptr, nullptr, &color) == 0) {
+      return std::nullopt;
+    }
+    return color->gray;
+  }
+
+  // [H, W, 1] of big-endian uint16 [H, W], whose bytes come as [H, W, 2]; white where it is transparent.
+  static Bytes to_8_bits(const Bytes& bytes, std::optional<int> transparent) {
     Bytes grey({bytes.size(0), bytes.size(1), 1});
     const std::uint8_t* in = bytes.data();
     std::uint8_t* out = grey.data();
     for (std::size_t i = 0; i < grey.numel(); ++i) {
       const int value = in[2 * i] << 8 | in[2 * i + 1];
-      out[i] = static_cast<std::uint8_t>(std::nearbyint(value * (255 / 65535.0)));
+      out[i] = value == transparent ? 255 : static_cast<std::uint8_t>(std::nearbyint(value * (255 / 65535.0)));
     }
     return grey;
   }

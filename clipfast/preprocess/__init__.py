@@ -1,0 +1,20 @@
+"""Image files, bytes, PIL images and arrays -> pixels at a model's size. Needs only numpy and Pillow.
+
+Resize and crop equal open_clip's own evaluation transform to the bit, its normalisation left out, for
+the picture turned upright, flattened onto white and converted to RGB *before* it is resized. (open_clip
+converts after; for a palette picture Pillow would then resize by nearest neighbour.)
+"""
+
+from .finding import image_files, look_for_images
+from .opening import FORMATS, MAX_IMAGE_PIXELS, ImageSource, open_image
+from .resizing import Preprocess
+
+__all__ = [
+    "FORMATS",
+    "MAX_IMAGE_PIXELS",
+    "ImageSource",
+    "Preprocess",
+    "image_files",
+    "look_for_images",
+    "open_image",
+]
