@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from .encoders import check_dtype
 from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
 from .inputs import draws
 from .inputs.noise import Noise, NoiseSource, check_one_source
-from .inputs.rules import NoisePolicy, checked_integer
+from .inputs.rules import NoiseKey, NoisePolicy, checked_integer
 from .inputs.tensors import as_unit, check_noise, check_pixels
 from .models.bundled import BundledName, bundled_defaults, bundled_folder, bundled_twin
 from .models.checkpoint import load_image_tower
@@ -54,7 +55,10 @@ class Options(TypedDict, total=False):
     precision: str
     compile: bool
     noise_policy: NoisePolicy
-    noise_key: bytes | None
+    noise_key: NoiseKey
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class _Made(NamedTuple):
@@ -63,6 +67,18 @@ class _Made(NamedTuple):
     version: int
     calibrated: bool
     engine: Once[DefenceEngine]
+
+
+def _eager(method: _Method) -> _Method:
+    """A method that torch.compile leaves alone: it would lose its way in the gate's batches of any size."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(method)(*args, **options)
+        return method(*args, **options)
+
+    return call  # pyright: ignore[reportReturnType]
 
 
 class DefendedClassifier(nn.Module):
@@ -76,7 +92,8 @@ class DefendedClassifier(nn.Module):
     operators between its passes by name, "naive", "triton" or "cpp", or "auto" (see `clipfast.ops`).
     precision: of the large products' operands in the engine, "fp32", "bf16" or "fp16"; on a CPU without
     bfloat16 units "bf16" warns and runs in fp32 (`precision` tells). compile: run the engine's towers
-    through torch.compile, for batch sizes that others are padded to; call `warmup` before serving.
+    through torch.compile, for batch sizes that others are padded to; call `warmup` before serving. (What
+    torch.compile makes of the classifier itself runs as it is.)
     noise_policy: "fresh" draws new noise each call; "content" keys it by `noise_key` (secret; 16 to 64
     bytes; drawn when None) and the image's bytes, so that an image always gets the same answer and an
     attacker no free retries (the same to rounding: batches of other sizes round otherwise). One changed
@@ -91,6 +108,7 @@ class DefendedClassifier(nn.Module):
     one: see SECURITY.md.
     """
 
+    @torch.inference_mode(False)  # what is made in it is of no use outside
     def __init__(
         self,
         model: nn.Module,
@@ -104,7 +122,7 @@ class DefendedClassifier(nn.Module):
         precision: str = "fp32",
         compile: bool = False,
         noise_policy: NoisePolicy = "fresh",
-        noise_key: bytes | None = None,
+        noise_key: NoiseKey = None,
         _source: tuple[str, str | None] | None = None,
     ) -> None:
         super().__init__()
@@ -176,6 +194,7 @@ class DefendedClassifier(nn.Module):
         return cls(model, tokenizer, classnames, _source=source_of(model_name, pretrained), **options)
 
     @classmethod
+    @torch.inference_mode(False)
     def from_finetuned(
         cls,
         model_name: str,
@@ -294,6 +313,7 @@ class DefendedClassifier(nn.Module):
         """Stays in eval mode, whatever mode a surrounding module is put into."""
         return super().train(False)
 
+    @_eager
     def forward(self, pixels: Tensor) -> Tensor:
         """Defended logits: float32 [N, C], of pixels [N, 3, H, W], uint8 or float in [0, 1].
 
@@ -301,6 +321,7 @@ class DefendedClassifier(nn.Module):
         """
         return self.predict(pixels, with_undefended=False).logits
 
+    @_eager
     def predict(
         self,
         pixels: Tensor,
@@ -419,6 +440,11 @@ class DefendedClassifier(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedClassifier:
+        if (dtype := fn(torch.zeros((), device=self.device)).dtype) != torch.float32:
+            raise InputError(
+                f"expected weights that stay in float32, got {dtype}: the gate lives off small differences; "
+                "DefendedClassifier(precision=) lowers the precision of large products alone"
+            )
         self._state.refresh()
         super()._apply(fn, recurse)
         self._state.moved(fn)

@@ -11,7 +11,15 @@ from typing import BinaryIO
 
 from .errors import InputError
 
-__all__ = ["UNFINISHED", "move_into_place", "read_lines", "read_text", "write_text", "written_aside"]
+__all__ = [
+    "UNFINISHED",
+    "check_place",
+    "move_into_place",
+    "read_lines",
+    "read_text",
+    "write_text",
+    "written_aside",
+]
 
 UNFINISHED = ".part"
 """The suffix of a file that was not finished: what a killed process leaves behind."""
@@ -23,7 +31,7 @@ _KEPT = 40
 def read_text(path: Path) -> str:
     """A UTF-8 file. Raises InputError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
@@ -61,6 +69,16 @@ def move_into_place(file: Path, path: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
     _rename(file, path)
+
+
+def check_place(path: Path) -> None:
+    """Raises InputError for a file that could not be written, before the work that it is for."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"no such folder: {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: the folder {path.parent} cannot be written to")
 
 
 def write_text(path: Path, text: str) -> None:

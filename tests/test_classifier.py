@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import pickle
+import secrets
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -644,3 +646,84 @@ def test_without_a_gate_pixels_out_of_range_are_noticed(tiny_clip, tokenizer, x)
     bad[1, 2, 3, 4] = torch.nan
     with pytest.raises(InputError, match="NaN or infinity in image 1"):
         classifier.predict(bad)
+
+
+@pytest.mark.parametrize("change", [lambda c: c.half(), lambda c: c.to(torch.bfloat16), lambda c: c.double()])
+def test_its_weights_stay_in_float32(classifier, x, change):
+    before = classifier.predict(x, seed=0)
+    with pytest.raises(InputError, match=r"expected weights that stay in float32, got .*precision="):
+        change(classifier)
+    assert torch.equal(classifier.predict(x, seed=0).logits, before.logits)
+
+
+def test_torch_compile_leaves_it_as_it_is(classifier):
+    """Traced, it broke at the second batch size."""
+    compiled, predict = torch.compile(classifier), torch.compile(classifier.predict)
+    for n in (2, 5, 3):
+        some = pixels(n)
+        assert compiled(some).shape == (n, 3)
+        expected = classifier.predict(some, seed=1)
+        assert torch.equal(predict(some, seed=1).logits, expected.logits)
+
+
+def test_is_made_in_inference_mode_too(tokenizer, x):
+    model = make_tiny_clip(sensitive=True)
+    expected = make_classifier(model, tokenizer).predict(x, seed=1)
+    with torch.inference_mode():
+        made = make_classifier(model, tokenizer)
+        bundled = DefendedClassifier.bundled(preset="published")
+        foreign = make_tiny_clip()
+        with pytest.raises(InputError, match=r"one made in torch\.inference_mode"):
+            make_classifier(foreign, tokenizer)
+    assert torch.equal(made.predict(x, seed=1).logits, expected.logits)
+    assert bundled.predict(pixels(2, size=96)).countered.shape == (2,)
+
+
+@pytest.mark.parametrize("broken", ["scale", "text"])
+def test_weights_that_are_no_numbers_give_no_answers(tokenizer, broken):
+    model = make_tiny_clip()
+    with torch.no_grad():
+        if broken == "scale":
+            model.logit_scale.fill_(200.0)  # whose exponential is infinite
+        else:
+            model.token_embedding.weight[3] = torch.nan
+    with pytest.raises(InputError, match="expected finite class weights and logit_scale"):
+        make_classifier(model, tokenizer)
+
+
+def test_weights_that_break_later_give_none_either(classifier, x):
+    classifier.predict(x)
+    with torch.no_grad():
+        classifier.image_tower.model.logit_scale.fill_(torch.inf)
+    with pytest.raises(InputError, match="and the scale inf"):
+        classifier.predict(x)
+
+
+def test_a_pickle_holds_no_noise_key(tiny_clip, tokenizer, x, tmp_path):
+    key, file = secrets.token_bytes(32), tmp_path / "key"
+    file.write_bytes(key)
+    file.chmod(0o600)
+    given = make_classifier(tiny_clip, tokenizer, noise_policy="content", noise_key=key)
+    named = make_classifier(tiny_clip, tokenizer, noise_policy="content", noise_key=file)
+    expected = given.predict(x).logits
+    assert torch.equal(named.predict(x).logits, expected)
+    for made in (given, named):
+        data = io.BytesIO()
+        torch.save(made, data)
+        assert key not in pickle.dumps(made) + data.getvalue()
+        assert torch.equal(copy.deepcopy(made).predict(x).logits, expected)
+    assert torch.equal(pickle.loads(pickle.dumps(named)).predict(x).logits, expected)
+    with pytest.raises(InputError, match="a pickle holds no noise key"):
+        pickle.loads(pickle.dumps(given)).predict(x)
+    file.unlink()
+    with pytest.raises(InputError, match=r"cannot read the noise key .*key: No such file"):
+        make_classifier(tiny_clip, tokenizer, noise_policy="content", noise_key=file)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_noise_key_that_others_may_read_is_refused(tiny_clip, tokenizer, tmp_path, mode):
+    file = tmp_path / "key"
+    file.write_bytes(bytes(32))
+    file.chmod(mode)
+    with pytest.raises(InputError, match=f"its owner alone may read .0600., got {mode:04o}"):
+        make_classifier(tiny_clip, tokenizer, noise_policy="content", noise_key=file)

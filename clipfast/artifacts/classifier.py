@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..config import CounterattackConfig
 from ..errors import ArtifactError, InputError, UncalibratedWarning, uncalibrated
 from ..inputs import arrays
 from ..inputs.noise import NoiseSource, check_one_source
-from ..inputs.rules import NoisePolicy
+from ..inputs.rules import NoiseKey, NoisePolicy
 from ..prediction import Prediction, Stats, StatsRecorder
 from ..preprocess import Preprocess
 from .metadata import Metadata
@@ -41,20 +42,28 @@ class ArtifactClassifier:
     """
 
     def __init__(
-        self, session: Session, *, noise_policy: NoisePolicy = "fresh", noise_key: bytes | None = None
+        self, session: Session, *, noise_policy: NoisePolicy = "fresh", noise_key: NoiseKey = None
     ) -> None:
-        self._source = NoiseSource(noise_policy, noise_key)
-        self._session = session
-        self.path = session.path
-        self.metadata = read_metadata(session, Metadata.from_json)
-        self._inputs, self._outputs = self.metadata.ports
-        check_ports(session, self._inputs, self._outputs)
-        self._stats = StatsRecorder()
+        self._take(session, NoiseSource(noise_policy, noise_key))
         if noise_policy == "content" and not self._takes("noise"):
             raise InputError(self._only_in_lab("noise_policy 'content'"))
         if not self.calibrated:
             # Up to who called the subclass.
             warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=3)
+
+    def _take(self, session: Session, source: NoiseSource) -> None:
+        self._session, self._source = session, source
+        self.path = session.path
+        self.metadata = read_metadata(session, Metadata.from_json)
+        self._inputs, self._outputs = self.metadata.ports
+        check_ports(session, self._inputs, self._outputs)
+        self._stats = StatsRecorder()
+
+    def __getstate__(self) -> tuple[Session, NoiseSource]:
+        return self._session, self._source  # the rest is what the file says when it is loaded again
+
+    def __setstate__(self, state: tuple[Session, NoiseSource]) -> None:
+        self._take(*state)
 
     @property
     def noise_policy(self) -> NoisePolicy:
@@ -105,8 +114,14 @@ class ArtifactClassifier:
 
         Raises InputError for bad pixels, noise and thresholds, for floats where the file takes uint8, for
         what the file does not take, and for answers that are not finite; ArtifactError where the file
-        fails, or gives other outputs than it says.
+        fails, gives other outputs than it says or counters by another threshold, and where it draws its own
+        noise in a process that was forked after it was loaded.
         """
+        if os.getpid() != self._session.pid and self._draws:
+            raise ArtifactError(
+                f"{self.path}: it draws its own noise and was loaded before this process was forked, which "
+                "would draw the same as the others: load it in each process"
+            )
         x = pixels_taken(self.path, pixels, self.image_size, self.metadata.pixels)
         inputs: dict[str, NDArray[Any]] = {"pixels": x}
         if self._takes("noise"):
@@ -191,6 +206,11 @@ class ArtifactClassifier:
                 f"{answer['drift'][i]:.6g} was {'' if answer['countered'][i] else 'not '}countered, the "
                 f"threshold is {threshold[i]:.6g}"
             )
+
+    @property
+    def _draws(self) -> bool:
+        """Whether the file draws noise itself."""
+        return self.config.is_randomised() and not self._takes("noise")
 
     def _takes(self, name: str) -> bool:
         return any(port.name == name for port in self._inputs)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..inputs.rules import NoisePolicy
+from ..inputs.rules import NoiseKey, NoisePolicy
 from .classifier import ArtifactClassifier
 from .encoder import ImageEncoder
 from .formats import format_of
@@ -20,7 +20,7 @@ def load_artifact(
     runtime: str = "auto",
     trust: bool = False,
     noise_policy: NoisePolicy = "fresh",
-    noise_key: bytes | None = None,
+    noise_key: NoiseKey = None,
     sha256: str | None = None,
     **options: Any,
 ) -> ArtifactClassifier:

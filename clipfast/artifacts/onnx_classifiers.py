@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..inputs.rules import NoisePolicy
+from ..inputs.rules import NoiseKey, NoisePolicy
 from .classifier import ArtifactClassifier
 from .sessions.onnx_runtime import OnnxRuntimeSession
 from .sessions.openvino_runtime import OpenVinoPrecision, OpenVinoSession
@@ -46,7 +46,7 @@ class OnnxClassifier(ArtifactClassifier):
         low_memory: bool = False,
         sha256: str | None = None,
         noise_policy: NoisePolicy = "fresh",
-        noise_key: bytes | None = None,
+        noise_key: NoiseKey = None,
     ) -> None:
         session = OnnxRuntimeSession(
             path, providers=providers, threads=threads, low_memory=low_memory, sha256=sha256
@@ -85,7 +85,7 @@ class OpenVinoClassifier(ArtifactClassifier):
         precision: OpenVinoPrecision = "fp32",
         sha256: str | None = None,
         noise_policy: NoisePolicy = "fresh",
-        noise_key: bytes | None = None,
+        noise_key: NoiseKey = None,
     ) -> None:
         session = OpenVinoSession(
             path, threads=threads, low_memory=low_memory, cache=cache, precision=precision, sha256=sha256

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -39,22 +42,40 @@ for _name, _module in {
 def main(command: typer.Typer = app) -> None:
     """Runs a command line; problems with the input end it with a message and exit code 2.
 
-    So do packages that are missing and memory that does not suffice; a file that is verified and disagrees
-    ends it with exit code 1.
+    So do packages that are missing, files that cannot be written and memory that does not suffice; a file
+    that is verified and disagrees ends it with exit code 1.
     """
     spin_briefly()  # before a command imports torch
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of names that the terminal has no letters for
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
     except VerificationError as error:
         _fail(str(error), code=1)
     except (InputError, ArtifactError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
         _fail(str(names_extra("this command", error)))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read has enough
+            _close_output()
+            sys.exit(1)
+        _close_output()
+        place = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{place}{error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         _fail(str(error) or "out of memory")
+
+
+def _close_output() -> None:
+    """Drops what cannot be written, which Python would try again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(message: str, *, code: int = 2) -> NoReturn:

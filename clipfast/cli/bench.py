@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..files import read_text
+from ..files import check_place, read_text
 from . import options
 from .console import spinner, stdout
 
@@ -38,6 +38,9 @@ def command(
     from ..bench.result_tables import result_tables
     from ..bench.run import run_benchmark, write_result
 
+    for file in (out, plot):
+        if file is not None:
+            check_place(file)
     if show is not None:
         try:
             result = json.loads(read_text(show))

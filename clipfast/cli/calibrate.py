@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..config import Preset
 from ..errors import InputError, UncalibratedWarning
-from ..files import write_text
+from ..files import check_place, write_text
 from . import options
 from .console import ProgressBar, stdout, tell_skipped
 from .reading import batches
@@ -104,8 +104,8 @@ def command(
         seed=seed,
     )
     for file in (out, plot):
-        if file is not None and not file.parent.is_dir():
-            raise InputError(f"no such folder: {file.parent}")
+        if file is not None:
+            check_place(file)
     if plot is not None and plot.suffix != ".svg":
         raise InputError(f"expected a file named .svg for the plot, got {plot}")
     with warnings.catch_warnings():

@@ -169,9 +169,11 @@ def classify_files(
         raise typer.Exit(1)
     with printed_warnings():
         classifier = make()
-    # Folded, not cut: a path's end is what tells pictures apart.
-    image = Column("image", overflow="fold")
-    table = Table(image, "class", "probability", "drift", "countered", "changed the answer")
+    # Folded, not cut: the end of a path or a name is what tells it from others.
+    image, best, changed = (
+        Column(name, overflow="fold") for name in ("image", "class", "changed the answer")
+    )
+    table = Table(image, best, "probability", "drift", "countered", changed)
     done = 0
     with ProgressBar(MofNCompleteColumn(), disable=len(files) < _MANY) as bar:
         task = bar.add_task("classifying", total=len(files))

@@ -28,8 +28,9 @@ from ..errors import InputError, UncalibratedWarning
 
 __all__ = ["ProgressBar", "printed_warnings", "spinner", "stderr", "stdout", "tell", "tell_skipped"]
 
-stderr = Console(stderr=True)
-stdout = Console()
+# Names with colons are names, and no pictures.
+stderr = Console(stderr=True, emoji=False)
+stdout = Console(emoji=False)
 
 SECONDS_A_LINE = 60.0  # of progress, where stderr is a file
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,12 +37,14 @@ __all__ = [
 
 Classnames = Annotated[
     str | None,
-    typer.Option(help="Class names: a,b,c or a file with one a line. Default: a bundled model's."),
+    typer.Option(help="Class names: a,b,c, a file with one a line, or -. Default: a bundled model's."),
 ]
 Templates = Annotated[Path | None, typer.Option(help="File with one prompt template a line, each with {}.")]
 ModelName = Annotated[
     str | None,
-    typer.Option(help="drawn (bundled), an open_clip name, or hf-hub:org/repo. Default: drawn."),
+    typer.Option(
+        help="drawn or photographs (bundled), an open_clip name, or hf-hub:org/repo. Default: drawn."
+    ),
 ]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a local .safetensors or .pt file.")]
 PresetName = Annotated[
@@ -150,12 +154,20 @@ def named_model(model: str | None, pretrained: str | None) -> str:
 
 
 def listed_classnames(value: str) -> list[str]:
-    """Class names from a file with one a line, or from a,b,c."""
+    """Class names: a,b,c; or one a line of a file or a pipe, or with - of standard input.
+
+    Raises InputError for what looks like a path and leads nowhere.
+    """
+    if value == "-":
+        return [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+    path = Path(value)
     try:
-        if Path(value).is_file():
-            return read_lines(Path(value))
-    except OSError:  # a list longer than a file's name may be
-        pass
-    if "," not in value and Path(value).suffix.lower() in (".txt", ".csv", ".json", ".names"):
+        is_readable = path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # a list longer than a file's name may be
+        is_readable = False
+    if is_readable:
+        return read_lines(path)
+    is_path = os.sep in value or path.suffix.lower() in (".txt", ".csv", ".json", ".names")
+    if "," not in value and is_path:
         raise InputError(f"expected class names a,b,c or a file with one a line; there is no file {value}")
     return [name.strip() for name in value.split(",")]

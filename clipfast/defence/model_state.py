@@ -135,6 +135,12 @@ class ModelState:
         model = self._image_tower.model
         weights = class_weights(model, self._tokenizer, self._classnames, self._templates)
         scale = torch.as_tensor(model.logit_scale).detach().float().exp().reshape(())
+        if not (weights.isfinite().all() and scale.isfinite()):
+            broken = int((~weights.isfinite()).any(dim=0).sum())
+            raise InputError(
+                f"expected finite class weights and logit_scale, got {broken} classes whose weights are not, "
+                f"and the scale {scale.item():g}: the model's weights are broken"
+            )
         return Head(weights.clone(memory_format=torch.contiguous_format), scale)
 
     def _look(self) -> None:
@@ -146,7 +152,10 @@ class ModelState:
 
 
 def check_float32(*models: nn.Module) -> None:
-    """Raises InputError for models of other parameters."""
-    dtypes = {p.dtype for model in models for p in model.parameters()}
+    """Raises InputError for models of other parameters, and of such that no gradient goes through."""
+    parameters = [p for model in models for p in model.parameters()]
+    if any(p.is_inference() for p in parameters):
+        raise InputError("expected a model that gradients go through, got one made in torch.inference_mode()")
+    dtypes = {p.dtype for p in parameters}
     if dtypes != {torch.float32}:
         raise InputError(f"expected a float32 model, got parameters of {sorted(map(str, dtypes))}")

@@ -154,7 +154,7 @@ def _evaluated(
     identity = _identity(request, dataset, images, classifier, suite[0].identity["weights"])
     for folder in parts_from:
         check_same(folder, identity)
-    store = Store(out, identity)
+    store = Store(out, identity, alone=True)
     store.take_from(parts_from)
     runner = Runner(
         images=images,

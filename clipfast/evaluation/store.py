@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-import zipfile
-import zlib
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ __all__ = ["Store", "check_same", "digest"]
 
 Arrays = dict[str, NDArray[Any]]
 
-_RUN = "run.json"
+_RUN, _OWNER = "run.json", "running.lock"
+_DIGEST = "sha256"  # among a part's arrays
 _PARTS = "parts"
 
 
@@ -37,12 +39,13 @@ def digest(description: Mapping[str, Any], *arrays: NDArray[Any]) -> str:
 class Store:
     """A folder of parts, each an .npz file that is there whole or not at all.
 
-    identity: what all parts have in common; a folder belongs to one. Raises InputError for a folder of
-    another identity, naming what differs, for one that is not empty and no evaluation's, and where it cannot
-    be made.
+    identity: what all parts have in common; a folder belongs to one. alone: whether nobody else may write to
+    the folder for as long as this object lives. Raises InputError for a folder of another identity, naming
+    what differs, for one that is not empty and no evaluation's or that another process has alone, and where
+    it cannot be made.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, alone: bool = False) -> None:
         self.folder = folder
         self._parts = folder / _PARTS
         _check(folder, identity)
@@ -50,6 +53,8 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / _RUN, json.dumps(identity, indent=1) + "\n")
             self._parts.mkdir(exist_ok=True)
+            if alone:
+                weakref.finalize(self, os.close, _locked(folder))
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -61,15 +66,14 @@ class Store:
         """A part: read if it is finished, else made and kept. A file that cannot be read is made anew."""
         path = self._parts / f"{key}.npz"
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
+            return _read(path)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        except Exception:  # a damaged file is whatever its bytes say
             path.unlink(missing_ok=True)  # another run of this folder may be as far
         arrays = make()
         with written_aside(path) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays, **{_DIGEST: _digest_of(arrays)})
         return arrays
 
     def take_from(self, folders: Iterable[Path]) -> int:
@@ -82,6 +86,37 @@ class Store:
                         shutil.copyfileobj(source, file)
                     taken += 1
         return taken
+
+
+def _locked(folder: Path) -> int:
+    """A lock on a folder, which ends when this descriptor of a file is closed."""
+    file = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(file, 20, 0).decode().strip()
+        os.close(file)
+        raise InputError(
+            f"process {owner} is writing to {folder}: wait for it, or give another --out"
+        ) from error
+    os.truncate(file, 0)
+    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return file
+
+
+def _read(path: Path) -> Arrays:
+    """A part's arrays. Raises ValueError where they are not what was written, and whatever numpy does."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        found = dict(arrays)
+    if not np.array_equal(found.pop(_DIGEST), _digest_of(found)):
+        raise ValueError(f"{path} is damaged")
+    return found
+
+
+def _digest_of(arrays: Arrays) -> NDArray[np.uint8]:
+    names = sorted(arrays)
+    whole = digest({"names": names}, *(arrays[name] for name in names))
+    return np.frombuffer(bytes.fromhex(whole), np.uint8)
 
 
 def check_same(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from ..artifacts.runtimes import RuntimeName
 from ..artifacts.sessions.session import Session
 from ..encoders import Encoder, make_encoder
 from ..errors import InputError, VerificationError
-from ..files import move_into_place
+from ..files import check_place, move_into_place
 from ..models.bundled import BUNDLED
 from ..models.tower import ImageTower
 from ..verification.loading import load_on_device
@@ -79,8 +79,7 @@ def check_options(path: Path, format: Format, precision: str, opset: int) -> Non
         raise InputError(f"opset must be one of {list(OPSETS)}, got {opset!r}")
     if not path.name.endswith(format.suffix):
         raise InputError(f"expected a path that ends in {format.suffix} for {format.name}, got {path}")
-    if not path.parent.is_dir():
-        raise InputError(f"no such folder: {path.parent}")
+    check_place(path)
 
 
 def license_of(model_name: str | None) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .philox import content_seeds
-from .rules import NoisePolicy, checked_integer, checked_noise_key
+from .rules import NoiseKey, NoisePolicy, checked_integer, checked_noise_key
 
 __all__ = ["Noise", "NoiseSource", "check_one_source", "fresh_keys", "seeded_keys"]
 
@@ -39,20 +39,34 @@ def seeded_keys(seed: int, first_image: int, n: int) -> Noise[NDArray[Any]]:
 
 
 def fresh_keys(n: int) -> Noise[NDArray[Any]]:
-    """Draws that were never made: a key from the operating system."""
-    return seeded_keys(secrets.randbits(64), 0, n)
+    """Draws that were never made: for each image a key from the operating system."""
+    seeds = np.frombuffer(secrets.token_bytes(8 * n), np.uint64).copy()  # torch takes none that are read-only
+    return Noise(seeds=seeds, images=np.zeros(n, np.uint32))
 
 
 class NoiseSource:
     """A classifier's way to its noise.
 
-    policy: "fresh" draws anew each call; "content" keys each image's draw by its pixels and `key` (16 to 64
-    bytes, secret; drawn where None). Raises InputError for another policy, and for a bad key.
+    policy: "fresh" draws anew each call; "content" keys each image's draw by its pixels and `key`: 16 to 64
+    secret bytes, or a file of them that its owner alone may read; drawn where None. Copies share the key;
+    pickles hold a file's name and never the key. Raises InputError for another policy, and for a bad key.
     """
 
-    def __init__(self, policy: NoisePolicy, key: bytes | None) -> None:
+    def __init__(self, policy: NoisePolicy, key: NoiseKey) -> None:
         self.policy: NoisePolicy = policy
-        self._key = checked_noise_key(policy, key)
+        self._file = None if key is None or isinstance(key, bytes) else key
+        self._key: bytes | None = checked_noise_key(policy, key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"policy": self.policy, "_file": self._file, "_key": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self._file is not None:
+            self._key = checked_noise_key(self.policy, self._file)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoiseSource:
+        return self
 
     def keys(
         self, n: int, *, seed: int | None, first_image: int, pictures: Callable[[], NDArray[np.float32]]
@@ -66,6 +80,11 @@ class NoiseSource:
             first = checked_integer("first_image", first_image, 2**32 - n + 1)
             return seeded_keys(checked_integer("seed", seed, 2**64), first, n)
         if self.policy == "content":
+            if self._key is None:
+                raise InputError(
+                    "a pickle holds no noise key: make the classifier with the key in a file, which is read "
+                    "again (noise_key=Path)"
+                )
             seeds = content_seeds(pictures(), self._key)
             return Noise(seeds=seeds, images=np.zeros(n, np.uint32))
         return None

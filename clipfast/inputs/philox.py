@@ -91,11 +91,11 @@ def l2_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: floa
 def content_seeds(pixels: NDArray[np.float32], key: bytes) -> Seeds:
     """A 64-bit seed for each image from its pixels [N, 3, H, W] and a secret key: uint64 [N].
 
-    Keyed BLAKE2b over the float32 values, so uint8 and float forms of a picture agree. One changed
-    value redraws.
+    Keyed BLAKE2b over the values in steps of 1/65535, so that uint8 and float forms of a picture agree, and
+    -0.0, denormal numbers and the last bits of others change nothing. A value that is a step off redraws.
     """
     digests = [
-        hashlib.blake2b(np.ascontiguousarray(image, np.float32).tobytes(), key=key, digest_size=8).digest()
+        hashlib.blake2b(np.rint(image * 65535.0).astype("<u2").tobytes(), key=key, digest_size=8).digest()
         for image in pixels
     ]
     return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
 import secrets
+import stat
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -12,6 +14,7 @@ from ..config import CounterattackConfig
 from ..errors import InputError
 
 __all__ = [
+    "NoiseKey",
     "NoisePolicy",
     "check_noise_shape",
     "check_noise_size",
@@ -21,6 +24,9 @@ __all__ = [
 ]
 
 NoisePolicy = Literal["fresh", "content"]
+NoiseKey = bytes | os.PathLike[str] | None  # its bytes, or the file of them
+
+_LONGEST_KEY = 64  # bytes, of keyed BLAKE2b
 
 
 def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
@@ -60,14 +66,31 @@ def checked_integer(name: str, value: object, end: int, *, start: int = 0) -> in
     raise InputError(f"{name} must be an integer from {start} to {end - 1}, got {value!r}")
 
 
-def checked_noise_key(policy: NoisePolicy, key: bytes | None) -> bytes:
-    """The key of noise by content, drawn where none is given; raises InputError for a bad policy or key."""
+def checked_noise_key(policy: NoisePolicy, key: NoiseKey) -> bytes:
+    """The key of noise by content, drawn where none is given.
+
+    Raises InputError for a bad policy or key, and for a file that cannot be read or that others may read.
+    """
     if policy not in get_args(NoisePolicy):
         raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {policy!r}")
     if key is None:
         return secrets.token_bytes(32)
+    if isinstance(key, os.PathLike):
+        key = _read_key(key)
     if not isinstance(key, bytes):
         raise InputError(f"noise_key must be bytes, got {type(key).__name__}")
-    if not 16 <= len(key) <= 64:
-        raise InputError(f"noise_key must be 16 to 64 bytes, got {len(key)}")
+    if not 16 <= len(key) <= _LONGEST_KEY:
+        raise InputError(f"noise_key must be 16 to {_LONGEST_KEY} bytes, got {len(key)}")
+    return key
+
+
+def _read_key(path: os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            key = file.read(_LONGEST_KEY + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the noise key {path}: {error.strerror or error}") from error
+    if mode & 0o077:
+        raise InputError(f"{path}: expected a noise key that its owner alone may read (0600), got {mode:04o}")
     return key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,19 +64,42 @@ def _made(
     kept = _cache.setdefault(model, {})
     if key not in kept:
         _log.info("building class weights: %d classes x %d templates", len(classnames), len(templates))
+        seen: list[Tensor] = []
+
+        def read(texts: Any) -> Tensor:
+            seen.append(tokenizer(texts))
+            return seen[-1]
+
         training = model.training
         model.eval()
         try:
             with torch.inference_mode(False):  # what is kept may be asked for with a gradient later
                 weights = open_clip.build_zero_shot_classifier(
-                    model, tokenizer, classnames, templates, num_classes_per_batch=64, device=device
+                    model, read, classnames, templates, num_classes_per_batch=64, device=device
                 ).float()
         finally:
             model.train(training)
         if len(kept) >= _MOST_KEPT:
             kept.pop(next(iter(kept)))
         kept[key] = weights
+        _tell_alike(classnames, torch.cat(seen).reshape(len(classnames), len(templates), -1))
     return kept[key]
+
+
+def _tell_alike(classnames: tuple[str, ...], tokens: Tensor) -> None:
+    """Warns of names that the model cannot tell apart, as it reads so many tokens of a prompt and no more.
+
+    tokens: of each class's prompts, [C, T, L].
+    """
+    seen: dict[bytes, str] = {}
+    for name, prompts in zip(classnames, tokens, strict=True):
+        first = seen.setdefault(prompts.cpu().numpy().tobytes(), name)
+        if first is not name:
+            warnings.warn(
+                f"the model reads {first!r:.60} and {name!r:.60} alike: {tokens.shape[2]} tokens of a prompt",
+                stacklevel=4,
+            )
+            return
 
 
 def _check_templates(templates: tuple[Template, ...]) -> None:

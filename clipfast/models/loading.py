@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from contextlib import nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def source_of(model_name: str, pretrained: str | Path | None) -> tuple[str, str 
     return name, None if pretrained is None else Path(pretrained).name
 
 
+@torch.inference_mode(False)  # whose weights no gradient could go through
 def load_open_clip(
     model_name: str,
     pretrained: str | Path | None,
@@ -73,7 +76,7 @@ def load_open_clip(
             _check_tag(name, weights)
         needs_weights = weights is not None
     try:
-        with offline() if local_files_only else nullcontext():
+        with offline() if local_files_only else nullcontext(), _in_silence(pretrained is not None):
             check_no_remote_code(model_name, cache)
             model = open_clip.create_model(
                 model_name, weights, device=device, cache_dir=cache, require_pretrained=needs_weights
@@ -89,6 +92,22 @@ def load_open_clip(
     if pretrained is not None and weights is None:
         load_clip(model, pretrained)
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _in_silence(silent: bool) -> Iterator[None]:
+    """Without open_clip's word, on logging's root, that a model has no weights, which come afterwards."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    root = logging.getLogger()
+    if silent:
+        root.addFilter(wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(wanted)
 
 
 def _is_file(pretrained: str | Path) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfast.errors import ArtifactError, InputError
+from clipfast.inputs.rules import NoisePolicy
 from clipfast.runtime import OnnxClassifier
 
 __all__ = ["Answer", "NoAnswer", "answers", "load"]
@@ -44,13 +45,8 @@ def load(
     every worker. Raises ArtifactError and InputError as `OnnxClassifier` does, and InputError for a key
     that cannot be read.
     """
-    if noise_key is None:
-        return OnnxClassifier(artifact, sha256=sha256, threads=threads)
-    try:
-        key = noise_key.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the noise key {noise_key}: {error.strerror}") from error
-    return OnnxClassifier(artifact, sha256=sha256, threads=threads, noise_policy="content", noise_key=key)
+    policy: NoisePolicy = "fresh" if noise_key is None else "content"
+    return OnnxClassifier(artifact, sha256=sha256, threads=threads, noise_policy=policy, noise_key=noise_key)
 
 
 def answers(

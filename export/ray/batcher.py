@@ -16,7 +16,8 @@ class Batcher(Generic[Item, Result]):
     """Hands what waits to whichever worker is free, up to `size` items at once, in order of arrival.
 
     run: turns N items into N results, in their order; an exception goes to all N. workers: how many runs
-    there may be at once. Made and used inside one event loop.
+    there may be at once. seconds: until a batch has its results; its items then get `late()`, and the
+    worker is not given another batch before it is done with this one. Made and used inside one event loop.
 
     There is no timer: a lone item goes at once, and while all workers are busy the next batch grows.
     (`ray.serve.batch` closes a batch when its timer ends, busy workers or not: under load that leaves a queue
@@ -24,9 +25,17 @@ class Batcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, run: Callable[[list[Item]], Awaitable[Sequence[Result]]], *, size: int, workers: int
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        size: int,
+        workers: int,
+        seconds: float,
+        late: Callable[[], Exception],
     ) -> None:
         self._run = run
+        self._seconds = seconds
+        self._late = late
         self._size = size
         self._waiting: asyncio.Queue[tuple[Item, asyncio.Future[Result]]] = asyncio.Queue()
         self._loops = [asyncio.ensure_future(self._work()) for _ in range(workers)]
@@ -46,14 +55,28 @@ class Batcher(Generic[Item, Result]):
             batch = [(item, future) for item, future in batch if not future.done()]
             if not batch:
                 continue
-            items = [item for item, _ in batch]
-            try:
-                results = await self._run(items)
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+            futures = [future for _, future in batch]
+            running = asyncio.create_task(  # noqa: RUF006 (it is awaited below)
+                self._finished([item for item, _ in batch])
+            )
+            if not (await asyncio.wait({running}, timeout=self._seconds))[0]:
+                _fail(futures, self._late())
+            results = await running
+            if isinstance(results, Exception):
+                _fail(futures, results)
                 continue
-            for (_, future), result in zip(batch, results, strict=True):
+            for future, result in zip(futures, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+    async def _finished(self, items: list[Item]) -> Sequence[Result] | Exception:
+        try:
+            return await self._run(items)
+        except Exception as error:
+            return error
+
+
+def _fail(futures: Sequence[asyncio.Future[Result]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

@@ -28,6 +28,7 @@ def noise_key(tmp_path_factory) -> Path:
     """A key by which the same picture gets the same answer from whoever classifies it."""
     path = tmp_path_factory.mktemp("key") / "key"
     path.write_bytes(secrets.token_bytes(32))
+    path.chmod(0o600)
     return path
 
 

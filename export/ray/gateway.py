@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 from admission import Admission, cost
 from answers import Answer, NoAnswer
 from batcher import Batcher
+from decoders import Decoders
 from metrics import Metrics
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
-from refusal import Refusal
+from refusal import Refusal, no_answer
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uploads import uploaded
+from uploads import Uploads
 
 from clipfast.artifacts.metadata import Metadata
-from clipfast.errors import InputError
+from clipfast.errors import ArtifactError
 
 __all__ = ["Classifies", "Gateway", "Settings"]
 
-# Decoders at work at once: each may hold a picture of max_pixels, several times over.
+# Processes that decode: each may hold a picture of max_pixels, several times over.
 _DECODERS = 2
+
+# Bytes of all bodies on their way, and requests for answers in work, each of which is some kilobytes.
+_BODIES, _REQUESTS = 2**28, 4096
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,7 @@ class Settings:
 
     workers: processes that classify. batch: pictures classified at once. budget: encoder passes that may be
     outstanding. max_bytes: of a request's body. max_pixels: of a picture, decoded. upload_seconds: until a
-    body has come.
+    body has come. decode_seconds: until a picture is decoded. answer_seconds: until a batch has its answer.
     """
 
     workers: int
@@ -48,6 +53,8 @@ class Settings:
     max_bytes: int
     max_pixels: int
     upload_seconds: float
+    decode_seconds: float
+    answer_seconds: float
 
 
 class Classifies(Protocol):
@@ -77,30 +84,55 @@ class Gateway:
         self._metrics = Metrics()
         self._metrics.budget.set(settings.budget)
         self._metrics.outstanding.set_function(lambda: self._admission.outstanding)
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._requests = 0
+        self._uploads = Uploads(
+            limit=settings.max_bytes,
+            seconds=settings.upload_seconds,
+            together=max(_BODIES, settings.max_bytes),
+        )
+        self._decoders = Decoders(
+            _DECODERS,
+            metadata.preprocess,
+            max_pixels=settings.max_pixels,
+            seconds=settings.decode_seconds,
+        )
         self._batcher: Batcher[NDArray[np.uint8], Answer | NoAnswer] = Batcher(
-            self._run, size=settings.batch, workers=settings.workers
+            self._run,
+            size=settings.batch,
+            workers=settings.workers,
+            seconds=settings.answer_seconds,
+            late=no_answer,
         )
 
     def app(self) -> Starlette:
         """The paths that it answers."""
+
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            yield
+            await self._decoders.close()
+
         return Starlette(
+            lifespan=lifespan,
             routes=[
                 Route("/classify", self.classify, methods=["POST"]),
                 Route("/healthz", self.healthz),
                 Route("/readyz", self.readyz),
                 Route("/metrics", self.metrics),
-            ]
+            ],
         )
 
     async def classify(self, request: Request) -> Response:
         """The defended answer for one picture, or a reason why there is none; never the undefended answer."""
+        self._requests += 1
         try:
             response = JSONResponse(await self._classified(request))
         except Refusal as refusal:
             response = JSONResponse(
                 {"error": refusal.reason}, status_code=refusal.status, headers=refusal.headers
             )
+        finally:
+            self._requests -= 1
         self._metrics.requests.labels(str(response.status_code)).inc()
         return response
 
@@ -119,16 +151,18 @@ class Gateway:
 
     async def _classified(self, request: Request) -> dict[str, object]:
         # Who would be shed need not send a body first; but a body that comes slowly holds no passes.
-        if self._admission.full:
+        if self._admission.full or self._requests > _REQUESTS:
             raise self._shed()
-        settings = self._settings
-        data = await uploaded(request, limit=settings.max_bytes, seconds=settings.upload_seconds)
+        data = await self._uploads.read(request)
         if not self._admission.admit():
             raise self._shed()
         try:
-            answer = await self._batcher.submit(await self._pixels(data))
+            answer = await self._batcher.submit(await self._decoders(data))
         finally:
             self._admission.release()
+        if isinstance(answer, ArtifactError):  # its text names the file
+            _log.error("no answer: %s", answer)
+            raise Refusal(500, "the defence has no answer for this picture: the classifier failed")
         if not isinstance(answer, Answer):
             raise Refusal(500, f"the defence has no answer for this picture: {answer}")
         return {
@@ -144,14 +178,6 @@ class Gateway:
         self._metrics.shed.inc()
         wait = self._admission.retry_after
         return Refusal(503, "too much work is waiting; try again later", {"Retry-After": str(wait)})
-
-    async def _pixels(self, data: bytes) -> NDArray[np.uint8]:
-        """A picture uint8 [3, H, W], decoded off the event loop."""
-        decode = partial(self._metadata.preprocess, data, max_pixels=self._settings.max_pixels)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
-        except InputError as error:
-            raise Refusal(422, str(error)) from error
 
     async def _run(self, pictures: list[NDArray[np.uint8]]) -> Sequence[Answer | NoAnswer]:
         """Results of one batch, counted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Refusal"]
+__all__ = ["Refusal", "no_answer"]
 
 
 class Refusal(Exception):  # noqa: N818
@@ -13,3 +13,8 @@ class Refusal(Exception):  # noqa: N818
         self.status = status
         self.reason = reason
         self.headers = headers or {}
+
+
+def no_answer() -> Refusal:
+    """What a request gets whose batch has no answer, or none in time."""
+    return Refusal(503, "no worker gave an answer; try again later", {"Retry-After": "5"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource
 import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -12,58 +13,57 @@ from admission import Admission, cost
 from answers import load
 from cluster import cluster, threads_of
 from gateway import Gateway, Settings
+from hypercorn.asyncio import serve as serve_http
+from hypercorn.config import Config
 from options import Artifact, NoiseKey, Sha256, Threads, WorkerCount
 from ray import serve
-from starlette.applications import Starlette
 from workers import NAME, Worker, Workers
 
-from clipfast.artifacts.metadata import Metadata
 from clipfast.cli import main
 from clipfast.runtime import sha256_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
-# Requests that the gateway holds, and that wait for it: each may hold a body.
-_CONNECTIONS = 256
-
 # By default four full batches of countered pictures may wait for each worker.
 _WAITING_BATCHES = 4
 
+# A request's line and headers: their bytes, and the seconds until they have come.
+_HEADER_BYTES, _HEADER_SECONDS = 2**14, 5
 
-def application(
-    artifact: Path,
-    metadata: Metadata,
-    settings: Settings,
-    *,
-    sha256: str,
-    threads: int,
-    noise_key: Path | None,
-    topk: int,
-    answer_seconds: float,
-) -> serve.Application:
-    """One gateway before `settings.workers` workers.
+
+def deployed(
+    artifact: Path, *, sha256: str, workers: int, threads: int, noise_key: Path | None, topk: int
+) -> Workers:
+    """So many workers, once they have loaded the artifact; Ray has to run.
 
     sha256: of the artifact, for every worker that there will be. threads: of a worker. topk: labels in an
-    answer. answer_seconds: until a batch has its answer.
+    answer.
     """
     worker = serve.deployment(
         name=NAME,
-        num_replicas=settings.workers,
+        num_replicas=workers,
         max_ongoing_requests=1,
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=1,
     )(Worker)
+    serve.start(http_options={"location": "NoServer"}, logging_config={"enable_access_log": False})
+    return Workers(serve.run(worker.bind(artifact, sha256, threads, noise_key, topk), route_prefix=None))
 
-    def build() -> Starlette:
-        return Gateway(Workers(serve.get_deployment_handle(NAME), answer_seconds), metadata, settings).app()
 
-    gateway = serve.deployment(
-        name="Gateway",
-        max_ongoing_requests=_CONNECTIONS,
-        max_queued_requests=_CONNECTIONS,
-        health_check_period_s=1,
-    )(serve.ingress(build)())
-    return gateway.bind(worker.bind(artifact, sha256, threads, noise_key, topk))
+async def listen(gateway: Gateway, address: str, drain_seconds: float) -> None:
+    """Serves a gateway until the process is told to stop; requests in work are then answered first."""
+    config = Config()
+    config.bind = [address]
+    config.h11_max_incomplete_size = _HEADER_BYTES
+    config.keep_alive_timeout = _HEADER_SECONDS
+    config.graceful_timeout = config.shutdown_timeout = drain_seconds
+    config.errorlog = None
+    config.include_server_header = False
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    typer.echo(f"serving on http://{address}/classify")
+    await serve_http(gateway.app(), config, shutdown_trigger=stop.wait)  # pyright: ignore[reportArgumentType]
 
 
 @app.command()
@@ -83,14 +83,14 @@ def _command(
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 10 * 2**20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture, decoded.")] = 2**24,
     upload_seconds: Annotated[float, typer.Option(min=0, help="Until a body has come.")] = 10.0,
+    decode_seconds: Annotated[float, typer.Option(min=0, help="Until a picture is decoded.")] = 5.0,
     answer_seconds: Annotated[float, typer.Option(min=0, help="Until a batch has its answer.")] = 30.0,
     noise_key: NoiseKey = None,
 ) -> None:
     """Serves POST /classify, GET /healthz, /readyz and /metrics until it is told to stop."""
     sha256 = sha256 or sha256_of(artifact)
-    metadata = load(
-        artifact, sha256=sha256, noise_key=noise_key
-    ).metadata  # says what is wrong before Ray starts
+    # Says what is wrong before Ray starts.
+    metadata = load(artifact, sha256=sha256, noise_key=noise_key).metadata
     budget = _WAITING_BATCHES * batch * workers * cost(metadata).countered if budget is None else budget
     Admission(budget, cost(metadata))  # says so too
     settings = Settings(
@@ -100,26 +100,27 @@ def _command(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         upload_seconds=upload_seconds,
-    )
-    endpoint = application(
-        artifact.resolve(),
-        metadata,
-        settings,
-        sha256=sha256,
-        threads=threads or threads_of(workers),
-        noise_key=noise_key and noise_key.resolve(),
-        topk=topk,
+        decode_seconds=decode_seconds,
         answer_seconds=answer_seconds,
     )
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
-    with cluster(workers + 1):
-        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is a file
+    with cluster(workers):
         try:
-            serve.run(endpoint)
-            typer.echo(f"serving on http://{host}:{port}/classify")
-            stop.wait()
+            asked = deployed(
+                artifact.resolve(),
+                sha256=sha256,
+                workers=workers,
+                threads=threads or threads_of(workers),
+                noise_key=noise_key and noise_key.resolve(),
+                topk=topk,
+            )
+            drain_seconds = upload_seconds + decode_seconds + answer_seconds
+
+            async def endpoint() -> None:
+                await listen(Gateway(asked, metadata, settings), f"{host}:{port}", drain_seconds)
+
+            asyncio.run(endpoint())
         finally:
             serve.shutdown()
 

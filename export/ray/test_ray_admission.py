@@ -112,7 +112,7 @@ def test_what_waits_while_the_workers_are_busy_goes_together():
         return [item * 10 for item in items]
 
     async def scenario():
-        batcher = Batcher(run, size=4, workers=2)
+        batcher = Batcher(run, size=4, workers=2, seconds=20, late=TimeoutError)
         tasks = []
         for item in range(12):
             tasks.append(asyncio.ensure_future(batcher.submit(item)))
@@ -136,7 +136,7 @@ def test_a_batch_that_fails_fails_alone():
         return items
 
     async def scenario():
-        batcher = Batcher(run, size=1, workers=1)
+        batcher = Batcher(run, size=1, workers=1, seconds=20, late=TimeoutError)
         results = await asyncio.gather(*map(batcher.submit, range(3)), return_exceptions=True)
         assert results[0] == 0
         assert isinstance(results[1], RuntimeError)

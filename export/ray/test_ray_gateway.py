@@ -5,6 +5,7 @@ import dataclasses
 import io
 import re
 
+import gateway
 import numpy as np
 import pytest
 from answers import Answer, answers
@@ -12,10 +13,19 @@ from gateway import Gateway, Settings
 from PIL import Image
 from refusal import Refusal
 
-from clipfast.errors import InputError
+from clipfast.errors import ArtifactError, InputError
 from clipfast.runtime import OnnxClassifier
 
-SETTINGS = Settings(workers=1, batch=4, budget=24, max_bytes=4000, max_pixels=64 * 64, upload_seconds=0.5)
+SETTINGS = Settings(
+    workers=1,
+    batch=4,
+    budget=24,
+    max_bytes=4000,
+    max_pixels=64 * 64,
+    upload_seconds=0.5,
+    decode_seconds=20,
+    answer_seconds=20,
+)
 PNG = [(b"content-type", b"image/png")]
 
 
@@ -122,6 +132,8 @@ def test_an_answer_says_what_it_is_and_is_not(run, metadata):
 
 def test_over_budget_is_shed_and_what_was_admitted_is_answered(run):
     async def scenario(app, workers):
+        await asyncio.gather(*(call(app, body=picture(red)) for red in range(2)))  # starts the decoders
+        workers.batches.clear()
         workers.go.clear()
         tasks = [asyncio.ensure_future(call(app, body=picture(red))) for red in range(7)]
         async with asyncio.timeout(20):
@@ -130,6 +142,7 @@ def test_over_budget_is_shed_and_what_was_admitted_is_answered(run):
         done = [task for task in tasks if task.done()]
         waiting = [task for task in tasks if not task.done()]
         assert len(waiting) == 4  # 24 passes at 6 each
+        await asyncio.sleep(0.3)  # until they are decoded
         for task in done:
             status, headers, text, _ = task.result()
             assert status == 503
@@ -162,6 +175,49 @@ def test_no_usable_drift_is_an_error_and_no_answer(run):
         assert await value(app, "clipfast_outstanding_passes") == 0
 
     run(scenario)
+
+
+def test_a_late_batch_ends_its_requests_and_holds_its_worker(run):
+    async def scenario(app, workers):
+        workers.go.clear()
+        status, headers, text, _ = await call(app, body=picture(7))
+        assert (status, headers["retry-after"], "no worker gave an answer" in text) == (503, "5", True)
+        assert await value(app, "clipfast_outstanding_passes") == 0
+        waiting = asyncio.ensure_future(call(app, body=picture(8)))
+        await asyncio.sleep(0.1)
+        assert workers.batches == [1]  # it is at work on the first yet
+        workers.go.set()
+        assert (await waiting)[0] == 200
+        assert workers.batches == [1, 1]
+        assert await value(app, 'clipfast_requests_total{status="503"}') == 1
+
+    run(scenario, answer_seconds=0.3)
+
+
+def test_an_error_of_the_classifier_does_not_show_its_file(run, caplog):
+    async def scenario(app, workers):
+        workers.answer = lambda _: ArtifactError("/secret/lab.onnx: running it failed")
+        status, _, text, _ = await call(app, body=picture(7))
+        assert status == 500
+        assert "the classifier failed" in text
+        assert "secret" not in text
+
+    run(scenario)
+    assert "/secret/lab.onnx: running it failed" in caplog.text
+
+
+def test_bodies_together_have_a_limit(run, monkeypatch):
+    monkeypatch.setattr(gateway, "_BODIES", 10_000)
+
+    async def scenario(app, _):
+        slow = [asyncio.ensure_future(call(app, body=[b"a" * 3000, b"a"], wait=0.2)) for _ in range(4)]
+        done = [await one for one in slow]
+        assert sorted(status for status, *_ in done) == [422, 422, 422, 503]
+        (shed,) = [headers for status, headers, *_ in done if status == 503]
+        assert shed["retry-after"] == "5"
+        assert (await call(app, body=picture(7)))[0] == 200  # they are counted no longer
+
+    run(scenario, upload_seconds=5)
 
 
 def test_the_classifier_itself_raises_where_drift_is_not_finite(artifact):

@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -207,6 +207,34 @@ def test_endless_and_slow_bodies_are_cut_while_they_come(server):
     wait_for(lambda: server.metric("clipfast_outstanding_passes") == 0, "passes to be given back")
 
 
+def test_slow_and_large_headers_are_cut(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
+        slow.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\n")
+        assert slow.recv(1000) == b""  # within seconds, which the time-out of the test allows
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as large:
+        large.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n")
+        large.sendall(b"Y: " + b"y" * 2**16)
+        said = large.recv(1000)
+        assert said == b"" or b" 4" in said.partition(b"\r\n")[0]
+
+
+def test_slow_bodies_hold_up_nobody(server, files, expected, same):
+    """Not probes, and not who sends a picture."""
+    head = (
+        b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        for _ in range(600):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+            slow.sendall(head + b"1\r\na\r\n")
+        for page in ("/healthz", "/readyz", "/metrics"):
+            assert server.status(page) == 200
+        status, _, said = server.classify(files[0].read_bytes())
+        assert status == 200
+        same(answer(said), expected[files[0]])
+    wait_for(lambda: server.metric("clipfast_outstanding_passes") == 0, "passes to be given back")
+
+
 def test_nothing_listens_beyond_this_machine_but_what_cannot_be_told(server):
     """Serve's replicas open a port each for calls between them, on every interface: see the README."""
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
@@ -253,3 +281,22 @@ def test_without_workers_it_lives_and_is_not_ready(server, files, expected, same
     status, _, said = server.classify(files[0].read_bytes())
     assert status == 200
     same(answer(said), expected[files[0]])
+
+
+def test_who_is_told_to_stop_answers_first(server, files, expected, same):
+    """The last test: the endpoint is gone afterwards."""
+    stopped = server.workers()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.classify, files[0].read_bytes())
+        time.sleep(1)
+        server.process.terminate()
+        wait_for(lambda: server.status("/healthz") == 0, "it to listen no more")
+        assert not asked.done()
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        status, _, said = asked.result()
+    assert status == 200
+    same(answer(said), expected[files[0]])
+    assert server.process.wait(60) == 0

@@ -13,7 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from refusal import Refusal
+from refusal import no_answer
 
 __all__ = ["NAME", "Worker", "Workers"]
 
@@ -39,27 +39,23 @@ class Worker:
 class Workers:
     """All workers, as the gateway sees them.
 
-    handle: of their deployment. seconds: until a batch has its answer.
+    handle: of their deployment.
     """
 
-    def __init__(self, handle: DeploymentHandle, seconds: float) -> None:
+    def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
-        self._seconds = seconds
 
     async def classify(self, pixels: NDArray[np.uint8]) -> Sequence[Answer | NoAnswer]:
         """Answers for pixels, uint8 [N, 3, H, W], from whichever worker is free; they go by shared memory.
 
-        Raises Refusal with 503 where none gives any in time, or two die of it.
+        Raises Refusal with 503 where two die of it.
         """
         for _ in range(_ATTEMPTS):
             try:
-                async with asyncio.timeout(self._seconds):
-                    return await self._handle.classify.remote(pixels)
+                return await self._handle.classify.remote(pixels)
             except (RayError, RayServeException):
                 continue
-            except TimeoutError:
-                break
-        raise Refusal(503, "no worker gave an answer; try again later", {"Retry-After": "5"})
+        raise no_answer()
 
     async def running(self) -> int:
         """How many have loaded the artifact and live, as Ray Serve's controller knows it."""

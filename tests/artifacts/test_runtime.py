@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
+import pickle
 import subprocess
 import sys
 import warnings
@@ -30,8 +32,9 @@ from clipfast import ArtifactError, CounterattackConfig, InputError, Uncalibrate
 from clipfast.artifacts.formats import FORMATS
 from clipfast.artifacts.metadata import SCHEMA
 from clipfast.artifacts.sessions.providers import check_used, usable
+from clipfast.inputs.noise import fresh_keys
 from clipfast.inputs.philox import linf_noise
-from clipfast.runtime import OnnxClassifier, OpenVinoClassifier, load_artifact
+from clipfast.runtime import OnnxClassifier, OpenVinoClassifier, load_artifact, sha256_of
 
 SERVING = ("onnxruntime", "openvino")
 IN_EACH = pytest.mark.parametrize("runtime", [*SERVING, "reference"])
@@ -660,3 +663,60 @@ def test_no_warning_where_the_threshold_is_calibrated(make, x):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert make().predict(x).calibrated
+
+
+@pytest.mark.parametrize("runtime", SERVING)
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"]
+)
+def test_a_copy_is_loaded_from_the_same_file(make, x, runtime, how):
+    classifier = make(runtime=runtime)
+    classifier.predict(x)
+    twin = how(classifier)
+    assert twin._session is not classifier._session
+    assert twin.stats().images == 0
+    np.testing.assert_array_equal(twin.predict(x, seed=3).logits, classifier.predict(x, seed=3).logits)
+    make(runtime=runtime, classnames=("cyan", "green", "blue", "grey"))  # in its place
+    assert how(classifier).classnames[0] == "cyan"
+
+
+def test_a_copy_of_a_pinned_file_is_the_same_file(make, x):
+    path = make().path
+    classifier = OnnxClassifier(path, sha256=sha256_of(path))
+    pickle.loads(pickle.dumps(classifier)).predict(x)
+    make(classnames=("cyan", "green", "blue", "grey"))
+    with pytest.raises(ArtifactError, match="expected the SHA-256"):
+        copy.deepcopy(classifier)
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from clipfast.errors import ArtifactError
+from clipfast.runtime import OnnxClassifier
+classifier = OnnxClassifier(sys.argv[1], threads=1)
+pixels = np.full((4, 3, 32, 32), 0.5, np.float32)
+classifier.predict(pixels)
+if (child := os.fork()) == 0:
+    try:
+        classifier.predict(pixels)
+    except ArtifactError as error:
+        os._exit(7 if "forked" in str(error) else 8)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(("profile", "code"), [("serving", 7), ("lab", 0)])
+def test_who_draws_its_own_noise_does_not_answer_in_a_forked_process(tmp_path, profile, code):
+    """Its generator's state is the parent's, and every other child's."""
+    path = write_onnx(tmp_path / "a.onnx", make_metadata(profile=profile))
+    done = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+
+
+def test_each_image_of_a_batch_has_a_key_of_its_own():
+    keys = fresh_keys(1000)
+    assert len(set(keys.seeds.tolist())) == 1000
+    assert keys.seeds.dtype == np.uint64
+    assert not keys.images.any()

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,3 +270,52 @@ def test_version_and_help(run):
     code, out, _ = run("classify", "--help")
     assert code == 0
     assert "--classnames" in out
+
+
+def test_classnames_come_from_pipes_and_standard_input_too(run, folder, monkeypatch, tmp_path):
+    """What looks like a path is never a class."""
+    names = "\ufeffred circle\n\nblue star\n"
+    (tmp_path / "names.txt").write_text(names, encoding="utf-8")
+    expected = run("classify", folder, "--json", "--classnames", "red circle, blue star", "--seed", 1)
+    assert expected[0] == 0
+    assert run("classify", folder, "--json", "--classnames", tmp_path / "names.txt", "--seed", 1) == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("red circle\nblue star\n"))
+    assert run("classify", folder, "--json", "--classnames", "-", "--seed", 1) == expected
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe").write_text, names, encoding="utf-8")
+        assert run("classify", folder, "--json", "--classnames", tmp_path / "pipe", "--seed", 1) == expected
+    for path in ("/gone/names", "./names", "names.txt"):
+        code, out, err = run("classify", folder, "--classnames", path)
+        assert (code, out) == (2, "")
+        assert f"there is no file {path}" in err
+
+
+def test_names_are_whole_in_the_table(run, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    shutil.copy(next(folder.glob("*.png")), folder / "a:smile:b.png")
+    undecodable = os.fsencode(folder) + b"/\xff.png"
+    shutil.copy(folder / "a:smile:b.png", undecodable)
+    code, out, _ = run("classify", folder, "--classnames", "red circle, blue star")
+    assert code == 0
+    cells = "".join(line.split("│")[1].replace(" ", "") for line in out.splitlines() if line.startswith("│"))
+    assert "a:smile:b.png" in cells
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_a_terminal_has_no_letters_for_lose_no_row(folder, encoding, exported):
+    shutil.copy(next(folder.glob("*.png")), os.fsencode(folder) + b"/\xff.png")
+    shutil.copy(next(folder.glob("*.png")), folder / "\u732b.png")
+    command = [sys.executable, "-m", "clipfast", "classify", folder, "--artifact", exported("static").path]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    assert b"7 images" in done.stdout
+
+
+def test_a_full_disk_is_an_error_and_no_traceback(folder, exported):
+    command = [sys.executable, "-m", "clipfast", "classify", folder, "--artifact", exported("static").path]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("error: No space left on device")
+    assert "Traceback" not in done.stderr

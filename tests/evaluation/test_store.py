@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -165,3 +166,37 @@ def test_digests_tell_descriptions_and_arrays_apart():
     ]
     assert len(set(different)) == len(different)
     assert digest({"a": 1, "b": 2}, zeros[::2]) == digest({"b": 2, "a": 1}, zeros[:2])
+
+
+def test_every_flipped_bit_of_a_part_is_found(store):
+    """And the part made anew: some are errors of all kinds to numpy, and some it does not see."""
+    arrays = {"right": np.arange(6) % 2 == 0, "steps": np.arange(4, dtype=np.int64)}
+    store.get("key", lambda: arrays)
+    path = next((store.folder / "parts").iterdir())
+    whole = path.read_bytes()
+    made = []
+
+    def make():
+        made.append(1)
+        return arrays
+
+    for at in range(0, len(whole) * 8, 7):
+        damaged = bytearray(whole)
+        damaged[at // 8] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        found = store.get("key", make)
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert len(made) > len(whole) / 2
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(tmp_path):
+    first = Store(tmp_path / "run", IDENTITY, alone=True)
+    with pytest.raises(
+        InputError, match=rf"process {os.getpid()} is writing to .*run: wait for it, or give anoth"
+    ):
+        Store(tmp_path / "run", IDENTITY, alone=True)
+    Store(tmp_path / "run", IDENTITY)  # a shard of a search
+    del first
+    Store(tmp_path / "run", IDENTITY, alone=True)

@@ -87,6 +87,16 @@ def test_content_seeds_follow_the_bytes_and_the_key():
     assert seeds[0] == seeds[2] != seeds[1]
     assert content_seeds(pixels[1:2], b"k" * 16)[0] == seeds[1]
     assert content_seeds(pixels, b"l" * 16)[0] != seeds[0]
-    changed = pixels.copy()
-    changed[0, 0, 0, 0] += np.float32(1 / 255)
-    assert content_seeds(changed, b"k" * 16)[0] != seeds[0]
+    for step in (1 / 255, 1.1 / 65535):
+        changed = pixels.copy()
+        changed[0, 0, 0, 0] += np.float32(step)
+        assert content_seeds(changed, b"k" * 16)[0] != seeds[0]
+
+
+def test_what_no_picture_tells_apart_has_the_same_content():
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.float32) / np.float32(255)
+    pixels[0, 0, 0, :3] = 0
+    (seed,) = content_seeds(pixels, b"k" * 16)
+    changed = np.nextafter(pixels, np.float32(1))  # one unit in the last place
+    changed[0, 0, 0, :3] = (-0.0, 1e-42, 1e-30)
+    assert content_seeds(changed, b"k" * 16)[0] == seed

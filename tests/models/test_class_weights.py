@@ -1,3 +1,5 @@
+import warnings
+
 import open_clip
 import pytest
 import torch
@@ -90,3 +92,16 @@ def test_training_mode_is_left_as_it_was(tokenizer):
 def test_bad_names_and_templates_are_named(tiny_clip, tokenizer, classnames, templates, named):
     with pytest.raises(InputError, match=named):
         class_weights(tiny_clip, tokenizer, classnames, templates)
+
+
+def test_names_that_begin_alike_and_are_cut_are_told(tiny_clip, tokenizer):
+    long = "a photo of this cat is a photo of a dog"
+
+    def cutting(texts):
+        return tokenizer([" ".join(text.split()[:9]) for text in texts])
+
+    with pytest.warns(UserWarning, match=f"reads '{long}' and '{long} red' alike: 10 tokens of a prompt"):
+        class_weights(tiny_clip, cutting, ("cat", long, f"{long} red"), ("{}", "a {}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        class_weights(tiny_clip, cutting, ("cat", "dog", "red cat"), ("{}", "a {}"))

@@ -40,7 +40,8 @@ class OnnxReferenceSession(Session):
         except Exception as error:  # its errors have no common class but this
             raise ArtifactError(f"{path}: onnx cannot read it: {one_line(error)}") from error
         carried = {entry.key: entry.value for entry in model.metadata_props}
-        super().__init__(path, carried.get(KEY), ports=None, placed={"reference": len(model.graph.node)})
+        placed = {"reference": len(model.graph.node)}
+        super().__init__(path, carried.get(KEY), ports=None, placed=placed, options={"sha256": sha256})
 
     def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         found = self._evaluator.run([*outputs], dict(inputs))

@@ -50,6 +50,7 @@ class OnnxRuntimeSession(Session):
             raise names_extra(Path(path).name, error) from error
         path = Path(path)
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors: what it warns of, a user can do nothing about
         if threads is not None:
             options.intra_op_num_threads = checked_integer("threads", threads, 2**16, start=1)
         if low_memory:
@@ -74,6 +75,7 @@ class OnnxRuntimeSession(Session):
             session.get_modelmeta().custom_metadata_map.get(KEY),
             ports=GraphPorts(_described(session.get_inputs()), _described(session.get_outputs())),
             placed=runs,
+            options={"providers": providers, "threads": threads, "low_memory": low_memory, "sha256": sha256},
         )
         _log.info("%s runs on %s", path, ", ".join(session.get_providers()))
 

@@ -86,6 +86,13 @@ class OpenVinoSession(Session):
             _metadata_text(model),
             ports=GraphPorts(inputs, outputs),
             placed={"CPU": len(compiled.get_runtime_model().get_ops())},
+            options={
+                "threads": threads,
+                "low_memory": low_memory,
+                "cache": cache,
+                "precision": precision,
+                "sha256": sha256,
+            },
         )
         self._compiled, self._idle = compiled, []
         self._dtypes = {name: dtype for name, (dtype, _) in outputs.items()}

@@ -62,7 +62,8 @@ class TorchSession(Session):
             raise
         except Exception as error:  # torch raises whatever it stumbles over
             raise ArtifactError(f"{path}: torch cannot load it: {one_line(error)}") from error
-        super().__init__(path, text, ports=None, placed={})
+        options = {"trust": trust, "device": device, "sha256": sha256}
+        super().__init__(path, text, ports=None, placed={}, options=options)
 
     @abstractmethod
     def _load(self, path: Path) -> tuple[Program, str | None]:

@@ -1,0 +1,97 @@
+"""Pictures decoded by processes that have a deadline, and are replaced when they miss it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from decoder import LENGTH, PIXELS, Decoding
+from numpy.typing import NDArray
+from refusal import Refusal
+
+from clipfast.preprocess import Preprocess
+
+__all__ = ["Decoders"]
+
+_PROGRAM = Path(__file__).with_name("decoder.py")
+
+
+class Decoders:
+    """So many processes that decode, one picture at a time each.
+
+    preprocess: what a picture becomes. max_pixels: of a picture, decoded. seconds: that one may take. Made
+    and used inside one event loop.
+    """
+
+    def __init__(self, number: int, preprocess: Preprocess, *, max_pixels: int, seconds: float) -> None:
+        self._settings = Decoding(asdict(preprocess), max_pixels)
+        self._shape = (3, *preprocess.size)
+        self._seconds = seconds
+        self._idle: asyncio.LifoQueue[Process | None] = asyncio.LifoQueue()
+        for _ in range(number):
+            self._idle.put_nowait(None)  # started when it is needed
+
+    async def __call__(self, data: bytes) -> NDArray[np.uint8]:
+        """A picture's pixels, uint8 [3, H, W].
+
+        Raises Refusal with 422 for what is no picture or takes too long, and for one that a decoder dies of.
+        """
+        process = await self._idle.get()
+        try:
+            if process is None or process.returncode is not None:
+                process = await self._start()
+            answer = await self._asked(process, data)
+        except BaseException:
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                process = None
+            raise
+        finally:
+            self._idle.put_nowait(process)
+        if answer[:1] != PIXELS:
+            raise Refusal(422, answer[1:].decode())
+        return np.frombuffer(answer, np.uint8, offset=1).reshape(self._shape)
+
+    async def close(self) -> None:
+        """Ends the processes; those at work first finish."""
+        for _ in range(self._idle.qsize()):
+            process = await self._idle.get()
+            if process is not None and process.stdin is not None:
+                process.stdin.close()
+                await process.wait()
+
+    async def _start(self) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(_PROGRAM),
+            self._settings.to_json(),
+            stdin=PIPE,
+            stdout=PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # whose threads' buffers are address space
+        )
+        assert process.stdout is not None
+        await process.stdout.readexactly(LENGTH.size)
+        return process
+
+    async def _asked(self, process: Process, data: bytes) -> bytes:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(self._seconds):
+                process.stdin.write(LENGTH.pack(len(data)) + data)
+                await process.stdin.drain()
+                (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+                return await process.stdout.readexactly(length)
+        except TimeoutError as error:
+            raise Refusal(
+                422, f"expected a picture that is decoded within {self._seconds:g} seconds"
+            ) from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise Refusal(422, "this picture cannot be decoded") from error
