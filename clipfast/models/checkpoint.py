@@ -14,7 +14,6 @@ import open_clip
 import open_clip.transformer
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -52,19 +51,11 @@ def read_checkpoint(path: str | os.PathLike[str], module: nn.Module) -> dict[str
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, because it holds more than tensors and could run code when loaded "
-            f"(or is damaged). Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+            f"(or is damaged). Convert it to safetensors where you trust it. ({_shortened(str(error))})"
         ) from error
     except InputError:
         raise
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        SafetensorError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # whatever a damaged file makes torch stumble over
         raise InputError(f"{path}: not a readable checkpoint: {error}") from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: expected a dict of tensors, got {type(checkpoint).__name__}")

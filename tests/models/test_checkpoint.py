@@ -205,3 +205,16 @@ def test_odd_tensors_are_named(tmp_path, changed, named, nested):
     ):
         with pytest.raises(InputError, match=named):
             load(tmp_path / "odd.pt")
+
+
+def test_a_pickle_that_calls_with_too_little_is_no_checkpoint(tmp_path):
+    """Of what torch lets a file call: it is not only of the wrong type that the arguments may be."""
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as stored, zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        for info in stored.infolist():
+            data = stored.read(info)
+            if info.filename.endswith("data.pkl"):
+                data = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R."
+            archive.writestr(info.filename, data)
+    with pytest.raises(InputError, match=r"b\.pt: not a readable checkpoint: .*missing"):
+        read_checkpoint(tmp_path / "b.pt", make_tiny_clip())
