@@ -231,10 +231,10 @@ class DefendedClassifier(nn.Module):
     ) -> DefendedClassifier:
         """A tiny CLIP that comes with clipfast, with its own class names and calibrated thresholds.
 
-        name: "drawn", of coloured shapes. preset: whose settings, unless options have a config. finetuned:
-        its adversarially fine-tuned twin instead, with the gate measured by the original. The models show the
-        mechanism; they are no evidence about real CLIP. Raises InputError for another name, for a twin that
-        there is not, and for words that the model does not know.
+        name: "drawn", of coloured shapes, or "photographs", of CIFAR-10. preset: whose settings, unless
+        options have a config. finetuned: its adversarially fine-tuned twin instead, with the gate measured by
+        the original. The models show the mechanism; they are no evidence about real CLIP. Raises InputError
+        for another name, for a twin that there is not, and for words that the model does not know.
         """
         defaults = bundled_defaults(bundled_folder(name), preset)
         names = defaults.classnames if classnames is None else classnames

@@ -27,8 +27,8 @@ __all__ = [
     "load_bundled",
 ]
 
-# "drawn" knows coloured shapes.
-BundledName = Literal["drawn"]
+# "drawn" knows coloured shapes, "photographs" what CIFAR-10 is of.
+BundledName = Literal["drawn", "photographs"]
 BUNDLED: tuple[BundledName, ...] = get_args(BundledName)  # beside the names of open_clip's registry
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"

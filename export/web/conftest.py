@@ -101,22 +101,8 @@ def built(npm: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def site(built: Path, models: Path) -> Path:
-    """All that the server serves: the page, its models, and noise.bin to give it by ?noise=.
-
-    Beside the drawn model is another one, without pictures.
-    """
+    """All that the server serves: the page, its models, and noise.bin to give it by ?noise=."""
     shutil.copytree(models.parent, built / "models")
-    other = built / "models/other"
-    shutil.copytree(models, other)
-    description = json.loads((other / "classifier.json").read_text())
-    description["pictures"] = []
-    description["words"]["knows"] = "other shapes"
-    for defence in description["defences"]:
-        defence["sample"] = None
-    (other / "classifier.json").write_text(json.dumps(description))
-    choices = json.loads((built / "models/models.json").read_text())
-    choices.append({"folder": "other", "title": "other shapes"})
-    (built / "models/models.json").write_text(json.dumps(choices))
     described = json.loads((models / "classifier.json").read_text())["defences"]
     configs = [OnnxClassifier(models / f"{defence['preset']}.onnx").config for defence in described]
     least = min(configs, key=lambda config: config.eps)

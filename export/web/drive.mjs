@@ -184,7 +184,7 @@ async function presets(where) {
   return found;
 }
 
-/** From one model to another that brings no pictures, with which a file is answered; and one that is not there. */
+/** From one model to another that brings no pictures, with which a file is answered and attacked; and one that is not there. */
 async function models({ file, ...where }) {
   const page = await open(where);
   const seen = [];
@@ -206,8 +206,9 @@ async function models({ file, ...where }) {
   await choose(page, file);
   await defend(page, 1);
   await look();
+  const steps = await attacked(page);
   const missing = await open({ ...where, query: "?model=nothing" });
-  return { links, seen, missing: await missing.innerText("#message") };
+  return { links, seen, steps, attacked: await known(page), missing: await missing.innerText("#message") };
 }
 
 /** What may run the model, what does, and its answer; countered: at the end of the scale. */

@@ -28,12 +28,13 @@ from clipfast.config import GATES, CounterattackConfig, Preset
 from clipfast.demo.experiment import ATTACK_EPS
 from clipfast.demo.stages import stages
 from clipfast.demo.subject import DEFENCES
+from clipfast.evaluation.datasets import find_dataset
 from clipfast.exporters import export
 from clipfast.files import write_text
 from clipfast.models.bundled import BundledName, bundled_defaults, bundled_folder
 from clipfast.models.shapes import draw
 
-__all__ = ["Shown", "drawn_shapes", "write_models"]
+__all__ = ["Shown", "drawn_shapes", "photographs", "write_models"]
 
 _SEED = 0
 _STREAM = 400  # of drawn pictures: no other part of clipfast draws these
@@ -72,6 +73,40 @@ def drawn_shapes(drawn: int) -> Shown:
             "limits": "It was trained on drawn shapes: whatever you drop, it will name a shape.",
         },
     )
+
+
+def photographs(folder: Path | None, taken: int) -> Shown:
+    """The model of photographs.
+
+    folder: of class folders; the first `taken` pictures that `clipfast eval` draws of it are attacked. None:
+    the page waits for a visitor's.
+    """
+    name: BundledName = "photographs"
+    shown = Shown(
+        name,
+        "photographs",
+        torch.empty(0, 3, 32, 32, dtype=torch.uint8),
+        torch.empty(0, dtype=torch.int64),
+        {
+            "knows": "ten kinds of animals and vehicles",
+            "pictures": "photographs",
+            "labelled": "labelled as",
+            "limits": (
+                "It was trained on photographs of 32 pixels: whatever you drop is shrunk to that, and gets "
+                "one of ten names."
+            ),
+        },
+    )
+    if folder is None:
+        return shown
+    classifier, dataset = DefendedClassifier.bundled(name), find_dataset(folder)
+    if unknown := set(dataset.classnames) - set(classifier.classnames):
+        raise typer.BadParameter(
+            f"expected folders of {', '.join(classifier.classnames)}; got {min(unknown)}"
+        )
+    images = dataset.take(classifier.preprocess, taken)
+    labels = [classifier.classnames.index(dataset.classnames[i]) for i in images.labels.tolist()]
+    return shown._replace(pixels=images.pixels, labels=torch.tensor(labels))
 
 
 def write_models(out: Path, models: Sequence[Shown]) -> None:
@@ -185,6 +220,8 @@ def _indices(flags: Tensor) -> list[int]:
 
 def _attacked(classifier: DefendedClassifier, clean: Tensor, labels: Tensor) -> Tensor:
     """PGD on the undefended model, as 8-bit pictures: uint8 [N, 3, H, W]."""
+    if len(clean) == 0:
+        return clean
     x = clean.float() / 255
     return to_bytes(
         attack_in_chunks(undefended(classifier), x, labels, eps=ATTACK_EPS, seed=_SEED), x, ATTACK_EPS
@@ -193,10 +230,14 @@ def _attacked(classifier: DefendedClassifier, clean: Tensor, labels: Tensor) -> 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
-    drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn and attacked.")] = 64,
+    taken: Annotated[int, typer.Option("--pictures", min=1, help="Attacked, of each model.")] = 64,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--photographs", help="Class folders to show the model of photographs with."),
+    ] = None,
 ) -> None:
     """Writes the page's models and pictures."""
-    write_models(out, [drawn_shapes(drawn)])
+    write_models(out, [drawn_shapes(taken), photographs(folder, taken)])
 
 
 if __name__ == "__main__":

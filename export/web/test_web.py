@@ -329,22 +329,26 @@ def test_webgpu_where_the_browser_has_it(drive, site):
     assert drive("refused", query="?runtime=webgpu") == "this browser has no runtime webgpu; it has: wasm"
 
 
-def test_another_model_without_pictures_of_its_own(drive, files):
+def test_the_model_of_photographs_waits_for_a_visitor_s(drive, files):
     found = drive("models", file=str(files["wide.png"]))
-    assert found["links"] == ["drawn shapes", "other shapes"]
+    assert found["links"] == ["drawn shapes", "photographs"]
     first, other, answered = found["seen"]
     assert first["current"] == "drawn shapes"
     assert first["gallery"]
     assert first["answers"]
-    assert other["current"] == answered["current"] == "other shapes"
+    assert other["current"] == answered["current"] == "photographs"
     assert not other["gallery"]
     assert not other["answers"]
-    assert other["knows"] == "The model knows other shapes, and nothing else."
+    assert other["knows"] == "The model knows ten kinds of animals and vehicles, and nothing else."
     assert answered["answers"]
     assert answered["caption"] == "wide.png"
     assert answered["below"] == ""
     assert answered["measured"]
-    assert "no model nothing here; there is: drawn, other" in found["missing"]
+    assert len(found["steps"][0]) == 11
+    pixels, clean = (np.array(found["attacked"][name]) * 255 for name in ("pixels", "clean"))
+    assert len(pixels) == 3 * 32 * 32
+    assert 0 < np.abs(pixels - clean).max() <= 2 + 1e-4
+    assert "no model nothing here; there is: drawn, photographs" in found["missing"]
 
 
 def test_wrong_files_are_told(drive, site, tmp_path):

@@ -12,7 +12,7 @@ from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import CLEAN, Results
 from clipfast.measurement.statistics import wilson
 
-__all__ = ["readme_table", "table"]
+__all__ = ["percent", "readme_table", "table"]
 
 # What readers know the systems of an evaluation by; the others are left out.
 _SYSTEMS = {
@@ -27,6 +27,11 @@ _SYSTEMS = {
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A heading and rows of cells."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def percent(score: dict[str, float]) -> str:
+    """'71.2 +- 1.3'."""
+    return f"{100 * score['mean']:.1f} &plusmn; {100 * score['standard_error']:.1f}"
 
 
 def readme_table(evaluations: Sequence[Results], title: str) -> str:

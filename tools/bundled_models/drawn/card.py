@@ -8,7 +8,7 @@ from torch import nn
 
 from clipfast.models.shapes import KINDS
 
-from ..tables import table
+from ..tables import percent, table
 
 COLUMNS = {
     "clean": "clean",
@@ -18,11 +18,6 @@ COLUMNS = {
     "adaptive_2": "adaptive, 2/255",
     "worst_2": "worst case, 2/255",
 }
-
-
-def percent(score: dict[str, float]) -> str:
-    """'71.2 +- 1.3'."""
-    return f"{100 * score['mean']:.1f} &plusmn; {100 * score['standard_error']:.1f}"
 
 
 def accuracy_table(report: dict[str, Any], group: str = "all") -> str:

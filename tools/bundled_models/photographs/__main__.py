@@ -52,8 +52,8 @@ def main(
     def held_out() -> Pictures:
         return reading("test", after=recipe.CALIBRATION_AFTER, images=recipe.CALIBRATION_PICTURES)
 
-    def reported() -> Pictures:
-        return reading("test", images=recipe.REPORTED)
+    def test() -> Pictures:
+        return reading("test")
 
     def finetuned() -> None:
         pictures, purpose = training(), seed + recipe.SEED_FINETUNE
@@ -81,7 +81,7 @@ def main(
                 lambda: calibrate(out, *held_out(), on, most_clean_loss=recipe.MOST_CLEAN_LOSS)
             ),
             out / "tecoa.pt": Stage(finetuned, tuned),
-            out / "report.json": Stage(lambda: report(out, reported(), on)),
+            out / "report.json": Stage(lambda: report(out, test(), on)),
         }
     )
 
