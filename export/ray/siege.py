@@ -18,10 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 from load import ready
 from PIL import Image
@@ -65,7 +67,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
 
 
 @contextmanager
-def repeated(work: Callable[[], None], threads: int) -> Iterator[None]:
+def repeated(work: Callable[[], object], threads: int) -> Iterator[None]:
     """Does the same again and again, on some threads."""
     over = threading.Event()
 
@@ -159,8 +161,8 @@ def main(
         attacks = {
             "slow bodies": lambda: slow(port, _HEAD + b"\r\n1\r\na\r\n"),
             "slow headers": lambda: slow(port, _HEAD),
-            "JPEGs of 5000 scans": lambda: repeated(lambda: void(ask(port, "POST", "/classify", scans)), 8),
-            "large pictures": lambda: repeated(lambda: void(ask(port, "POST", "/classify", large)), 8),
+            "JPEGs of 5000 scans": lambda: repeated(partial(ask, port, "POST", "/classify", scans), 8),
+            "large pictures": lambda: repeated(partial(ask, port, "POST", "/classify", large), 8),
         }
         options = ["--artifact", artifact.resolve(), "--port", port]
         with started("serve.py", *options, scratch=Path(scratch)) as server:
@@ -176,15 +178,9 @@ def main(
                 print(name, found[f"before {name}"], found[name], flush=True)
             decoders = [pid for pid in session(server.pid) if "decoder.py" in title(pid)]
             memory = {"gateway": peak(server.pid), "a decoder": max(map(peak, decoders))}
-    write_text(
-        out,
-        json.dumps({"environment": environment_of(), "MiB at most": memory, "milliseconds": found}, indent=1)
-        + "\n",
-    )
-
-
-def void(_: object) -> None:
-    """Nothing comes of it."""
+    cpu = environment(torch.device("cpu"))
+    result = {"environment": cpu, "MiB at most": memory, "milliseconds": found}
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 def title(pid: int) -> str:
@@ -192,13 +188,6 @@ def title(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()
     return ""
-
-
-def environment_of() -> dict[str, object]:
-    """Of the CPU."""
-    import torch
-
-    return environment(torch.device("cpu"))
 
 
 if __name__ == "__main__":
