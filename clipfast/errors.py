@@ -16,6 +16,7 @@ _EXTRAS = {
     "torch": "torch",
     "torchvision": "torch",
     "open_clip": "torch",
+    "huggingface_hub": "torch",
     "safetensors": "torch",
     "onnx": "torch",
     "onnx_ir": "torch",

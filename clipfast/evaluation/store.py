@@ -22,7 +22,7 @@ __all__ = ["Store", "check_same", "digest"]
 
 Arrays = dict[str, NDArray[Any]]
 
-_RUN, _OWNER = "run.json", "running.lock"
+_RUN = "run.json"
 _DIGEST = "sha256"  # among a part's arrays
 _PARTS = "parts"
 
@@ -89,19 +89,16 @@ class Store:
 
 
 def _locked(folder: Path) -> int:
-    """A lock on a folder, which ends when this descriptor of a file is closed."""
-    file = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT, 0o666)
+    """A lock on a folder, which ends when this descriptor of it is closed, or its process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        owner = os.pread(file, 20, 0).decode().strip()
-        os.close(file)
+        os.close(descriptor)
         raise InputError(
-            f"process {owner} is writing to {folder}: wait for it, or give another --out"
+            f"another evaluation is writing to {folder}: wait for it, or give another --out"
         ) from error
-    os.truncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file
+    return descriptor
 
 
 def _read(path: Path) -> Arrays:
