@@ -106,9 +106,6 @@ def _loaded(artifact: Path) -> OnnxClassifier:
             f"{artifact} is of the profile {metadata.profile}: its callers choose noise and threshold and "
             "could switch the defence off; expected an export with --profile serving"
         )
-    for name in metadata.classnames:
-        if len(name.splitlines()) != 1:
-            raise ArtifactError(f"{artifact}: a class name for {LABELS} must be one line, got {name!r}")
     return classifier
 
 

@@ -214,7 +214,7 @@ REFUSED = {
     "lab": ({"profile": "lab"}, "profile lab: its callers .* could switch the defence off"),
     "static": ({"static": True, "batch": 1}, "is static and cannot be batched"),
     "fixed batch": ({"batch": 8}, "of a fixed batch and cannot be batched: .* got batch 8"),
-    "two-line class": ({"classnames": ("a\nb", "c", "d", "e")}, r"must be one line, got 'a\\nb'"),
+    "two-line class": ({"classnames": ("a\nb", "c", "d", "e")}, r"without control characters, got 'a\\nb'"),
     "other classes": ({"classnames": ("red", "blue", "green", "grey")}, "has other classes than"),
     "fewer classes": ({"classnames": ("red", "green")}, r"TYPE_FP32 \[2\] as output 'logits', .*\[4\]"),
     "other pixels": ({"pixels": "uint8"}, "TYPE_UINT8 .* as input 'pixels', .*TYPE_FP32"),
