@@ -251,7 +251,7 @@ REFUSED = {
     "control characters": (changed(classnames=["a", "b\x1b[2J"]), "of one string or more, without control"),
     "turned around": (changed(classnames=["a", "b\u202e"]), "of one string or more, without control"),
     "second controls": (changed(classnames=["a", "b\x9b2J"]), "of one string or more, without control"),
-    "classnames": (changed(classnames=[]), "without control characters as metadata field 'classnames', got []"),
+    "classnames": (changed(classnames=[]), "control characters as metadata field 'classnames', got []"),
     "eps": (changed_inside("config", eps=-1), "a positive number as metadata field 'config.eps', got -1"),
     "norm": (changed_inside("config", norm="l1"), "expected 'linf' or 'l2' as metadata field 'config.norm'"),
     "no threshold": (without("config", "tau_threshold"), "metadata field 'config.tau_threshold' is missing"),

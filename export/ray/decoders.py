@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from decoder import LENGTH, PIXELS, Decoding
+from decoder import ANY, LARGE, LENGTH, PIXELS, SMALL, Decoding
 from numpy.typing import NDArray
 from refusal import Refusal
 
@@ -25,7 +25,8 @@ _PROGRAM = Path(__file__).with_name("decoder.py")
 class Decoders:
     """So many processes that decode, one picture at a time each.
 
-    preprocess: what a picture becomes. max_pixels: of a picture, decoded. seconds: that one may take. Made
+    Large pictures take all of them but one, so that others need not wait for them. preprocess: what a picture
+    becomes. max_pixels: of a picture, decoded. seconds: that one may take. Made
     and used inside one event loop.
     """
 
@@ -34,6 +35,7 @@ class Decoders:
         self._shape = (3, *preprocess.size)
         self._seconds = seconds
         self._idle: asyncio.LifoQueue[Process | None] = asyncio.LifoQueue()
+        self._large = asyncio.Semaphore(max(1, number - 1))
         for _ in range(number):
             self._idle.put_nowait(None)  # started when it is needed
 
@@ -42,11 +44,21 @@ class Decoders:
 
         Raises Refusal with 422 for what is no picture or takes too long, and for one that a decoder dies of.
         """
+        answer = await self._answer(SMALL + data)
+        if answer == LARGE:
+            async with self._large:
+                answer = await self._answer(ANY + data)
+        if answer[:1] != PIXELS:
+            raise Refusal(422, answer[1:].decode())
+        return np.frombuffer(answer, np.uint8, offset=1).reshape(self._shape)
+
+    async def _answer(self, question: bytes) -> bytes:
+        """Of the first process that is free."""
         process = await self._idle.get()
         try:
             if process is None or process.returncode is not None:
                 process = await self._start()
-            answer = await self._asked(process, data)
+            return await self._asked(process, question)
         except BaseException:
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -55,9 +67,6 @@ class Decoders:
             raise
         finally:
             self._idle.put_nowait(process)
-        if answer[:1] != PIXELS:
-            raise Refusal(422, answer[1:].decode())
-        return np.frombuffer(answer, np.uint8, offset=1).reshape(self._shape)
 
     async def close(self) -> None:
         """Ends the processes; those at work first finish."""
@@ -80,12 +89,12 @@ class Decoders:
         await process.stdout.readexactly(LENGTH.size)
         return process
 
-    async def _asked(self, process: Process, data: bytes) -> bytes:
+    async def _asked(self, process: Process, question: bytes) -> bytes:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             async with asyncio.timeout(self._seconds):
-                process.stdin.write(LENGTH.pack(len(data)) + data)
+                process.stdin.write(LENGTH.pack(len(question)) + question)
                 await process.stdin.drain()
                 (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
                 return await process.stdout.readexactly(length)

@@ -17,7 +17,7 @@ from refusal import Refusal
 from clipfast.preprocess import Preprocess
 
 PREPROCESS = Preprocess(size=(8, 8))
-# Stands still at "slow", dies of "die", and else answers with a picture of the first byte.
+# Stands still at "slow", dies of "die", finds "large" large, and else answers by the first byte.
 MADE_UP = """
 import os, sys, time
 def say(data):
@@ -25,8 +25,11 @@ def say(data):
     sys.stdout.buffer.flush()
 say(b"")
 while head := sys.stdin.buffer.read(8):
-    data = sys.stdin.buffer.read(int.from_bytes(head, "big"))
-    if data == b"slow":
+    which, data = sys.stdin.buffer.read(1), sys.stdin.buffer.read(int.from_bytes(head, "big") - 1)
+    if data == b"large" and which == b"s":
+        say(b"l")
+        continue
+    if data in (b"slow", b"large"):
         time.sleep(100)
     if data == b"die":
         os._exit(1)
@@ -135,3 +138,27 @@ def test_one_that_stands_still_holds_up_no_other():
         assert len(children()) == 2
 
     run(scenario, number=2, seconds=20)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_large_pictures_leave_a_decoder_to_the_others():
+    async def scenario(decode):
+        large = [asyncio.ensure_future(refused(decode, b"large")) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(10):
+            for _ in range(5):
+                assert (await decode(b"a"))[0, 0, 0] == ord("a")
+        assert not any(one.done() for one in large)
+        for one in large:
+            one.cancel()
+        await asyncio.wait(large)
+
+    run(scenario, number=2, seconds=60)
+
+
+def test_a_large_picture_is_decoded_all_the_same():
+    async def scenario(decode):
+        data = encoded(size=(1100, 1000))
+        np.testing.assert_array_equal(await decode(data), PREPROCESS(data))
+
+    run(scenario, max_pixels=2**21)
