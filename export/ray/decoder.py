@@ -85,8 +85,9 @@ def say(out: BinaryIO, message: bytes) -> None:
 
 def is_large(data: bytes) -> bool:
     """Whether a picture's header says that it has many pixels."""
+    Image.init()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             return image.width * image.height > _SMALL
     except Exception:  # what is wrong with it is told when it is decoded
         return False

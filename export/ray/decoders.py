@@ -26,18 +26,19 @@ class Decoders:
     """So many processes that decode, one picture at a time each.
 
     Large pictures take all of them but one, so that others need not wait for them. preprocess: what a picture
-    becomes. max_pixels: of a picture, decoded. seconds: that one may take. Made
-    and used inside one event loop.
+    becomes. max_pixels: of a picture, decoded. seconds: that one may take. Made and used inside one event
+    loop.
     """
 
     def __init__(self, number: int, preprocess: Preprocess, *, max_pixels: int, seconds: float) -> None:
         self._settings = Decoding(asdict(preprocess), max_pixels)
         self._shape = (3, *preprocess.size)
         self._seconds = seconds
-        self._idle: asyncio.LifoQueue[Process | None] = asyncio.LifoQueue()
+        # A semaphore serves in order; who waits on a queue may be overtaken again and again.
+        self._number = number
+        self._free = asyncio.Semaphore(number)
         self._large = asyncio.Semaphore(max(1, number - 1))
-        for _ in range(number):
-            self._idle.put_nowait(None)  # started when it is needed
+        self._idle: list[Process | None] = [None] * number  # started when one is needed
 
     async def __call__(self, data: bytes) -> NDArray[np.uint8]:
         """A picture's pixels, uint8 [3, H, W].
@@ -54,24 +55,26 @@ class Decoders:
 
     async def _answer(self, question: bytes) -> bytes:
         """Of the first process that is free."""
-        process = await self._idle.get()
-        try:
-            if process is None or process.returncode is not None:
-                process = await self._start()
-            return await self._asked(process, question)
-        except BaseException:
-            if process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                process = None
-            raise
-        finally:
-            self._idle.put_nowait(process)
+        async with self._free:
+            process = self._idle.pop()
+            try:
+                if process is None or process.returncode is not None:
+                    process = await self._start()
+                return await self._asked(process, question)
+            except BaseException:
+                if process is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                    process = None
+                raise
+            finally:
+                self._idle.append(process)
 
     async def close(self) -> None:
         """Ends the processes; those at work first finish."""
-        for _ in range(self._idle.qsize()):
-            process = await self._idle.get()
+        for _ in range(self._number):
+            await self._free.acquire()
+        for process in self._idle:
             if process is not None and process.stdin is not None:
                 process.stdin.close()
                 await process.wait()

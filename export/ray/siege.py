@@ -47,7 +47,7 @@ def encoded(form: str, size: tuple[int, int], **options: object) -> bytes:
 
 def many_scans(count: int) -> bytes:
     """A progressive JPEG whose first scan comes so often."""
-    whole = encoded("JPEG", (256, 256), progressive=True)
+    whole = encoded("JPEG", (64, 64), progressive=True)
     start = whole.index(b"\xff\xda")
     end = whole.index(b"\xff\xc4", start)  # the next one's table
     return whole[:end] + whole[start:end] * (count - 1) + whole[end:]

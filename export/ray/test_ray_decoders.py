@@ -9,7 +9,7 @@ from pathlib import Path
 import decoders
 import numpy as np
 import pytest
-from decoder import Decoding
+from decoder import Decoding, is_large
 from decoders import Decoders
 from PIL import Image
 from refusal import Refusal
@@ -154,6 +154,13 @@ def test_large_pictures_leave_a_decoder_to_the_others():
         await asyncio.wait(large)
 
     run(scenario, number=2, seconds=60)
+
+
+def test_a_header_says_what_is_large():
+    for form in ("PNG", "JPEG", "WEBP"):
+        assert is_large(encoded(form, (1100, 1000)))
+        assert not is_large(encoded(form, (1000, 1000)))
+    assert not is_large(b"no picture")
 
 
 def test_a_large_picture_is_decoded_all_the_same():
