@@ -14,6 +14,7 @@ from .errors import InputError
 __all__ = [
     "UNFINISHED",
     "check_place",
+    "lines_of",
     "move_into_place",
     "read_lines",
     "read_text",
@@ -38,7 +39,12 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file that are not blank, stripped. Raises InputError where it cannot be read."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return lines_of(read_text(path))
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines that are not blank, stripped."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 @contextlib.contextmanager

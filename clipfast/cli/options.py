@@ -11,7 +11,7 @@ import typer
 
 from ..config import CounterattackConfig, Preset
 from ..errors import InputError
-from ..files import read_lines, read_text
+from ..files import lines_of, read_lines, read_text
 
 if TYPE_CHECKING:
     from ..classifier import DefendedClassifier
@@ -159,7 +159,7 @@ def listed_classnames(value: str) -> list[str]:
     Raises InputError for what looks like a path and leads nowhere.
     """
     if value == "-":
-        return [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+        return lines_of(sys.stdin.read())
     path = Path(value)
     try:
         is_readable = path.exists() and not path.is_dir()

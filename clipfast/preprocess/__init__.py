@@ -6,7 +6,7 @@ converts after; for a palette picture Pillow would then resize by nearest neighb
 """
 
 from .finding import image_files, look_for_images
-from .opening import FORMATS, MAX_IMAGE_PIXELS, ImageSource, open_image
+from .opening import FORMATS, MAX_IMAGE_PIXELS, ImageSource, available_formats, open_image
 from .resizing import Preprocess
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MAX_IMAGE_PIXELS",
     "ImageSource",
     "Preprocess",
+    "available_formats",
     "image_files",
     "look_for_images",
     "open_image",

@@ -18,7 +18,15 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import InputError
 from .converting import from_array, upright_rgb
 
-__all__ = ["FORMATS", "MAX_IMAGE_PIXELS", "ImageSource", "known_suffixes", "name_of", "open_image"]
+__all__ = [
+    "FORMATS",
+    "MAX_IMAGE_PIXELS",
+    "ImageSource",
+    "available_formats",
+    "known_suffixes",
+    "name_of",
+    "open_image",
+]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -55,7 +63,7 @@ def open_image(
     none of these but truncated ones.
     """
     max_pixels = min(max_pixels, MAX_IMAGE_PIXELS)
-    name, chosen = name_of(source), _chosen(formats)
+    name, chosen = name_of(source), available_formats(formats)
     if isinstance(source, np.ndarray):
         return _decoded(from_array(source), name, max_pixels)
     if isinstance(source, Image.Image):
@@ -78,12 +86,15 @@ def name_of(source: ImageSource) -> str:
 
 def known_suffixes() -> frozenset[str]:
     """How the names of files of FORMATS end, in lower case."""
-    formats = _chosen(None)
+    formats = available_formats()
     return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
 
 
-def _chosen(formats: Sequence[str] | None) -> tuple[str, ...]:
-    """Those that this Pillow was built with, in the order in which they are tried."""
+def available_formats(formats: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Those of FORMATS, or of some of them, that this Pillow opens, in the order in which they are tried.
+
+    Raises InputError for others.
+    """
     if unknown := set(formats or ()) - set(FORMATS):
         raise InputError(f"expected formats of {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}")
     Image.init()

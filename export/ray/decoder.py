@@ -19,7 +19,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from clipfast.errors import InputError
-from clipfast.preprocess import Preprocess
+from clipfast.preprocess import Preprocess, available_formats
 
 __all__ = ["ANY", "ERROR", "FORMATS", "LARGE", "LENGTH", "PIXELS", "SMALL", "Decoding"]
 
@@ -85,9 +85,8 @@ def say(out: BinaryIO, message: bytes) -> None:
 
 def is_large(data: bytes) -> bool:
     """Whether a picture's header says that it has many pixels."""
-    Image.init()
     try:
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with Image.open(io.BytesIO(data), formats=available_formats(FORMATS)) as image:
             return image.width * image.height > _SMALL
     except Exception:  # what is wrong with it is told when it is decoded
         return False
