@@ -347,6 +347,8 @@ def test_noise_is_checked(run, artifact, pictures, tmp_path):
         (npy(b"(" + b"1, " * 20_000 + b")"), "an array, got a truncated file"),
         (npy(b"(" + b"9" * 60_000 + b",)"), "an array, got a truncated file"),
         (npy(b"(" + b" " * 60_000 + b"x)"), "a shape of numbers, got "),
+        (npy(b"(0, 3, 96, 96)"), "expected noise for 24 images, got 0"),
+        (npy(b"(0, 3, 96, 96)") + b"\0", "an array and nothing behind it"),
     ]
     for noise, reason in cases:
         path.write_bytes(noise) if isinstance(noise, bytes) else np.save(path, noise)

@@ -1,7 +1,6 @@
 #include "npy.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -49,8 +48,9 @@ Floats load_npy(const std::filesystem::path& path) {
     expect(size == 0 || named <= held / size, "an array, got a truncated file");
     named *= size;
   }
-  expect(named == held, "an array and nothing behind it");
+  const std::size_t size = named * sizeof(float);
+  expect(size == bytes.size() - start - length, "an array and nothing behind it");
   Floats array(shape);
-  std::memcpy(array.data(), bytes.data() + start + length, held * sizeof(float));
+  std::copy_n(bytes.data() + start + length, size, reinterpret_cast<char*>(array.data()));
   return array;
 }
