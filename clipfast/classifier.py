@@ -22,7 +22,7 @@ from .defence.engine import Engine
 from .defence.model_state import ModelState, Once, check_float32
 from .defence.reference_engine import DefenceEngine, ReferenceEngine
 from .defence.usable import check_usable
-from .encoders import check_dtype
+from .encoders import check_dtype, check_explicit
 from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
 from .inputs import draws
 from .inputs.noise import Noise, NoiseSource, check_one_source
@@ -151,6 +151,7 @@ class DefendedClassifier(nn.Module):
         for tower in (self.image_tower, self.drift_tower):
             if tower is not None and implementation != "reference":
                 check_dtype(tower, precisions.dtype_of(self.precision))
+        self._check_depth(self.config, implementation)
         self._state = ModelState(
             self.image_tower,
             self.drift_tower,
@@ -252,6 +253,7 @@ class DefendedClassifier(nn.Module):
         Both run on the same packed copies of the weights. Warns as the class does, but not where the settings
         are on_trial: measured or attacked, not relied on.
         """
+        self._check_depth(config, self._implementation)
         other = copy.copy(self)
         other._modules, other._stats, other._made = self._modules.copy(), StatsRecorder(), None
         other.config = config
@@ -306,8 +308,12 @@ class DefendedClassifier(nn.Module):
     @property
     def drift_weights(self) -> str:
         """The fingerprint of the image tower that measures drift, whose thresholds are calibrated."""
-        tower = self.image_tower if self.drift_tower is None else self.drift_tower
-        return fingerprint(tower.model.visual)
+        return fingerprint(self.measuring_tower.model.visual)
+
+    @property
+    def measuring_tower(self) -> ImageTower:
+        """What the gate measures by: `drift_tower` where there is one."""
+        return self.image_tower if self.drift_tower is None else self.drift_tower
 
     def train(self, mode: bool = True) -> DefendedClassifier:  # noqa: ARG002
         """Stays in eval mode, whatever mode a surrounding module is put into."""
@@ -412,6 +418,12 @@ class DefendedClassifier(nn.Module):
     def reset_stats(self) -> None:
         """Sets the counts of `stats` back to zero."""
         self._stats.reset()
+
+    def _check_depth(self, config: CounterattackConfig, implementation: str) -> None:
+        """Raises InputError for a gate_depth that the tower, or the engine's form of it, does not have."""
+        self.measuring_tower.check_depth(config)
+        if config.gate_depth is not None and implementation != "reference":
+            check_explicit(self.measuring_tower, "no gate_depth", "it needs")
 
     def _follow(self) -> _Made:
         """What was made for the weights, anew where they have changed or moved."""

@@ -17,6 +17,7 @@ __all__ = [
     "CounterattackConfig",
     "Gate",
     "GateFacts",
+    "GateTokens",
     "Norm",
     "Objective",
     "PassThrough",
@@ -31,6 +32,7 @@ PUBLISHED_FOR = {("ViT-B-32-quickgelu", "openai")}
 Norm = Literal["linf", "l2"]
 PassThrough = Literal["noise", "clean", "both", "views"]
 Gate = Literal["drift", "high_noise_drift", "agreement", "none"]
+GateTokens = Literal["class", "mean"]
 Objective = Literal["away", "towards"]
 ViewWeights = Literal["equal", "agreement"]
 Preset = Literal["published", "recommended"]
@@ -58,7 +60,9 @@ GATES: dict[Gate, GateFacts] = {
     "high_noise_drift": GateFacts(
         "steadiness", lambda config: f"high noise {config.norm} {config.gate_noise!r}"
     ),
-    "agreement": GateFacts("agreement", lambda config: config.transform, draws=False, cosine=True),
+    "agreement": GateFacts(
+        "agreement", lambda config: config.transform + _depth_of(config), draws=False, cosine=True
+    ),
     "none": GateFacts("nothing", lambda _: "", draws=False),
 }
 
@@ -98,6 +102,12 @@ class CounterattackConfig:
         image that passes is answered from is among them but for pass_through "noise" with another gate than
         "drift", and so is the counterattack's first pass of the gate "drift" alone.
     gate_noise: of "high_noise_drift": the size of its noise, in eps's units; d0 made as much larger.
+    gate_depth: of "agreement": the block of a vision transformer, counted from 1, after which the gate reads
+        tokens in place of embeddings; t(x) then costs that share of a forward pass. None: the embeddings.
+    gate_tokens: which those are: the "class" token, or the "mean" of the patches' tokens.
+    early_threshold: with gate_depth, two gates in a row. An image whose tokens agree at least as much passes
+        early and is answered from f(x); all others are measured by their embeddings, against tau_threshold.
+        The drift of one that passes early is 1 plus that agreement, so that it is at least 1.
     transform: t, see `clipfast.transforms`; an agreement gate compares with it, and an ascent goes towards
         it.
     objective: "away" from f(x), as published: the ascent is of ||f(x + d) - f(x)||^2; or "towards" f(t(x))
@@ -107,8 +117,9 @@ class CounterattackConfig:
     view_weights: "equal", or "agreement": exp(10 cos) of each view's embedding and the equal mean.
 
     Raises InputError for values outside these ranges, for a transform that changes nothing where one is used,
-    for objective "towards" without steps, for pass_through "both" with another gate than "agreement" and
-    "views" with another than "none" or without any, and for fewer than 3 views that are weighed by agreement.
+    for objective "towards" without steps, for pass_through "both" with a gate that compares no embeddings and
+    "views" with another than "none" or without any, for fewer than 3 views that are weighed by agreement, for
+    a gate_depth with another gate than "agreement", and for an early_threshold without gate_depth.
     """
 
     eps: float = 4 / 255
@@ -122,6 +133,9 @@ class CounterattackConfig:
     momentum: float = 0.0
     gate: Gate = "drift"
     gate_noise: float = 16 / 255
+    gate_depth: int | None = None
+    gate_tokens: GateTokens = "class"
+    early_threshold: float | None = None
     transform: str = "blur"
     objective: Objective = "away"
     views: tuple[str, ...] = ()
@@ -162,9 +176,26 @@ class CounterattackConfig:
                 )
         if self.tau_threshold < 0:
             raise InputError(f"tau_threshold must not be negative, got {self.tau_threshold!r}")
+        self._check_depth()
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be at least 0 and below 1, got {self.momentum!r}")
         self._check_transforms()
+
+    def _check_depth(self) -> None:
+        depth, early = self.gate_depth, self.early_threshold
+        if depth is None:
+            if early is not None:
+                raise InputError(f"expected a gate_depth with early_threshold {early!r}, got None")
+            return
+        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= _MOST_BLOCKS:
+            raise InputError(f"gate_depth must be an integer from 1 to {_MOST_BLOCKS}, got {depth!r:.60}")
+        if self.gate != "agreement":
+            raise InputError(f"expected gate 'agreement' with a gate_depth, got {self.gate!r}")
+        if early is None:
+            return
+        if isinstance(early, bool) or not isinstance(early, (int, float)) or not 0.01 <= early <= 1:
+            raise InputError(f"early_threshold must be a number from 0.01 to 1, got {early!r:.60}")
+        object.__setattr__(self, "early_threshold", float(early))
 
     def _check_transforms(self) -> None:
         object.__setattr__(self, "transform", written(parse_chain(self.transform)))
@@ -180,10 +211,11 @@ class CounterattackConfig:
             )
         if self.objective == "towards" and not self.steps:
             raise InputError("expected objective 'away' with steps=0, got 'towards': nothing ascends")
-        if self.pass_through == "both" and self.gate != "agreement":
+        if self.pass_through == "both" and not self.gate_embeds_transformed:
+            depth = "" if self.gate_depth is None else f" after block {self.gate_depth}"
             raise InputError(
-                f"expected gate 'agreement' with pass_through 'both', got {self.gate!r}: it compares no two "
-                "pictures that an answer is made of"
+                f"expected gate 'agreement' with pass_through 'both', got {self.gate!r}{depth}: it compares "
+                "no two embeddings that an answer is made of"
             )
         if self.pass_through == "views" and (self.gate != "none" or not self.views):
             raise InputError(
@@ -220,8 +252,11 @@ class CounterattackConfig:
         return cls.published() if preset == "published" else cls.recommended()
 
     def ungated(self) -> CounterattackConfig:
-        """The same settings under a threshold that no image reaches: all are countered."""
-        return dataclasses.replace(self, tau_threshold=1e9, calibrated_for=None)
+        """The same settings under a threshold that no image reaches: all are countered, none passes early."""
+        depth = self.gate_depth if self.early_threshold is None else None
+        return dataclasses.replace(
+            self, tau_threshold=1e9, calibrated_for=None, gate_depth=depth, early_threshold=None
+        )
 
     @property
     def moves(self) -> bool:
@@ -232,6 +267,11 @@ class CounterattackConfig:
     def is_fixed(self) -> bool:
         """Whether every image is answered in one way, with nothing added: the gradient is exact then."""
         return self.gate == "none" and self.tau_threshold == 0 and self.pass_through != "noise"
+
+    @property
+    def gate_embeds_transformed(self) -> bool:
+        """Whether the gate makes f(t(x)), of images that do not pass early."""
+        return self.gate == "agreement" and (self.gate_depth is None or self.early_threshold is not None)
 
     @property
     def passes_by_several(self) -> bool:
@@ -311,13 +351,22 @@ class CounterattackConfig:
         return cls(**values)
 
 
+def _depth_of(config: CounterattackConfig) -> str:
+    """What an agreement depends on beside its transform."""
+    if config.gate_depth is None:
+        return ""
+    tokens = f", {config.gate_tokens} tokens after block {config.gate_depth}"
+    return tokens if config.early_threshold is None else f"{tokens} at {config.early_threshold!r} first"
+
+
 # Far beyond what helps, and little enough to be computed.
-_LARGEST, _MOST_STEPS, _STEEPEST, _MOST_VIEWS = 3.4e38, 1000, 80, 64
+_LARGEST, _MOST_STEPS, _STEEPEST, _MOST_VIEWS, _MOST_BLOCKS = 3.4e38, 1000, 80, 64, 1000
 
 _CHOICES = {
     "norm": Norm,
     "pass_through": PassThrough,
     "gate": Gate,
+    "gate_tokens": GateTokens,
     "objective": Objective,
     "view_weights": ViewWeights,
 }

@@ -23,6 +23,7 @@ from .reference_stages import (
     gate_measure,
     goal_of,
     into_bounds,
+    passed_early,
     passed_embedding,
 )
 
@@ -46,6 +47,7 @@ def counterattack(
     config: CounterattackConfig,
     *,
     drift_encode: Encoder | None = None,
+    tokens: Encoder | None = None,
     sign: Callable[[Tensor], Tensor] = torch.sign,
     create_graph: bool = False,
 ) -> Counterattacked:
@@ -53,8 +55,9 @@ def counterattack(
 
     encode: any image tower, f. pixels, noise: float [N, 3, H, W]; the noise is the caller's draw of
     U(-eps, eps) per pixel (l2: of a point in the ball). drift_encode: the tower that measures drift, where
-    it is another one. sign, create_graph: for attackers only, who differentiate through the steps and
-    replace the sign by something smooth. Works under `no_grad` and `inference_mode`.
+    it is another one. tokens: with config.gate_depth, what the gate reads of that tower, see
+    `clipfast.models.tower.ImageTower.gate_tokens`. sign, create_graph: for attackers only, who differentiate
+    through the steps and replace the sign by something smooth. Works under `no_grad` and `inference_mode`.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x, d0 = pixels, into_bounds(noise, pixels)
@@ -64,11 +67,11 @@ def counterattack(
         noisy = encode(x + d)
         with torch.set_grad_enabled(create_graph):
             if drift_encode is not None:
-                tau = gate_measure(drift_encode, x, d0, drift_encode(x), config)
+                tau = gate_measure(drift_encode, x, d0, drift_encode(x), config, tokens)
             elif config.gate == "drift":
                 tau = drift_of(noisy, clean)
             else:
-                tau = gate_measure(encode, x, d0, clean, config)
+                tau = gate_measure(encode, x, d0, clean, config, tokens)
             goal = goal_of(encode, x, config)
         passed = d0 if config.pass_through == "noise" else torch.zeros_like(d0)
         countering = passed
@@ -83,7 +86,7 @@ def counterattack(
                 seen = answer_embedding(encode, x + delta, config)
                 embedding = torch.where(countered[:, None], seen, embedding)
             if config.passes_by_several:
-                several = passed_embedding(encode, x, config, clean)
+                several = passed_embedding(encode, x, config, clean, passed_early(tau, config))
                 embedding = torch.where(countered[:, None], embedding, several)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
@@ -95,6 +98,7 @@ def counterattack_early_return(
     config: CounterattackConfig,
     *,
     drift_encode: Encoder | None = None,
+    tokens: Encoder | None = None,
 ) -> Counterattacked:
     """The same answers, with the loop run only for images that the gate holds back.
 
@@ -123,14 +127,14 @@ def counterattack_early_return(
             del noisy  # and with it the probe's activations
         elif drift_encode is None:
             clean = encode(x)
-            tau = gate_measure(encode, x, d, clean, config)
+            tau = gate_measure(encode, x, d, clean, config, tokens)
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
             embedding = clean.clone()
             if noise_passes and len(rows) < len(x):
                 embedding[~countered] = encode((x + d)[~countered])
         else:
-            tau = gate_measure(drift_encode, x, d, drift_encode(x), config)
+            tau = gate_measure(drift_encode, x, d, drift_encode(x), config, tokens)
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
             # One pass gives f(x) where an image is countered and the answer where it is not.
@@ -139,7 +143,9 @@ def counterattack_early_return(
             if noise_passes:
                 clean[~countered] = torch.nan
         if config.passes_by_several and len(rows) < len(x):
-            embedding[~countered] = passed_embedding(encode, x[~countered], config, clean[~countered])
+            embedding[~countered] = passed_embedding(
+                encode, x[~countered], config, clean[~countered], passed_early(tau, config)[~countered]
+            )
         delta = d.clone() if noise_passes else torch.zeros_like(d)
         if len(rows):
             x, clean_rows = x[rows], clean[rows]

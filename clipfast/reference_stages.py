@@ -25,7 +25,9 @@ __all__ = [
     "goal_of",
     "into_bounds",
     "low_pass",
+    "passed_early",
     "passed_embedding",
+    "token_agreement",
     "transformed",
     "within",
 ]
@@ -39,11 +41,18 @@ def drift_of(noisy: Tensor, clean: Tensor) -> Tensor:
 
 
 def gate_measure(
-    encode: Encoder, x: Tensor, d0: Tensor, clean: Tensor, config: CounterattackConfig
+    encode: Encoder,
+    x: Tensor,
+    d0: Tensor,
+    clean: Tensor,
+    config: CounterattackConfig,
+    tokens: Encoder | None = None,
 ) -> Tensor:
     """What the gate holds against its threshold, [N]; clean: f(x).
 
-    tau; at larger noise 1 / (1 + tau); cos(f(x), f(t(x))); or 0.
+    tau; at larger noise 1 / (1 + tau); cos(f(x), f(t(x))); or 0. tokens: what is read at config.gate_depth
+    (`ImageTower.gate_tokens`), needed with one: their cosine in place of the embeddings', or, with an
+    early_threshold, 1 more than it of images that pass early, and the embeddings' of all others.
     """
     if config.gate == "none":
         return x.new_zeros(len(x))
@@ -52,7 +61,28 @@ def gate_measure(
     if config.gate == "high_noise_drift":
         larger = into_bounds(d0 * (config.gate_noise / config.eps), x)
         return 1 / (1 + drift_of(encode(x + larger), clean))
-    return torch.cosine_similarity(encode(within(transformed(x, config.transform))), clean, dim=1)
+    beside = within(transformed(x, config.transform))
+    if config.gate_depth is None:
+        return torch.cosine_similarity(encode(beside), clean, dim=1)
+    assert tokens is not None
+    shallow = token_agreement(tokens, x, config)
+    if config.early_threshold is None:
+        return shallow
+    deep = torch.cosine_similarity(encode(beside), clean, dim=1)
+    return torch.where(shallow >= config.early_threshold, 1 + shallow, deep)
+
+
+def token_agreement(tokens: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor:
+    """The cosine of what `tokens` gives of x and of t(x): [N]."""
+    beside = within(transformed(x, config.transform))
+    return torch.cosine_similarity(tokens(beside), tokens(x), dim=1)
+
+
+def passed_early(measure: Tensor, config: CounterattackConfig) -> Tensor:
+    """Which images passed at config.early_threshold, by what `gate_measure` gave of them: bool [N]."""
+    if config.early_threshold is None:
+        return torch.zeros_like(measure, dtype=torch.bool)
+    return measure > 1 + config.early_threshold / 2  # other measures are cosines, at most 1 but for rounding
 
 
 def goal_of(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor | None:
@@ -71,13 +101,23 @@ def ascended(moved: Tensor, clean: Tensor, goal: Tensor | None) -> Tensor:
 
 
 def passed_embedding(
-    encode: Encoder, x: Tensor, config: CounterattackConfig, clean: Tensor | None = None
+    encode: Encoder,
+    x: Tensor,
+    config: CounterattackConfig,
+    clean: Tensor | None = None,
+    early: Tensor | None = None,
 ) -> Tensor:
-    """What pictures that pass are answered from by several embeddings, [N, D]; clean: f(x), if known."""
+    """What pictures that pass are answered from by several embeddings, [N, D].
+
+    clean: f(x), if known. early: which of them passed early, bool [N]; f(x) alone answers these.
+    """
     if config.pass_through == "views":
         return answer_embedding(encode, x, config)
-    pair = encode(x) if clean is None else clean, encode(within(transformed(x, config.transform)))
-    return torch.stack([F.normalize(embedding) for embedding in pair]).mean(dim=0)
+    first = encode(x) if clean is None else clean
+    second = encode(within(transformed(x, config.transform)))
+    if early is not None:
+        second = torch.where(early[:, None], first, second)
+    return torch.stack([F.normalize(embedding) for embedding in (first, second)]).mean(dim=0)
 
 
 def answer_embedding(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor:

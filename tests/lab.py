@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,14 @@ from clipfast.encoders import make_encoder
 from clipfast.exporters.defence_graph import DefenceGraph
 from clipfast.models.tower import ImageTower
 from clipfast.reference import counterattack
-from clipfast.reference_stages import answer_embedding, drift_of, into_bounds, passed_embedding
+from clipfast.reference_stages import (
+    answer_embedding,
+    drift_of,
+    gate_measure,
+    into_bounds,
+    passed_early,
+    passed_embedding,
+)
 
 _CLASSES = 11
 _SCALE = 100.0
@@ -43,6 +51,15 @@ STAGES = {
     "low-pass, momentum": {"gate": "agreement", "transform": "low_pass 5", "momentum": 0.9},
 }  # fmt: skip
 
+# Gates that read tokens after a block; the second lets images pass early.
+DEPTHS = {
+    "class tokens": {"gate": "agreement", "transform": "blur", "gate_depth": 1, "pass_through": "clean"},
+    "mean tokens, then embeddings": {
+        "gate": "agreement", "transform": "gaussian 0.8 then crop 0.9 top-left", "gate_depth": 1,
+        "gate_tokens": "mean", "early_threshold": 0.5, "pass_through": "both", "objective": "towards",
+    },
+}  # fmt: skip
+
 # What answers every picture, so that none is ever held back.
 VIEWS_ALONE = {
     "gate": "none",
@@ -61,6 +78,15 @@ def restless(model: nn.Module) -> nn.Module:
     return model
 
 
+def with_one_early(config: CounterattackConfig, x: Tensor, tower: ImageTower) -> CounterattackConfig:
+    """The settings, under which one image of x passes early if any may."""
+    if config.early_threshold is None:
+        return config
+    read = replace(config, early_threshold=None, pass_through="clean")
+    tokens = gate_measure(tower, x, x, x, read, partial(tower.gate_tokens, config=read)).sort().values
+    return replace(config, early_threshold=float(tokens[-2:].mean()))
+
+
 class Lab:
     """A tower's graph that takes noise and thresholds and gives every answer, and the reference beside it."""
 
@@ -69,6 +95,7 @@ class Lab:
     ) -> None:
         self.config = CounterattackConfig(**config)
         self.tower = ImageTower(model).requires_grad_(False)
+        self.config = with_one_early(self.config, smooth(4, self.tower.image_size), self.tower)
         self.drift_tower = None if drift_model is None else ImageTower(drift_model).requires_grad_(False)
         self.batch = 1 if static else None
         pixels = torch.rand(self.batch or 5, 3, *self.tower.image_size)
@@ -129,14 +156,16 @@ class Lab:
             seen = answer_embedding(self.tower, x + delta, self.config)
             answered = torch.where(countered[:, None], seen, answered)
         if self.config.pass_through == "both":
-            passed = passed_embedding(self.tower, x, self.config)
+            early = passed_early(expected.drift, self.config)
+            passed = passed_embedding(self.tower, x, self.config, early=early)
             answered = torch.where(countered[:, None], answered, passed)
         torch.testing.assert_close(logits, self._logits(answered), rtol=0, atol=2e-4)
         torch.testing.assert_close(undefended, self._logits(self.tower(x)), rtol=0, atol=2e-4)
 
     def _reference(self, x: Tensor, noise: Tensor, threshold: float):
         config = replace(self.config, tau_threshold=threshold)
-        return counterattack(self.tower, x, noise, config, drift_encode=self.drift_tower)
+        tokens = partial((self.drift_tower or self.tower).gate_tokens, config=config)
+        return counterattack(self.tower, x, noise, config, drift_encode=self.drift_tower, tokens=tokens)
 
     def _logits(self, embedding: Tensor) -> Tensor:
         return _SCALE * F.normalize(embedding, dim=1) @ self.class_weights

@@ -38,14 +38,22 @@ from .ports import OutputName, PixelType, Port, Profile, ports, usual_outputs
 
 __all__ = ["LIMITS", "SCHEMA", "Metadata"]
 
-SCHEMA = 4
+SCHEMA = 5
 
+_SINCE_5 = {"gate_depth", "gate_tokens", "early_threshold"}
 _SINCE_4 = {"outputs", "width"}
 _SINCE_3 = {"gate_noise", "transform", "objective", "views", "view_weights"}
 _CONFIG = {field.name for field in dataclasses.fields(CounterattackConfig)}
-_OLDER = _CONFIG - _SINCE_3
+_BEFORE_5 = _CONFIG - _SINCE_5
+_OLDER = _BEFORE_5 - _SINCE_3
 # The fields of `config` in each schema that is read.
-_CONFIGS = {1: _OLDER - {"momentum", "gate"}, 2: _OLDER | {"radius"}, 3: _CONFIG, SCHEMA: _CONFIG}
+_CONFIGS = {
+    1: _OLDER - {"momentum", "gate"},
+    2: _OLDER | {"radius"},
+    3: _BEFORE_5,
+    4: _BEFORE_5,
+    SCHEMA: _CONFIG,
+}
 
 LIMITS = (
     "A test-time defence is not a certified one: adaptive attackers who know "

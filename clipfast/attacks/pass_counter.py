@@ -8,9 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..classifier import DefendedClassifier
+from ..config import CounterattackConfig
 from ..defence.engine import Engine
 from ..defence.passes import Passes, engine_passes
+from ..models.tower import ImageTower
 from ..reference import Counterattacked
+from ..reference_stages import passed_early
 
 __all__ = ["PassCounter"]
 
@@ -18,15 +21,15 @@ __all__ = ["PassCounter"]
 class PassCounter:
     """Counts what classifiers' towers and engines do between `with` and its end.
 
-    An image through a tower is one forward pass, its gradient to the pixels one backward pass. Where a
-    gradient is differentiated itself (the unrolled defence), that pass is gone through once more, and counts
-    as another backward pass. An engine's passes follow from its schedule and from how many images it
-    countered: see `engine_passes`. A separate drift encoder's passes count alike.
-    Classifiers that share a tower count it once; none counts nothing.
+    An image through a tower is one forward pass, its gradient to the pixels one backward pass. Through some
+    blocks it is that share of a pass. Where a gradient is differentiated itself (the unrolled
+    defence), that pass is gone through once more, and counts as another backward pass. An engine's passes
+    follow from its schedule and from how many images it countered: see `engine_passes`. A separate drift
+    encoder's passes count alike. Classifiers that share a tower count it once; none counts nothing.
     """
 
     def __init__(self, *classifiers: DefendedClassifier) -> None:
-        self.forward = self.backward = 0
+        self.forward = self.backward = 0.0
         self._in_engine = False  # whose passes follow from its schedule, though its encoder may run the tower
         self._classifiers = classifiers
         self._undo: list[Callable[[], object]] = []
@@ -40,6 +43,7 @@ class PassCounter:
         for tower in towers:
             if tower is not None:
                 self._undo.append(tower.register_forward_hook(self._on_tower).remove)
+                self._watch_tokens(tower)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,19 +58,31 @@ class PassCounter:
         if not self._in_engine:
             self._on_embedding(embedding)
 
-    def _on_embedding(self, embedding: Tensor) -> Tensor:
-        self.forward += len(embedding)
+    def _on_embedding(self, embedding: Tensor, share: float = 1) -> Tensor:
+        """share: of a pass that the embedding took."""
+
+        def on_gradient(cotangent: Tensor) -> None:
+            self.backward += share * len(cotangent)
+            if (
+                cotangent.requires_grad
+            ):  # the gradient's own graph is kept: this pass may be gone through again
+                cotangent.register_hook(on_second_gradient)
+
+        def on_second_gradient(gradient: Tensor) -> None:
+            self.backward += share * len(gradient)
+
+        self.forward += share * len(embedding)
         if embedding.requires_grad:
-            embedding.register_hook(self._on_gradient)
+            embedding.register_hook(on_gradient)
         return embedding
 
-    def _on_gradient(self, cotangent: Tensor) -> None:
-        self.backward += len(cotangent)
-        if cotangent.requires_grad:  # the gradient's own graph is kept: this pass may be gone through again
-            cotangent.register_hook(self._on_second_gradient)
+    def _watch_tokens(self, tower: ImageTower) -> None:
+        def watched(pixels: Tensor, config: CounterattackConfig) -> Tensor:
+            tokens = ImageTower.gate_tokens(tower, pixels, config)
+            return self._on_embedding(tokens, (config.gate_depth or 0) / tower.blocks)
 
-    def _on_second_gradient(self, gradient: Tensor) -> None:
-        self.backward += len(gradient)
+        tower.gate_tokens = watched
+        self._undo.append(lambda: delattr(tower, "gate_tokens"))
 
     def _watch(self, engine: Engine) -> None:
         run, embed, embed_with_gradient = engine.run, engine.embed, engine.embed_with_gradient
@@ -77,6 +93,8 @@ class PassCounter:
                 engine.config,
                 images=len(defended.drift),
                 countered=int(defended.countered.sum()),
+                early=int(passed_early(defended.drift, engine.config).sum()),
+                blocks=engine.gate_blocks,
                 drift_encoder=engine.drift_encoder is not None,
                 with_clean=kwargs.get("with_clean", False),
                 with_answer=kwargs.get("with_answer", True),

@@ -129,6 +129,7 @@ def set_threshold(
         rate=request.rate,
         attacked_share=request.attacked_share,
         drift_encoder=classifier.drift_tower is not None,
+        blocks=classifier.measuring_tower.blocks,
         run=_quoted(classifier, request, skipped),
         seed=request.seed,
     )

@@ -18,6 +18,11 @@ class Gauge:
 
     def __init__(self, classifier: DefendedClassifier) -> None:
         closed = dataclasses.replace(classifier.config, tau_threshold=0.0)
+        self._reading = None
+        if closed.early_threshold is not None:
+            tokens = dataclasses.replace(closed, early_threshold=None, pass_through="clean")
+            self._reading = classifier.with_config(tokens, on_trial=True)
+            closed = dataclasses.replace(closed, gate_depth=None, early_threshold=None)
         self._passing, self._countering = (
             classifier.with_config(c, on_trial=True) for c in (closed, closed.ungated())
         )
@@ -30,10 +35,14 @@ class Gauge:
         seed, first_image: of the noise, see `DefendedClassifier.predict`.
         """
         passed = self._passing.predict(pixels, seed=seed, first_image=first_image)
-        drift = passed.drift.cpu().numpy().astype(np.float32)
+        drift, tokens = passed.drift.cpu().numpy().astype(np.float32), None
+        if self._reading is not None:
+            read = self._reading.predict(pixels, seed=seed, first_image=first_image, with_undefended=False)
+            tokens = read.drift.cpu().numpy().astype(np.float32)
         if labels is None:
-            return Measured(drift=drift)
+            return Measured(drift=drift, tokens=tokens)
         countered = self._countering.predict(pixels, seed=seed, first_image=first_image)
         logits = (passed.undefended_logits, passed.logits, countered.logits)
         truth = labels.cpu()
-        return Measured(drift=drift, right=Right(*((x.argmax(1).cpu() == truth).numpy() for x in logits)))
+        right = Right(*((x.argmax(1).cpu() == truth).numpy() for x in logits))
+        return Measured(drift=drift, tokens=tokens, right=right)

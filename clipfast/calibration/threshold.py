@@ -28,6 +28,7 @@ __all__ = [
     "figures_beside",
     "report_path",
     "threshold_balanced",
+    "threshold_early",
     "threshold_for_rate",
     "write_calibration",
 ]
@@ -36,6 +37,8 @@ CALIBRATION_SCHEMA = 1
 
 # With fewer an interval of the AUROC says nothing.
 LEAST_PICTURES = 10
+# The share of the clean pictures, and of the attacked, that may pass early though the embeddings disagree.
+EARLY_MISSED = 0.01
 
 
 class Right(NamedTuple):
@@ -48,10 +51,15 @@ class Right(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The drift of N pictures, float32 [N], and what each branch of the gate makes of them, with labels."""
+    """The drift of N pictures, float32 [N], and what each branch of the gate makes of them, with labels.
+
+    tokens: how well tokens agree at the gate's depth, float32 [N], where images may pass early; drift is then
+    of the embeddings, of all of them.
+    """
 
     drift: NDArray[np.float32]
     right: Right | None = None
+    tokens: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.drift)
@@ -61,13 +69,23 @@ class Measured:
         assert self.right is not None
         return float(np.where(self.drift < threshold, self.right.countered, self.right.passed).mean())
 
+    def with_early(self, early_threshold: float) -> Measured:
+        """What the gate measures that lets pictures pass early: see `CounterattackConfig.early_threshold`."""
+        assert self.tokens is not None
+        early = self.tokens >= np.float32(early_threshold)
+        return Measured(drift=np.where(early, 1 + self.tokens, self.drift), right=self.right)
+
     @classmethod
     def joined(cls, parts: list[Measured]) -> Measured:
         """The pictures of all parts, in order."""
         rights = [part.right for part in parts if part.right is not None]
-        assert len(rights) in (0, len(parts))
-        right = Right(*(np.concatenate(flags) for flags in zip(*rights, strict=True))) if rights else None
-        return cls(drift=np.concatenate([part.drift for part in parts]), right=right)
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        assert {len(rights), len(tokens)} <= {0, len(parts)}
+        return cls(
+            drift=np.concatenate([part.drift for part in parts]),
+            right=Right(*(np.concatenate(flags) for flags in zip(*rights, strict=True))) if rights else None,
+            tokens=np.concatenate(tokens) if tokens else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +94,7 @@ class Calibration:
 
     config: marked as calibrated. rule: how the threshold was chosen, in words. run: what the figures are
     quoted with. attacked_share: of the traffic that the expected cost is for. drift_encoder: whether another
-    tower measures drift.
+    tower measures drift. blocks: of the tower that measures.
     """
 
     config: CounterattackConfig
@@ -87,6 +105,7 @@ class Calibration:
     separation: Separation | None
     attacked_share: float
     drift_encoder: bool
+    blocks: int | None = None
 
     def figures(self) -> dict[str, float]:
         """What the threshold does, by name: shares in [0, 1], passes an image, numbers of pictures."""
@@ -113,8 +132,12 @@ class Calibration:
                 figures[f"{name}_accuracy"] = measured.accuracy(self.config.tau_threshold)
                 figures[f"{name}_accuracy_undefended"] = float(measured.right.undefended.mean())
         figures |= {name: self.run[name] for name in ("attack_eps", "seed") if self.run.get(name) is not None}
+        if self.config.early_threshold is not None:
+            early = self._early()
+            figures |= {"early_threshold": self.config.early_threshold, "clean_early": early[0]}
+            figures |= {} if self.attacked is None else {"attacked_early": early[1]}
         share = self._paying(countered)
-        passes = expected_passes(self.config, share, drift_encoder=self.drift_encoder)
+        passes = self._expected(share)
         return figures | {
             "attacked_share": self.attacked_share,
             "paying_share": share,
@@ -132,10 +155,7 @@ class Calibration:
                 columns[f"{name}_countered"] = countered_share(measured.drift, thresholds).tolist()
                 if measured.right is not None:
                     columns[f"{name}_accuracy"] = [measured.accuracy(t) for t in thresholds]
-        costs = [
-            expected_passes(self.config, self._paying(self._countered(t)), drift_encoder=self.drift_encoder)
-            for t in thresholds
-        ]
+        costs = [self._expected(self._paying(self._countered(t))) for t in thresholds]
         columns["forward_passes"] = [cost.forward for cost in costs]
         columns["backward_passes"] = [cost.backward for cost in costs]
         return columns
@@ -159,6 +179,23 @@ class Calibration:
         }
         return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
+    def _expected(self, paying: float) -> Passes:
+        early, drift_encoder = self._paying(self._early()), self.drift_encoder
+        return expected_passes(
+            self.config, paying, early=early, blocks=self.blocks, drift_encoder=drift_encoder
+        )
+
+    def _early(self) -> tuple[float, float]:
+        """Shares of the clean and of the attacked pictures that pass early."""
+        threshold = self.config.early_threshold
+        clean, attacked = (
+            0.0
+            if measured is None or threshold is None
+            else float((measured.drift > 1 + threshold / 2).mean())
+            for measured in (self.clean, self.attacked)
+        )
+        return clean, attacked
+
     def _countered(self, threshold: float) -> tuple[float, float]:
         """Shares of the clean and of the attacked pictures that are countered."""
         clean, attacked = (
@@ -167,9 +204,9 @@ class Calibration:
         )
         return clean, attacked
 
-    def _paying(self, countered: tuple[float, float]) -> float:
-        """The share of the traffic that pays for the loop."""
-        return (1 - self.attacked_share) * countered[0] + self.attacked_share * countered[1]
+    def _paying(self, shares: tuple[float, float]) -> float:
+        """The share of the traffic, of shares of clean and attacked pictures that pay for the loop."""
+        return (1 - self.attacked_share) * shares[0] + self.attacked_share * shares[1]
 
 
 def calibrate(
@@ -181,19 +218,24 @@ def calibrate(
     rate: float | None,
     attacked_share: float = 0.0,
     drift_encoder: bool = False,
+    blocks: int | None = None,
     run: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Calibration:
     """Sets tau_threshold on measured drifts, and marks the config as calibrated.
 
+    With an early_threshold in the config it sets that too, by `threshold_early`.
+
     config: the settings that drift was measured with. weights: the fingerprint of the tower that measured
     it. rate: the share of clean pictures that may be countered; None for the best balanced accuracy of
-    telling clean from attacked. attacked_share, drift_encoder, run: see `Calibration`. seed: of bootstraps.
+    telling clean from attacked. attacked_share, drift_encoder, blocks, run: see `Calibration`. seed: of
+    bootstraps.
 
     A rate is a promise about clean pictures alone and holds whether the gate separates or not; `separation`
     then says which. Balanced accuracy is about telling attacked from clean: where that cannot be done its
     best threshold is one fitted to chance. Raises InputError then, and for too few pictures, for a rate
-    outside of (0, 1), for an attacked_share outside of [0, 1], or one above 0 without attacked pictures.
+    outside of (0, 1), for an attacked_share outside of [0, 1], and without attacked pictures for one above 0
+    or an early_threshold.
     """
     if not 0 <= attacked_share <= 1:
         raise InputError(f"expected a share of attacked traffic in [0, 1], got {attacked_share!r}")
@@ -220,8 +262,17 @@ def calibrate(
             )
         threshold = threshold_balanced(clean.drift, attacked.drift)
         rule = "best balanced accuracy of telling clean from attacked"
+    config = dataclasses.replace(config, tau_threshold=threshold)
+    if config.early_threshold is not None:
+        if attacked is None:
+            raise InputError("an early_threshold needs attacked pictures, got clean ones alone")
+        early = threshold_early(clean, attacked, threshold)
+        config = dataclasses.replace(config, early_threshold=early)
+        clean, attacked = clean.with_early(early), attacked.with_early(early)
+        found = separation(clean.drift, attacked.drift, seed=seed)
+        rule += f"; at most {100 * EARLY_MISSED:g} % of either kind pass early whose embeddings disagree"
     return Calibration(
-        config=dataclasses.replace(config, tau_threshold=threshold).calibrated(weights),
+        config=config.calibrated(weights),
         rule=rule,
         run=run or {},
         clean=clean,
@@ -229,6 +280,7 @@ def calibrate(
         separation=found,
         attacked_share=attacked_share,
         drift_encoder=drift_encoder,
+        blocks=blocks,
     )
 
 
@@ -261,12 +313,45 @@ def threshold_balanced(clean: ArrayLike, attacked: ArrayLike) -> float:
     return float(thresholds[gained.argmax()])
 
 
-def expected_passes(config: CounterattackConfig, countered: float, *, drift_encoder: bool = False) -> Passes:
-    """Encoder passes an image on average where a share of the images is countered; see `engine_passes`."""
-    passed, whole = (
-        engine_passes(config, images=1, countered=n, drift_encoder=drift_encoder) for n in (0, 1)
-    )
-    return Passes(*(a + countered * (b - a) for a, b in zip(passed, whole, strict=True)))
+def threshold_early(clean: Measured, attacked: Measured, tau_threshold: float) -> float:
+    """The lowest early_threshold that the gate's decisions bear: a float32, from 0.01 to 1.
+
+    Of the clean pictures, and of the attacked, at most EARLY_MISSED are those that the embeddings would have
+    countered and that pass early. 1, where no lower one is.
+    """
+    lowest = 0.01
+    for measured in (clean, attacked):
+        assert measured.tokens is not None
+        missed = np.sort(measured.tokens[measured.drift < tau_threshold])[::-1]
+        allowed = math.floor(EARLY_MISSED * len(measured) + 1e-9)
+        if allowed < len(missed):  # the first that must not pass, counted from the steadiest
+            ordered = np.append(np.unique(measured.tokens), np.float32(1))
+            above = int(np.searchsorted(ordered, missed[allowed], side="right"))
+            lowest = max(lowest, _between(ordered, above)) if above < len(ordered) else 1.0
+    return min(lowest, 1.0)
+
+
+def expected_passes(
+    config: CounterattackConfig,
+    countered: float,
+    *,
+    early: float = 0.0,
+    blocks: int | None = None,
+    drift_encoder: bool = False,
+) -> Passes:
+    """Encoder passes an image on average, where shares of the images are countered and pass early.
+
+    See `engine_passes`.
+    """
+    fates = ((1 - countered - early, 0, 0), (countered, 1, 0), (early, 0, 1))
+    each = [
+        engine_passes(
+            config, images=1, countered=paying, early=passing, blocks=blocks, drift_encoder=drift_encoder
+        )
+        for _, paying, passing in fates
+    ]
+    shares = [share for share, *_ in fates]
+    return Passes(*(sum(s * n for s, n in zip(shares, ns, strict=True)) for ns in zip(*each, strict=True)))
 
 
 def write_calibration(calibration: Calibration, path: Path) -> Path:

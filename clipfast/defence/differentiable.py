@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,7 +18,13 @@ from ..inputs.noise import Noise
 from ..inputs.tensors import as_unit, check_noise, check_pixels
 from ..models.tower import ImageTower
 from ..reference import Counterattacked, counterattack
-from ..reference_stages import answer_embedding, gate_measure, into_bounds, passed_embedding
+from ..reference_stages import (
+    answer_embedding,
+    gate_measure,
+    into_bounds,
+    passed_early,
+    passed_embedding,
+)
 from .reference_engine import DefenceEngine
 
 __all__ = ["DifferentiableDefence", "Mode", "smooth_sign", "twice_differentiable"]
@@ -71,10 +78,21 @@ class DifferentiableDefence(nn.Module):
         return self.head(self._answered(x, self._counter(x.detach(), start)))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """What the gate measures [N], with its gradient: to push an image over the gate."""
+        """What the gate measures [N], with its gradient: to push an image over the gate.
+
+        With an early_threshold an image passes in two ways, and this is of the one that it is nearer to: the
+        embeddings' agreement, or as much more than tau_threshold as the tokens' agreement has above
+        early_threshold.
+        """
         x, start = self._inputs(pixels, noise)
-        tower = self.embed if self.drift_tower is None else self.drift_tower
-        return gate_measure(tower, x, into_bounds(start, x), tower(x), self.config)
+        tower, config = self.embed if self.drift_tower is None else self.drift_tower, self.config
+        start, clean, early = into_bounds(start, x), tower(x), config.early_threshold
+        if early is None:
+            return gate_measure(tower, x, start, clean, config, self._tokens)
+        first = dataclasses.replace(config, early_threshold=None, pass_through="clean")
+        then = dataclasses.replace(first, gate_depth=None)
+        shallow, deep = (gate_measure(tower, x, start, clean, one, self._tokens) for one in (first, then))
+        return torch.maximum(deep, shallow - early + config.tau_threshold)
 
     def embed(self, x: Tensor) -> Tensor:
         """f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient, in float32."""
@@ -99,13 +117,18 @@ class DifferentiableDefence(nn.Module):
         if len(rows):
             parts.append(answer_embedding(self.embed, moved[rows], self.config))
         if len(others):
-            parts.append(self._passing(moved[others]))
+            parts.append(self._passing(moved[others], passed_early(found.drift, self.config)[others]))
         return torch.cat(parts)[torch.cat([rows, others]).argsort()]
 
-    def _passing(self, moved: Tensor) -> Tensor:
+    def _passing(self, moved: Tensor, early: Tensor | None = None) -> Tensor:
         if self.config.passes_by_several:
-            return passed_embedding(self.embed, moved, self.config)
+            return passed_embedding(self.embed, moved, self.config, early=early)
         return self.embed(moved)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """What a gate of some gate_depth reads, with its gradient."""
+        tower = self.image_tower if self.drift_tower is None else self.drift_tower
+        return tower.gate_tokens(x, self.config)
 
     def _draw_noise(self, x: Tensor) -> Tensor:
         return draw_noise(seeded(torch_seed(), 0, len(x), x.device), x.shape, self.config)
@@ -123,7 +146,7 @@ class DifferentiableDefence(nn.Module):
         with twice_differentiable():
             return counterattack(
                 self.image_tower, x, start, self.config,
-                drift_encode=self.drift_tower, sign=sign, create_graph=True,
+                drift_encode=self.drift_tower, tokens=self._tokens, sign=sign, create_graph=True,
             )  # fmt: skip
 
 

@@ -145,6 +145,11 @@ class Engine:
         parts = math.ceil(n / chunk)
         return [n // parts + (i < n % parts) for i in range(parts)]
 
+    @property
+    def gate_blocks(self) -> int:
+        """Of the tower that the gate measures by: how many blocks it can run apart."""
+        return (self.drift_encoder or self.encoder).blocks
+
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
         """f(x) [N, D] of float32 pixels [N, 3, H, W]: undefended CLIP by the same encoder, in chunks."""

@@ -26,10 +26,12 @@ def engine_passes(
     *,
     images: int,
     countered: int,
+    early: int = 0,
+    blocks: int | None = None,
     drift_encoder: bool = False,
     with_clean: bool = False,
     with_answer: bool = True,
-) -> tuple[int, int]:
+) -> tuple[float, int]:
     """Forward and backward passes of a batch in which some images were countered.
 
     A countered image costs, beyond its probe, as many of both as there are steps, but that the probe made the
@@ -38,11 +40,16 @@ def engine_passes(
     reads others first, it is those 2, or none where nothing is measured, and then what is not known yet and
     is needed: of images that pass, only what they are answered from; with_clean: f(x) of those too.
     with_answer: what countered images are answered from. An ascent towards f(t(x)) needs that too, where the
-    gate did not make it.
+    gate did not make it. early: how many passed early. blocks: of the tower that measures, of which a gate
+    with a depth runs so many for t(x), and the others of images alone that do not pass early; None: all of
+    them, which is the most that it can be.
     """
     passed = images - countered
     gates = config.gate != "none"
-    forward = 2 * images if gates else 0
+    forward: float = 2 * images if gates else 0
+    if config.gate_depth is not None and blocks is not None:
+        spared = images if config.early_threshold is None else early
+        forward -= spared * (1 - config.gate_depth / blocks)
     if drift_encoder or not gates:  # f(x) of the tower that answers is not known
         forward += countered + passed * _passing(config)
         if with_clean and not (config.pass_through == "clean" or config.answers_both_ways_from_clean):
@@ -52,7 +59,7 @@ def engine_passes(
     probed = not drift_encoder and GATES[config.gate].reads_probe
     if config.steps:
         forward += countered * (config.steps - 1 if probed else config.steps)
-    if config.objective == "towards" and (drift_encoder or config.gate != "agreement"):
+    if config.objective == "towards" and (drift_encoder or not config.gate_embeds_transformed):
         forward += countered
     if with_answer:
         forward += countered * (_views_made(config, drift_encoder) if config.views else 1)
@@ -61,7 +68,7 @@ def engine_passes(
 
 def _views_made(config: CounterattackConfig, drift_encoder: bool) -> int:
     known = set() if config.moves else {"identity"}
-    if known and config.gate == "agreement" and not drift_encoder:
+    if known and config.gate_embeds_transformed and not drift_encoder:
         known.add(config.transform)
     return sum(view not in known for view in config.views)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -74,9 +75,11 @@ class ReferenceEngine:
     ) -> Counterattacked:
         """See DefenceEngine; delta and all answers come whether they are asked for or not."""
         x, start = as_unit(pixels), draw_noise(noise, pixels.shape, self.config)
+        measuring = self._tower if self._drift_tower is None else self._drift_tower
         result = counterattack_early_return(
-            self._tower, x, start, self.config, drift_encode=self._drift_tower
-        )
+            self._tower, x, start, self.config, drift_encode=self._drift_tower,
+            tokens=partial(measuring.gate_tokens, config=self.config),
+        )  # fmt: skip
         if with_clean and self._drift_tower is not None and self.config.pass_through == "noise":
             passed = ~result.countered
             if passed.any():

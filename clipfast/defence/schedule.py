@@ -24,6 +24,7 @@ from ..encoders.base import Encoder
 from ..inputs.noise import Noise
 from ..ops import Implementation
 from ..reference import Counterattacked
+from ..reference_stages import passed_early
 from .counterattack import Probe, counterattack
 from .gates import MEASURES, Compared, Gated
 from .rows import Rows, selected
@@ -166,36 +167,76 @@ class Schedule:
         if not self.gates_first:
             held = self.run("probe", self._probe, x, d)[1]
         else:
-            known = self._known(self._gate(pixels, noise, x, d), x)
+            known = self._known(self._gate(pixels, noise, x, d, masked=True), x, masked=True)
             self.run("pass_on", self._pass_on, x, d, *known)
             self.embed(x)
             held = self.run("probe_gated", self._probe_gated, x, d, *known)
         self.second_half(held)
 
-    def _gate(self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor) -> Gated:
-        """The gate by itself, 2 forward passes of the tower that measures it; x, d: as `start` gave them."""
+    def _gate(
+        self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor, *, masked: bool = False
+    ) -> Gated:
+        """The gate by itself, 2 forward passes at most of the tower that measures it.
+
+        x, d: as `start` gave them. masked: as if no image passed early, so that no shape depends on a value.
+        """
         if self.config.gate == "none":
             drift = 0 * x.flatten(1).sum(dim=1)  # NaN of an image with a pixel out of range
             return Gated(drift, drift < self.threshold, None, None)
         encoder = self._measuring
         if self.drift_encoder is not None:
             x, d = start(encoder, pixels, noise, self.config, self.implementation)
+        if self.config.gate_depth is not None:
+            return self._gate_at_depth(x, masked=masked)
         compared = Compared(x, d, lambda x: self._transformed(x, self.config.transform, encoder))
         beside = MEASURES[self.config.gate].beside(compared, self.config)
         return self.run("gate_by", self._gate_by, x, beside)
+
+    def _gate_at_depth(self, x: Tensor, *, masked: bool) -> Gated:
+        """By the tokens after a block, and of images that do not pass early by the embeddings."""
+        encoder, early = self._measuring, self.config.early_threshold
+        beside = self._transformed(x, self.config.transform, encoder)
+        shallow, clean, tokens = self.run("gate_tokens", self._gate_tokens, x, beside)
+        if early is None:
+            return Gated(shallow, shallow < self.threshold, clean, None)
+        drift = 1 + shallow
+        passes = (shallow >= early) & ~(drift < self.threshold)
+        if masked:
+            other, deep = self.run("gate_on", self._gate_on, clean, tokens)
+            other = torch.where(passes[:, None], clean, other)
+            drift = torch.where(shallow >= early, drift, deep)
+        else:
+            rows = (~passes).nonzero().flatten()
+            some, other = _chosen((clean, tokens), rows, x.shape[0]), clean
+            if some is not None:
+                made, deep = self.run("gate_on", self._gate_on, *some)
+                deep = torch.where(shallow[rows] >= early, drift[rows], deep)
+                drift, other = drift.index_copy(0, rows, deep), other.index_copy(0, rows, made)
+        return Gated(drift, drift < self.threshold, clean, other)
 
     @property
     def _measuring(self) -> Encoder:
         return self.encoder if self.drift_encoder is None else self.drift_encoder
 
-    def _known(self, gated: Gated, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _known(self, gated: Gated, x: Tensor, *, masked: bool = False) -> tuple[Tensor | None, Tensor | None]:
         """f(x) and f(t(x)), of those what the gate made, if its tower is the one that answers.
 
-        Without such a gate f(x), where images are answered from it whichever way the gate sends them.
+        Without such a gate f(x), where images are answered from it whichever way the gate sends them. Of an
+        image that passed early f(x) stands for f(t(x)), so that it alone answers.
         """
         if self.drift_encoder is None and self.config.gate != "none":
-            return gated.clean, gated.other if self.config.gate == "agreement" else None
-        return self.embed(x) if self.config.answers_both_ways_from_clean else None, None
+            return gated.clean, gated.other if self.config.gate_embeds_transformed else None
+        if not self.config.answers_both_ways_from_clean:
+            return None, None
+        clean = self.embed(x)
+        if self.config.early_threshold is None or self.config.pass_through != "both":
+            return clean, None
+        early = passed_early(gated.drift, self.config) & ~gated.countered
+        if masked:
+            return clean, torch.where(early[:, None], clean, self._embed_transformed(x))
+        rows = (~early).nonzero().flatten()
+        some = _chosen(x, rows, x.shape[0])
+        return clean, clean if some is None else clean.index_copy(0, rows, self._embed_transformed(some))
 
     def _transformed(self, x: Tensor, transform: str, encoder: Encoder) -> Tensor:
         """t(x) of x, both in an encoder's layout."""
@@ -243,6 +284,27 @@ class Schedule:
             return self._compare(encoder.embed(base), encoder.embed(base, d))
         both = encoder.embed(torch.cat([base, base]), torch.cat([torch.zeros_like(d), d]))
         return self._compare(both[:n], both[n:])
+
+    def _gate_tokens(self, x: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How well the tokens of x and t(x) agree at a depth [N]; f(x) [N, D]; the tokens of t(x)."""
+        encoder, depth, n = self._measuring, self.config.gate_depth, x.shape[0]
+        assert depth is not None
+        if torch.compiler.is_exporting() or not encoder.prefers_double(n):
+            tokens, others = (encoder.embed_until(encoder.project(one), depth) for one in (x, beside))
+        else:
+            both = encoder.embed_until(encoder.project(torch.cat([x, beside])), depth)
+            tokens, others = both[:n], both[n:]
+        read = (self._read(one) for one in (others, tokens))
+        return torch.cosine_similarity(*read, dim=1), encoder.embed_from(tokens, depth), others
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0] if self.config.gate_tokens == "class" else tokens[:, 1:].mean(dim=1)
+
+    def _gate_on(self, clean: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """f(t(x)) [N, D] of its tokens, and how well it agrees with f(x) [N]."""
+        assert self.config.gate_depth is not None
+        other = self._measuring.embed_from(tokens, self.config.gate_depth)
+        return other, torch.cosine_similarity(other, clean, dim=1)
 
     def _compare(self, clean: Tensor, other: Tensor) -> Gated:
         compare = MEASURES[self.config.gate].compare
@@ -344,8 +406,8 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
     encoder, config = schedule.encoder, schedule.config
     x, d = start(encoder, pixels, noise, config, schedule.implementation)
     if schedule.gates_first:
-        gated = schedule._gate(pixels, noise, x, d)
-        known = schedule._known(gated, x)
+        gated = schedule._gate(pixels, noise, x, d, masked=True)
+        known = schedule._known(gated, x, masked=True)
         held = schedule._probe_gated(x, d, *known)
         embedding, delta = passed(held, config)
         # Where nothing ascends, f(x + d0) was not made.

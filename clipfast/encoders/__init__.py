@@ -22,6 +22,8 @@ __all__ = [
     "Saved",
     "TracedEncoder",
     "VitEncoder",
+    "check_dtype",
+    "check_explicit",
     "make_encoder",
 ]
 
@@ -49,10 +51,14 @@ def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack:
 
 def check_dtype(tower: ImageTower, dtype: torch.dtype) -> None:
     """Raises InputError for a dtype other than float32 where the explicit form does not apply."""
-    if dtype != torch.float32 and _explicit(tower) is None:
-        raise InputError(
-            f"expected precision fp32 for a {_name(tower)} image tower: bf16 and fp16 need the explicit ViT"
-        )
+    if dtype != torch.float32:
+        check_explicit(tower, "precision fp32", "bf16 and fp16 need")
+
+
+def check_explicit(tower: ImageTower, expected: str, reason: str) -> None:
+    """Raises InputError where the explicit form does not apply: what was expected then, and who needs it."""
+    if _explicit(tower) is None:
+        raise InputError(f"expected {expected} for a {_name(tower)} image tower: {reason} the explicit ViT")
 
 
 def _name(tower: ImageTower) -> str:

@@ -24,6 +24,7 @@ class Encoder(Protocol):
     form: str  # "explicit", "traced" or "autograd"
     dtype: torch.dtype  # of the large products' operands
     patch_size: tuple[int, int] | None  # of the layout [N, patches, 3 * P * Q]; None: [N, 3, H, W] itself
+    blocks: int  # that can be run apart, by `embed_until` and `embed_from`; 1: none
 
     def to_layout(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W] -> layout."""
@@ -39,6 +40,14 @@ class Encoder(Protocol):
 
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
         """f(x + d), or f(x): float32 [N, D], before L2 normalisation."""
+        ...
+
+    def embed_until(self, base: Tensor, depth: int) -> Tensor:
+        """The tokens of x after block `depth`, from 1 to blocks - 1: float32 [N, T, W], the class's first."""
+        ...
+
+    def embed_from(self, tokens: Tensor, depth: int) -> Tensor:
+        """f(x) of what `embed_until` gave: float32 [N, D]."""
         ...
 
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
@@ -73,6 +82,7 @@ class PixelEncoder(ABC):
     """What encoders share whose layout is [N, 3, H, W] itself and whose double batch is two passes."""
 
     patch_size: tuple[int, int] | None = None
+    blocks = 1
     dtype = torch.float32
 
     def to_layout(self, pixels: Tensor) -> Tensor:
@@ -90,6 +100,14 @@ class PixelEncoder(ABC):
     @abstractmethod
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
         """See Encoder."""
+
+    def embed_until(self, base: Tensor, depth: int) -> Tensor:
+        """Never asked for: there is one block."""
+        raise NotImplementedError
+
+    def embed_from(self, tokens: Tensor, depth: int) -> Tensor:
+        """Never asked for: there is one block."""
+        raise NotImplementedError
 
     @abstractmethod
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:

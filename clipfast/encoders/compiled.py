@@ -25,10 +25,10 @@ class CompiledEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.form = encoder.form
-        self.patch_size = encoder.patch_size
+        self.patch_size, self.blocks = encoder.patch_size, encoder.blocks
         self.dtype = encoder.dtype
         self.eager = encoder
-        self._compiled: dict[tuple[str, int, int], Callable[..., Any]] = {}
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._lock = threading.Lock()
         self.to_layout, self.from_layout = encoder.to_layout, encoder.from_layout
         self.prefers_double = encoder.prefers_double
@@ -40,6 +40,14 @@ class CompiledEncoder:
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
         """See Encoder."""
         return self._run("embed", base) if d is None else self._run("embed", base, d)
+
+    def embed_until(self, base: Tensor, depth: int) -> Tensor:
+        """See Encoder."""
+        return self._run("embed_until", base, depth)
+
+    def embed_from(self, tokens: Tensor, depth: int) -> Tensor:
+        """See Encoder."""
+        return self._run("embed_from", tokens, depth)
 
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
         """See Encoder."""
@@ -56,7 +64,8 @@ class CompiledEncoder:
         return self._run("input_gradient", saved, cotangent.contiguous())
 
     def _run(self, method: str, *args: Any) -> Any:
-        key = (method, len(args), args[-1].shape[0])
+        n = next(len(arg) for arg in args if isinstance(arg, Tensor))
+        key = (method, len(args), *(arg for arg in args if isinstance(arg, int)), n)
         compiled = self._compiled.get(key)
         if compiled is not None:
             return compiled(*args)

@@ -194,6 +194,7 @@ class VitEncoder:
         blocks = list(tower.transformer.resblocks)
         self._blocks = [_block(block, linear, flash) for block in (blocks if self._averages else blocks[:-1])]
         self._last = None if self._averages else _last_block(blocks[-1], linear, dtype)
+        self.blocks = len(blocks)
         self._norm_post = _Norm(tower.ln_post)
         self._head = linear(tower.proj.detach().t(), None, exact)
 
@@ -238,10 +239,21 @@ class VitEncoder:
 
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
         """f(x + d), or f(x): float32 [N, D]."""
-        x = self._tokens(base if d is None else base + self._patch(d))
+        return self.embed_from(self.embed_until(base if d is None else base + self._patch(d), 0), 0)
+
+    def embed_until(self, base: Tensor, depth: int) -> Tensor:
+        """The tokens of x after block `depth`: float32 [N, 1 + patches, W]."""
+        x = self._tokens(base)
         if self._norm_pre is not None:
             x = self._norm_pre(x)[0]
-        for block in self._blocks:
+        for block in self._blocks[:depth]:
+            x = block.embed(x)
+        return x
+
+    def embed_from(self, tokens: Tensor, depth: int) -> Tensor:
+        """f(x) of the tokens after block `depth`: float32 [N, D]."""
+        x = tokens
+        for block in self._blocks[depth:]:
             x = block.embed(x)
         if self._last is not None:
             x = self._last.forward(x)[0]

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+
+from ..config import CounterattackConfig
+from ..errors import InputError
 
 __all__ = ["ImageTower"]
 
@@ -33,3 +37,38 @@ class ImageTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """The embeddings: float32 [N, D]."""
         return self.model.encode_image((pixels - self.mean) / self.std, normalize=False)
+
+    def gate_tokens(self, pixels: Tensor, config: CounterattackConfig) -> Tensor:
+        """What a gate of some gate_depth reads: float32 [N, W], the class token or the patches' mean.
+
+        Raises InputError as `check_depth` does.
+        """
+        self.check_depth(config)
+        assert config.gate_depth is not None
+        found = self.model.visual.forward_intermediates(
+            (pixels - self.mean) / self.std,
+            indices=[config.gate_depth - 1],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        if config.gate_tokens == "class":
+            return found["image_intermediates_prefix"][0][:, 0]
+        return found["image_intermediates"][0].mean(dim=1)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks a gate may read after: those of open_clip's vision transformer; else 1, none."""
+        visual = self.model.visual
+        return len(visual.transformer.resblocks) if type(visual) is VisionTransformer else 1
+
+    def check_depth(self, config: CounterattackConfig) -> None:
+        """Raises InputError if the tower has no block config.gate_depth before its last."""
+        if config.gate_depth is not None and config.gate_depth >= self.blocks:
+            visual = self.model.visual
+            name = type(getattr(visual, "trunk", visual)).__name__
+            raise InputError(
+                f"expected a gate_depth below {self.blocks}, the number of blocks of this {name}, got "
+                f"{config.gate_depth}; only open_clip's vision transformers are read between blocks"
+            )

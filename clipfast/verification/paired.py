@@ -141,7 +141,8 @@ def _delta_compared(
     over, under = moved.flatten(1).amax(dim=1) - 1, -moved.flatten(1).amin(dim=1)
     return DeltaErrors(
         logits=_largest(
-            answer.logits - reference.logits(reference.answer(embedding, moved, answer.countered))
+            answer.logits
+            - reference.logits(reference.answer(embedding, moved, answer.drift, answer.countered))
         ),
         largest=_largest(difference),
         strayed=strayed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from ..artifacts.classifier import ArtifactClassifier
 from ..classifier import DefendedClassifier
 from ..inputs.draws import draw_noise, seeded
 from ..reference import Counterattacked, counterattack_early_return
-from ..reference_stages import answer_embedding, passed_embedding
+from ..reference_stages import answer_embedding, passed_early, passed_embedding
 
 __all__ = ["MOST", "FileAnswer", "Reference", "answers_of", "batch_sizes", "takes"]
 
@@ -98,6 +99,7 @@ class Reference:
                 noise,
                 dataclasses.replace(self.config, tau_threshold=tau_threshold),
                 drift_encode=self._classifier.drift_tower,
+                tokens=partial(self._classifier.measuring_tower.gate_tokens, config=self.config),
             )
         return self._kept[key]
 
@@ -107,14 +109,15 @@ class Reference:
         return self._classifier.image_tower(pixels)
 
     @torch.no_grad()
-    def answer(self, embedding: Tensor, moved: Tensor, countered: Tensor) -> Tensor:
+    def answer(self, embedding: Tensor, moved: Tensor, drift: Tensor, countered: Tensor) -> Tensor:
         """What x + delta is answered from [N, D]: f(x + delta), `embedding`, or several views."""
         tower, passed = self._classifier.image_tower, ~countered
         if self.config.views and countered.any():
             seen = answer_embedding(tower, moved[countered], self.config)
             embedding = embedding.index_put((countered,), seen)
         if self.config.passes_by_several and passed.any():
-            several = passed_embedding(tower, moved[passed], self.config, embedding[passed])
+            early = passed_early(drift[passed], self.config)
+            several = passed_embedding(tower, moved[passed], self.config, embedding[passed], early)
             embedding = embedding.index_put((passed,), several)
         return embedding
 

@@ -246,8 +246,8 @@ def broken_packages(lab: Path, folder: Path) -> dict[str, tuple[Path, str]]:
             "compiled for cuda, this program runs on the CPU",
         ),
         "newer": (
-            with_metadata(lab, folder / "newer.pt2", schema=5),
-            "its metadata has schema 5, this program reads up to 4: a newer one is needed",
+            with_metadata(lab, folder / "newer.pt2", schema=6),
+            "its metadata has schema 6, this program reads up to 5: a newer one is needed",
         ),
         "broken library": (
             with_entry(lab, folder / "library.pt2", ".wrapper.so", lambda _: b"no library"),

@@ -233,10 +233,10 @@ REFUSED = {
     "no JSON": ("{", "its metadata is no JSON"),
     "no object": ("[1]", "its metadata is no JSON object, but [1]"),
     "newer schema": (
-        changed(schema=5),
-        "its metadata has schema 5, this program reads up to 4: a newer one is needed",
+        changed(schema=6),
+        "its metadata has schema 6, this program reads up to 5: a newer one is needed",
     ),
-    "older schema": (changed(schema=0), "its metadata has schema 0, this program reads [1,2,3,4]"),
+    "older schema": (changed(schema=0), "its metadata has schema 0, this program reads [1,2,3,4,5]"),
     "schema type": (changed(schema="4"), "expected an integer as metadata field 'schema', got \"4\""),
     "profile": (changed(profile="x"), "expected 'serving' or 'lab' as metadata field 'profile', got \"x\""),
     "batch": (changed(batch=0), "expected a positive integer or null as metadata field 'batch', got 0"),
@@ -292,10 +292,11 @@ def test_metadata_that_it_does_not_know_is_refused_by_name(parts, name):
     assert reason in result.stderr.decode()
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
 def test_the_schemas_before_are_read(parts, schema):
     values = json.loads(changed(schema=schema))
-    since = ["gate_noise", "transform", "objective", "views", "view_weights"]
+    since = ["gate_depth", "gate_tokens", "early_threshold"]
+    since += ["gate_noise", "transform", "objective", "views", "view_weights"] if schema < 3 else []
     for setting in (*since, *(["momentum", "gate"] if schema == 1 else [])):
         del values["config"][setting]
     assert parts("noise", 1, text=json.dumps(values)).returncode == 0

@@ -130,8 +130,8 @@ def test_a_file_that_is_not_as_expected_is_named_with_the_reason(run, artifact, 
         (file("cut.onnx", lab.read_bytes()[:100_000]), "openvino cannot read it"),
         (with_metadata(lab, tmp_path / "bare.onnx", None), "carries no clipfast metadata"),
         (
-            with_metadata(lab, tmp_path / "newer.onnx", lambda said: said.update(schema=5)),
-            "its metadata has schema 5, this program reads up to 4: a newer one is needed",
+            with_metadata(lab, tmp_path / "newer.onnx", lambda said: said.update(schema=6)),
+            "its metadata has schema 6, this program reads up to 5: a newer one is needed",
         ),
         (
             with_metadata(lab, tmp_path / "names.onnx", lambda said: said.update(classnames=["a", "b"])),

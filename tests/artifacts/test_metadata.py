@@ -51,7 +51,7 @@ def test_json_gives_equal_metadata_back(changes):
 
 def test_json_reads_as_documented():
     values = json.loads(make_metadata().to_json())
-    assert values["schema"] == SCHEMA == 4
+    assert values["schema"] == SCHEMA == 5
     assert values["outputs"] == ["logits", "undefended_logits", "drift", "countered", "delta"]
     assert values["preprocess"] == {
         "size": [32, 32],
@@ -67,12 +67,13 @@ def test_json_reads_as_documented():
 
 
 @pytest.mark.parametrize("without", [None, "steps"])
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
 def test_the_schemas_before_this_one_are_read(schema, without):
     values = json.loads(make_metadata().to_json())
-    for name in ("outputs", "width"):
+    for name in ("outputs", "width") if schema < 4 else ():
         del values[name]
-    since = ["gate_noise", "transform", "objective", "views", "view_weights"] if schema < 3 else []
+    since = ["gate_depth", "gate_tokens", "early_threshold"]
+    since += ["gate_noise", "transform", "objective", "views", "view_weights"] if schema < 3 else []
     for name in (*since, *(["momentum", "gate"] if schema == 1 else []), *([without] if without else [])):
         del values["config"][name]
     if schema == 2:
@@ -97,8 +98,8 @@ def test_ports_are_those_of_the_interface():
     [
         ("schema", ..., "expected an integer as metadata field 'schema', got None"),
         ("schema", "1", "expected an integer as metadata field 'schema', got '1'"),
-        ("schema", 5, "schema 5, .* reads up to 4: a newer clipfast is needed"),
-        ("schema", 0, r"schema 0, .* reads \(1, 2, 3, 4\)"),
+        ("schema", 6, "schema 6, .* reads up to 5: a newer clipfast is needed"),
+        ("schema", 0, r"schema 0, .* reads \(1, 2, 3, 4, 5\)"),
         ("outputs", ..., "metadata field 'outputs' is missing"),
         ("outputs", [], "expected a list of one string or more as metadata field 'outputs', got \\[\\]"),
         (
@@ -109,7 +110,7 @@ def test_ports_are_those_of_the_interface():
         ("outputs", ["logits", "drift", "countered", "noise"], "outputs must be of .*, got 'noise'"),
         ("outputs", ["logits", "drift", "countered", "embedding"], "embedding needs its width, got none"),
         ("width", 0, "expected a positive integer or null as metadata field 'width', got 0"),
-        ("schema", 1, "unknown metadata field 'config.gate'"),
+        ("schema", 1, "unknown metadata field 'config.early_threshold'"),
         (
             "profile",
             "laboratory",

@@ -3,14 +3,16 @@ from __future__ import annotations
 import ast
 import warnings
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import split_threshold
-from lab import STAGES, restless
+from lab import DEPTHS, STAGES, restless, with_one_early
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from towers import TRACED, VIT, build, make_tower, smooth
@@ -31,7 +33,7 @@ from clipfast.inputs import draws
 from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
 from clipfast.reference import Counterattacked, counterattack
-from clipfast.reference_stages import gate_measure, into_bounds
+from clipfast.reference_stages import gate_measure, into_bounds, passed_early
 
 CPU = torch.device("cpu")
 MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "agreement", "transform": "low_pass 1.5"}
@@ -51,8 +53,16 @@ class Counting(VitEncoder):
         self.calls += 1
 
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
-        self._count(len(base))
+        self.calls += 1
         return super().embed(base, d)
+
+    def embed_until(self, base: Tensor, depth: int) -> Tensor:
+        self.forwards += len(base) * depth / self.blocks
+        return super().embed_until(base, depth)
+
+    def embed_from(self, tokens: Tensor, depth: int) -> Tensor:
+        self.forwards += len(tokens) * (1 - depth / self.blocks)
+        return super().embed_from(tokens, depth)
 
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
         self._count(len(base))
@@ -75,8 +85,13 @@ def batch(tower, n: int = 6, **settings) -> tuple[Tensor, Tensor, CounterattackC
     noise = (2 * torch.rand(x.shape, generator=generator) - 1) * config.eps
     if config.norm == "l2":
         noise = noise * (0.9 * config.eps / noise.flatten(1).norm(dim=1))[:, None, None, None]
-    tau = gate_measure(tower, x, into_bounds(noise, x), tower(x), config)
+    config = with_one_early(config, x, tower)
+    tau = gate_measure(tower, x, into_bounds(noise, x), tower(x), config, tokens_of(tower, config))
     return x, noise, config, tau
+
+
+def tokens_of(tower: ImageTower, config: CounterattackConfig) -> Callable[[Tensor], Tensor]:
+    return partial(tower.gate_tokens, config=config)
 
 
 def gated(config: CounterattackConfig, tau: Tensor, mix: str) -> CounterattackConfig:
@@ -187,6 +202,30 @@ def test_other_stages_are_the_reference_for_the_passes_that_they_are_said_to_cos
     countered = int(expected.countered.sum())
     assert countered == {"none": 0, "some": 3, "all": 6}[mix]
     assert (encoder.forwards, encoder.backwards) == engine_passes(config, images=6, countered=countered)
+
+
+@pytest.mark.parametrize("mix", ["none", "some", "all"])
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "padded"])
+@pytest.mark.parametrize("kind", DEPTHS)
+def test_gates_between_blocks_are_the_reference_for_a_share_of_a_pass(monkeypatch, kind, compile, mix):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    tower = make_tower(gain=8.0)
+    x, noise, config, tau = batch(tower, **DEPTHS[kind])
+    config = gated(config, tau, mix)
+    encoder = Counting(tower.model.visual)
+    engine = make_engine(tower, config, encoder=CompiledEncoder(encoder) if compile else encoder)
+    encoder.forwards = encoder.backwards = 0
+    engine.chunk = 4
+    result = engine.run(x, Noise(noise))
+    expected = counterattack(tower, x, noise, config, tokens=tokens_of(tower, config))
+    assert_tiers(result, expected, config)
+    countered, early = int(expected.countered.sum()), int(passed_early(expected.drift, config).sum())
+    assert countered == {"none": 0, "some": 3, "all": 6}[mix]
+    assert early == (config.early_threshold is not None)
+    if not compile:
+        early *= mix != "all"
+        said = engine_passes(config, images=6, countered=countered, early=early, blocks=tower.blocks)
+        assert (encoder.forwards, encoder.backwards) == said
 
 
 def test_the_low_pass_gate_may_have_its_noise_drawn():

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from conftest import split_threshold
+from lab import with_one_early
 from torch import Tensor
 from towers import doubled, make_tower, smooth
 
@@ -43,10 +45,18 @@ STAGES = [
 ]  # fmt: skip
 BOTH = {"gate": "agreement", "transform": "mirror then gaussian 0.8 then crop 0.9 top-left"}
 SEEN = {"views": ["identity", BOTH["transform"], "mirror"]}  # two of which the gate has made
+DEPTH = {"gate": "agreement", "transform": "blur", "gate_depth": 1}
+EARLY = {"gate": "agreement", "transform": BOTH["transform"], "gate_depth": 1, "early_threshold": 0.5}
+MEAN = {"gate_tokens": "mean"}
+READ = {"objective": "towards"} | MEAN | VIEWS
+STAGES += [
+    ("linf", 2, DEPTH), ("linf", 1, DEPTH | READ), ("linf", 0, DEPTH | VIEWS),
+    ("linf", 2, EARLY), ("linf", 1, EARLY | READ), ("linf", 0, EARLY | SEEN),
+]  # fmt: skip
 NONE, ALL_VIEWS = {"gate": "none"}, {"gate": "none", "views": ["blur", "crop 0.8 centre"]}
 BOTH_PASS = [
     ("linf", 0, BOTH | SEEN), ("l2", 2, BOTH | SEEN | {"objective": "towards"}), ("linf", 1, BOTH),
-    ("linf", 0, LOW_PASS | AGREED),
+    ("linf", 0, LOW_PASS | AGREED), ("linf", 2, EARLY), ("linf", 0, EARLY | MEAN | SEEN),
 ]  # fmt: skip
 
 
@@ -96,9 +106,11 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
     config = CounterattackConfig(steps=steps, pass_through=pass_through, **NORMS[norm], **options)
     noise = start(x, config)
     measure = tower if drift_tower is None else drift_tower
-    tau = gate_measure(measure, x, into_bounds(noise, x), measure(x), config)
+    config = with_one_early(config, x, measure)
+    tokens = partial(measure.gate_tokens, config=config)
+    tau = gate_measure(measure, x, into_bounds(noise, x), measure(x), config, tokens)
     config = replace(config, tau_threshold=threshold(mix, tau))
-    expected = counterattack(tower, x, noise, config, drift_encode=drift_tower)
+    expected = counterattack(tower, x, noise, config, drift_encode=drift_tower, tokens=tokens)
     with torch.no_grad():
         schedule = Schedule(
             encoder_of(tower),
@@ -142,6 +154,9 @@ def test_defend_is_the_reference_in_float64(norm, steps, options, separate, pass
         ),
         (BOTH | SEEN | {"steps": 0}, "both"),
         (BOTH | SEEN, "both"),
+        (DEPTH | {"objective": "towards"}, "clean"),
+        (EARLY | MEAN | SEEN, "both"),
+        (EARLY, "noise"),
         (ALL_VIEWS | {"steps": 0}, "views"),
         (NONE | AGREED, "views"),
     ],
@@ -151,8 +166,9 @@ def test_a_mask_gives_what_rows_give(options, separate, pass_through):
     drift_tower = doubled(make_tower("small patches", seed=1, gain=8.0)) if separate else tower
     x = smooth(4, tower.image_size, dtype=torch.float64)
     config = CounterattackConfig(pass_through=pass_through, **options)
-    noise = start(x, config)
-    tau = gate_measure(drift_tower, x, into_bounds(noise, x), drift_tower(x), config)
+    noise, config = start(x, config), with_one_early(config, x, drift_tower)
+    tokens = partial(drift_tower.gate_tokens, config=config)
+    tau = gate_measure(drift_tower, x, into_bounds(noise, x), drift_tower(x), config, tokens)
     limit = torch.tensor(0.0 if config.gate == "none" else split_threshold(tau))
     drift_encoder = encoder_of(drift_tower) if separate else None
     with torch.no_grad():

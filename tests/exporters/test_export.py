@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from conftest import make_classifier, make_tiny_clip, pixels
-from lab import STAGES, VIEWS_ALONE
+from lab import DEPTHS, STAGES, VIEWS_ALONE
 
 from clipfast import (
     CounterattackConfig,
@@ -168,12 +168,13 @@ def test_options_that_cannot_be(classifier, tmp_path, name, options, named):
     [
         ("lab", "agreement, towards, views"),
         ("lab", "both pass, views seen"),
+        ("lab", "mean tokens, then embeddings"),
         pytest.param("serving", "agreement, towards, views", marks=pytest.mark.slow),
         pytest.param("lab", "high noise, no steps, views", marks=pytest.mark.slow),
     ],
 )
 def test_files_of_other_stages_are_verified(tiny_clip, tokenizer, beside, profile, kind):
-    config = CounterattackConfig(**STAGES[kind], tau_threshold=0.97)
+    config = CounterattackConfig(**(STAGES | DEPTHS)[kind], tau_threshold=0.97)
     classifier = make_classifier(tiny_clip, tokenizer, config=config)
     made = export(classifier, beside, profile=profile)
     assert made.metadata.config == config

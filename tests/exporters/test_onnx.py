@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from lab import DRIFT_TOWERS, STAGES, Lab, restless
+from lab import DEPTHS, DRIFT_TOWERS, STAGES, Lab, restless
 from torch import Tensor, nn
 from towers import EXPLICIT, TRACED, VIT, VITS, build, build_vit
 
@@ -114,6 +114,14 @@ def test_another_tower_measures_drift(tmp_path, opset, kind):
 def test_other_stages(tmp_path, kind, static):
     tower = build_vit("one block", gain=8.0)
     exported = Exported(tower, tmp_path / "t.onnx", static=static, **STAGES[kind])
+    for mix in ("none", "all") if static else ("none", "some", "all"):
+        exported.agrees(1 if static else 4, mix)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_images_pass_early_by_the_tokens_of_a_block(tmp_path, static):
+    settings = DEPTHS["mean tokens, then embeddings"]
+    exported = Exported(build_vit(gain=8.0), tmp_path / "t.onnx", static=static, **settings)
     for mix in ("none", "all") if static else ("none", "some", "all"):
         exported.agrees(1 if static else 4, mix)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import DRIFT_TOWERS, STAGES, Lab, check_draws, restless, serving_graph, serving_ports
+from lab import DEPTHS, DRIFT_TOWERS, STAGES, Lab, check_draws, restless, serving_graph, serving_ports
 from towers import TRACED, build_vit
 
 from clipfast.exporters import torchscript as to_torchscript
@@ -78,9 +78,9 @@ def test_another_tower_measures_drift(tmp_path, options):
 
 
 @pytest.mark.slow  # the ONNX files of the same graphs are quick
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", [*STAGES, *DEPTHS])
 def test_other_stages(tmp_path, kind):
-    lab = Lab(build_vit("one block", gain=8.0), **STAGES[kind])
+    lab = Lab(build_vit(gain=8.0), **(STAGES | DEPTHS)[kind])
     program = written(lab, tmp_path)
     for mix in ("none", "some", "all"):
         lab.check(program, 4, mix)

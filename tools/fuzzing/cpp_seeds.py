@@ -1,4 +1,4 @@
-"""`python -m fuzzing.cpp_seeds FOLDER`: true files for clipfast-fuzz, each behind the letter of its reader."""
+"""`python -m fuzzing.cpp_seeds FOLDER`: true files for clipfast-fuzz, each after its reader's letter."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _metadata(data: bytes) -> None:
 def _metadata_texts() -> Iterator[bytes]:
     yield json.dumps(
         {
-            "schema": 4, "profile": "lab", "static": False, "batch": None, "pixels": "uint8",
+            "schema": 5, "profile": "lab", "static": False, "batch": None, "pixels": "uint8",
             "outputs": ["logits", "drift", "countered"], "width": None, "model_name": "drawn",
             "pretrained": None, "weights_sha256": "0" * 64, "drift_weights_sha256": None,
             "classnames": ["a", "b"], "templates": ["a {}."], "calibrated": False, "calibration": None,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...attacks.system import Answer, Branches, Logits, System, plain
@@ -13,7 +15,13 @@ from ...classifier import DefendedClassifier
 from ...config import GATES, CounterattackConfig
 from ...defence.differentiable import smooth_sign, twice_differentiable
 from ...inputs import draws
-from ...reference_stages import answer_embedding, into_bounds, passed_embedding, transformed
+from ...reference_stages import (
+    answer_embedding,
+    into_bounds,
+    passed_embedding,
+    token_agreement,
+    transformed,
+)
 from . import baselines, purification
 from .baselines import ET3, NormalisedSteps, blur, random_noise, within
 from .purification import CLIPURE, Turns
@@ -164,7 +172,12 @@ def _passed(classifier: DefendedClassifier) -> Logits:
         return logits
 
     def several(pixels: Tensor) -> Tensor:
-        return logits.head(passed_embedding(logits.embed, pixels, config))
+        early = None
+        if config.early_threshold is not None:
+            tokens = partial(classifier.measuring_tower.gate_tokens, config=config)
+            with torch.no_grad():
+                early = token_agreement(tokens, pixels, config) >= config.early_threshold
+        return logits.head(passed_embedding(logits.embed, pixels, config, early=early))
 
     def noisy(pixels: Tensor) -> Tensor:
         x = pixels.detach()

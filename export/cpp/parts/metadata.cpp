@@ -15,7 +15,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::array READABLE_SCHEMAS{1, 2, 3, 4};
+constexpr std::array READABLE_SCHEMAS{1, 2, 3, 4, 5};
 constexpr std::array OUTPUTS{"logits", "undefended_logits", "drift", "countered", "delta", "embedding"};
 // What answers are printed from, and what files gave before they said what they give.
 constexpr std::size_t PRINTED = 4, USUAL_IN_LAB = 5;
