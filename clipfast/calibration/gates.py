@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ __all__ = ["calibrate_gates", "candidate_gates", "plot_gates", "recommended_gate
 
 
 def candidate_gates(
-    config: CounterattackConfig, image_size: tuple[int, int]
+    config: CounterattackConfig, image_size: tuple[int, int], blocks: int = 1
 ) -> dict[str, CounterattackConfig]:
     """The gates that are compared, by what readers see of them.
+
+    blocks: of the tower that measures; of several, tokens are compared too after half and three quarters.
 
     All else is as in the config, but that images which pass any gate but drift's are answered by what is
     known then, and costs nothing more: f(x), or of agreement both embeddings where the config answers images
@@ -59,6 +62,12 @@ def candidate_gates(
             )
             for transform in transforms
         },
+        **{
+            f"agreement, blur, after block {depth}": dataclasses.replace(
+                others, gate="agreement", transform="blur", gate_depth=depth
+            )
+            for depth in sorted({blocks // 2, 3 * blocks // 4} - {0, blocks})
+        },
     }
 
 
@@ -84,7 +93,8 @@ def calibrate_gates(
     files = [files_below(root) for root in request.folders]
     if total is not None:
         total(sum(map(len, files)))
-    configs = candidate_gates(classifier.config, classifier.image_size)
+    blocks = classifier.measuring_tower.blocks
+    configs = candidate_gates(classifier.config, classifier.image_size, blocks)
     clean, attacked = _measured(classifier, configs, batches(files[0]), request)
     skipped = len(files[0]) - len(clean["drift"])
     if request.attacked is not None:
@@ -165,7 +175,9 @@ def _drifts(
     start = into_bounds(noise, x)
     tower = classifier.engine.embed if classifier.drift_tower is None else classifier.drift_tower
     clean = tower(x)
-    return {
-        name: gate_measure(tower, x, start, clean, config).cpu().numpy().astype(np.float32)
-        for name, config in configs.items()
-    }
+
+    def measure(config: CounterattackConfig) -> NDArray[np.float32]:
+        tokens = partial(classifier.measuring_tower.gate_tokens, config=config)
+        return gate_measure(tower, x, start, clean, config, tokens).cpu().numpy().astype(np.float32)
+
+    return {name: measure(config) for name, config in configs.items()}

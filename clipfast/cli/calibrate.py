@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterator
@@ -52,6 +53,14 @@ def command(
             "best; needs attacked pictures."
         ),
     ] = None,
+    early: Annotated[
+        int | None,
+        typer.Option(
+            help="Block of the image tower after which steady pictures pass: a cheaper agreement gate, whose "
+            "second threshold is set too. Needs attacked pictures.",
+            show_default=False,
+        ),
+    ] = None,
     attacked_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the traffic that the expected cost is for.")
     ] = 0.0,
@@ -93,6 +102,8 @@ def command(
 
     if eps is not None and attack is None:
         raise InputError(f"--eps {eps} needs --attack, whose budget it is")
+    if early is not None and gates is not None:
+        raise InputError("expected --early or --gates, got both: compare the gates first")
     request = CalibrationRequest(
         clean=clean,
         attacked=attacked,
@@ -121,6 +132,9 @@ def command(
             precision=precision,
             checkpoint=checkpoint,
         )
+        if early is not None:
+            tried = dataclasses.replace(classifier.config, gate_depth=early, early_threshold=1.0)
+            classifier = classifier.with_config(tried)
     with ProgressBar(MofNCompleteColumn()) as bar:
         task = bar.add_task("measuring drift")
 

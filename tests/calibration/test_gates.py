@@ -46,7 +46,9 @@ def batches(files: list[Path]):
 def test_each_gate_measures_what_the_classifier_does(classifier, folders):
     request = CalibrationRequest(clean=folders / "clean", attacked=folders / "attacked", rate=0.25, seed=3)
     found = calibrate_gates(classifier, request, batches)
-    candidates = candidate_gates(classifier.config, classifier.image_size)
+    blocks = classifier.measuring_tower.blocks
+    candidates = candidate_gates(classifier.config, classifier.image_size, blocks)
+    assert "agreement, blur, after block 1" in candidates
     assert list(found) == list(candidates)
     for name, config in candidates.items():
         one = found[name]
