@@ -11,7 +11,12 @@ __all__ = ["Passes", "engine_passes"]
 
 @dataclass(frozen=True)
 class Passes:
-    """Encoder passes an image, on average: forward, backward."""
+    """Encoder passes an image, on average.
+
+    Attributes:
+        forward: Forward passes.
+        backward: Backward passes.
+    """
 
     forward: float
     backward: float
@@ -30,15 +35,26 @@ def engine_passes(
     with_clean: bool = False,
     with_answer: bool = True,
 ) -> tuple[int, int]:
-    """Forward and backward passes of a batch in which some images were countered.
+    """Computes the engine's encoder passes for a batch in which some images were countered.
 
-    A countered image costs, beyond its probe, as many of both as there are steps, but that the probe made the
-    first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view, but
-    for those that the gate has made where nothing is added. The probe is 2 forward passes; where the gate
-    reads others first, it is those 2, or none where nothing is measured, and then what is not known yet and
-    is needed: of images that pass, only what they are answered from; with_clean: f(x) of those too.
-    with_answer: what countered images are answered from. An ascent towards f(t(x)) needs that too, where the
-    gate did not make it.
+    The probe is 2 forward passes of every image. If the gate reads other passes and goes first, those are
+    2 (or none, for the gate "none"), and then come the passes for what is needed and not yet known. A
+    passing image needs only what it is answered from. A countered image needs, besides, as many forward
+    and backward passes as there are steps, where the probe counts as the first step's forward pass. It
+    also needs what it is answered from: f(x + delta), or each view, except for views that the gate
+    embedded if nothing is added. An ascent towards f(t(x)) needs that embedding too, if the gate did not
+    make it.
+
+    Args:
+        config: Settings of the defence.
+        images: Number of images in the batch.
+        countered: How many of them were countered.
+        drift_encoder: Whether the gate measures with a tower of its own.
+        with_clean: Whether f(x) is asked for of every image.
+        with_answer: Whether what countered images are answered from is asked for.
+
+    Returns:
+        The numbers of forward and of backward passes, over the whole batch.
     """
     passed = images - countered
     gates = config.gate != "none"
@@ -67,5 +83,5 @@ def _views_made(config: CounterattackConfig, drift_encoder: bool) -> int:
 
 
 def _passing(config: CounterattackConfig) -> int:
-    """What an image that passes is answered from, where nothing of it is known."""
+    """How many passes an image's answer takes if it passes the gate and nothing of it is known."""
     return {"noise": 1, "clean": 1, "both": 2, "views": len(config.views)}[config.pass_through]

@@ -14,6 +14,15 @@ class ImageTower(nn.Module):
     """f: pixels float32 [N, 3, H, W] in [0, 1] -> embeddings [N, D] before L2 normalisation.
 
     The model's own normalisation (`image_mean`, `image_std`) is part of it.
+
+    Args:
+        model: An open_clip model.
+
+    Attributes:
+        model: As given.
+        image_size: (height, width) of the pixels.
+        mean: The model's mean of pixels, [3, 1, 1].
+        std: The model's standard deviation of pixels, [3, 1, 1].
     """
 
     mean: Tensor
@@ -31,5 +40,5 @@ class ImageTower(nn.Module):
             self.register_buffer(name, values[:, None, None], persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The embeddings: float32 [N, D]."""
+        """Computes the embeddings of pixels, float32 [N, 3, H, W] -> [N, D]."""
         return self.model.encode_image((pixels - self.mean) / self.std, normalize=False)
