@@ -37,7 +37,7 @@ __all__ = [
     "implementations",
 ]
 
-# Imported when it is first asked for: most needs torch, without which the rest works.
+# Imported on first use: most of these need torch, and the rest of the package works without it.
 _ON_DEMAND = {
     "DefendedClassifier": ".classifier",
     "Prediction": ".prediction",

@@ -1,4 +1,4 @@
-"""DefendedClassifier: an open_clip model with the test-time counterattack in front of its zero-shot head."""
+"""DefendedClassifier: an open_clip model with the test-time counterattack before its zero-shot head."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of DefendedClassifier that its constructors pass on."""
+    """Keyword arguments of `DefendedClassifier` that its constructors pass on; see there."""
 
     templates: Sequence[Template]
     config: CounterattackConfig | None
@@ -70,7 +70,7 @@ class _Made(NamedTuple):
 
 
 def _eager(method: _Method) -> _Method:
-    """A method that torch.compile leaves alone: it would lose its way in the gate's batches of any size."""
+    """A method that torch.compile leaves alone, as it cannot follow the gate's batches of any size."""
 
     @functools.wraps(method)
     def call(*args: Any, **options: Any) -> Any:
@@ -84,31 +84,57 @@ def _eager(method: _Method) -> _Method:
 class DefendedClassifier(nn.Module):
     """Zero-shot classification by an open_clip model, defended at inference by TTC (arXiv 2503.03613).
 
-    model: any open_clip model object. It is switched to eval mode and its parameters are frozen.
-    tokenizer: the model's. classnames, templates: see `clipfast.models.class_weights.class_weights`.
-    drift_model: the model that measures drift where `model` is adversarially fine-tuned: the original.
-    `source` is the model's name and weights' where one of the constructors below loaded it, else None.
-    implementation: "reference", the eager PyTorch of `clipfast.reference`, or the fast engine, with the
-    operators between its passes by name, "naive", "triton" or "cpp", or "auto" (see `clipfast.ops`).
-    precision: of the large products' operands in the engine, "fp32", "bf16" or "fp16"; on a CPU without
-    bfloat16 units "bf16" warns and runs in fp32 (`precision` tells). compile: run the engine's towers
-    through torch.compile, for batch sizes that others are padded to; call `warmup` before serving. (What
-    torch.compile makes of the classifier itself runs as it is.)
-    noise_policy: "fresh" draws new noise each call; "content" keys it by `noise_key` (secret; 16 to 64
-    bytes; drawn when None) and the image's bytes, so that an image always gets the same answer and an
-    attacker no free retries (the same to rounding: batches of other sizes round otherwise). One changed
-    byte redraws.
+    A test-time defence is not a certified one: see SECURITY.md.
 
-    On a CPU the engine re-lays the image tower's weights for both directions when it is first used, beside
-    the model's own, which `undefended` and `differentiable` use: in float32 two more copies of the tower,
-    in bfloat16 or float16 two halves.
+    On a CPU the fast engine re-lays the image tower's weights for both directions when it is first used.
+    These are copies beside the model's own weights: up to two more of the tower in float32, two of half
+    the size in bfloat16 or float16. `undefended` uses the model's own weights, as does `differentiable`
+    if the engine has no exact gradient.
 
-    Warns with UncalibratedWarning where config.tau_threshold was not calibrated for this model. Raises
-    InputError for bad class names, templates, options and configs. A test-time defence is not a certified
-    one: see SECURITY.md.
+    If the classifier itself is put through torch.compile, `forward` and `predict` run uncompiled.
+
+    Args:
+        model: Any open_clip model, float32. It is switched to eval mode and its parameters are frozen.
+        tokenizer: The model's tokenizer.
+        classnames: Names of the C classes, see `clipfast.models.class_weights.class_weights`.
+        templates: Templates of prompts, see there: strings with "{}" where the class name goes, or
+            functions of the class name.
+        config: Settings of the defence; the published ones if None.
+        drift_model: The model that the gate measures with if `model` is adversarially fine-tuned: the
+            original.
+        implementation: "reference", the eager PyTorch of `clipfast.reference`; else the fast engine, with
+            the operators between its passes by name: "naive", "triton" or "cpp", or "auto" (see
+            `clipfast.ops`).
+        precision: Of the large products' operands in the engine: "fp32", "bf16" or "fp16". On a CPU
+            without bfloat16 units "bf16" warns and runs in fp32. Only "fp32" with "reference".
+        compile: Whether to run the engine's towers through torch.compile, for batch sizes that others are
+            padded to. Call `warmup` before serving. Not with "reference".
+        noise_policy: "fresh" draws new noise at each call. "content" keys it by `noise_key` and the
+            image's pixels, so that an image always gets the same answer, and an attacker no free retries.
+            (The same to rounding: batches of other sizes round otherwise.) One changed byte of a uint8
+            image draws other noise.
+        noise_key: Secret key of the policy "content": 16 to 64 bytes, or a file of them that its owner
+            alone may read; drawn if None.
+
+    Attributes:
+        config: As given, or the default.
+        classnames: As given, as a tuple.
+        templates: As given, as a tuple.
+        precision: The precision that the engine runs in, which may differ from the one asked for.
+        preprocess: The model's own `clipfast.preprocess.Preprocess`.
+        image_tower: The model's image tower, f.
+        drift_tower: The image tower of `drift_model`, or None.
+
+    Raises:
+        InputError: For bad class names, templates, options and configs, and for models that are not
+            float32, are on a device other than a CPU or a CUDA GPU, or differ in image size.
+
+    Warns:
+        UncalibratedWarning: If config.tau_threshold was not calibrated for this model.
+        RuntimeWarning: If "bf16" runs in fp32.
     """
 
-    @torch.inference_mode(False)  # what is made in it is of no use outside
+    @torch.inference_mode(False)  # tensors made in inference mode cannot be used outside of it
     def __init__(
         self,
         model: nn.Module,
@@ -181,13 +207,23 @@ class DefendedClassifier(nn.Module):
         local_files_only: bool = False,
         **options: Unpack[Options],
     ) -> DefendedClassifier:
-        """A classifier over a model of open_clip's registry.
+        """Makes a classifier over a model of open_clip's registry.
 
-        model_name: a registry name, or with pretrained=None "hf-hub:org/repo" or a bundled model's name.
-        pretrained: a registry tag, a local .safetensors, .pt, .pth or .bin file (tensors only; pickled code
-        is refused), or None for random weights. local_files_only: download nothing. options: keyword
-        arguments of the class. Raises InputError for unknown names, weights that do not fit, QuickGELU
-        weights in a GELU model or the reverse, and a model that brings code to run.
+        Args:
+            model_name: A name of the registry, or with pretrained=None "hf-hub:org/repo" or a bundled
+                model's name.
+            pretrained: A tag of the registry, a local .safetensors, .pt, .pth or .bin file (of tensors
+                only; pickled code is refused), or None: the weights that the name stands for, or else
+                random ones.
+            classnames: Names of the C classes.
+            device: Where the model goes.
+            cache_dir: Where downloads are kept; None for the default places.
+            local_files_only: Whether to download nothing.
+            options: Keyword arguments of the class.
+
+        Raises:
+            InputError: For unknown names, weights that do not fit, QuickGELU weights in a GELU model or
+                the reverse, a model that brings code to run, and all that the class refuses.
         """
         model, tokenizer = load_open_clip(
             model_name, pretrained, device=device, cache_dir=cache_dir, local_files_only=local_files_only
@@ -207,11 +243,23 @@ class DefendedClassifier(nn.Module):
         cache_dir: str | Path | None = None,
         **options: Unpack[Options],
     ) -> DefendedClassifier:
-        """A classifier over an adversarially fine-tuned image tower (TeCoA, PMG-AFT, FARE, AdvFLYP).
+        """Makes a classifier over an adversarially fine-tuned image tower.
 
-        model_name, pretrained: the original model, which measures drift and gives the text tower.
-        checkpoint: the fine-tuned image tower, a dict with `vision_encoder_state_dict` or a plain state
-        dict. The rest as for `from_open_clip`. Raises InputError where keys or shapes do not fit.
+        Such towers are those of TeCoA, PMG-AFT, FARE and AdvFLYP.
+
+        Args:
+            model_name: The original model, which the gate measures with and which gives the text tower,
+                as for `from_open_clip`.
+            pretrained: The original model's weights, as for `from_open_clip`.
+            checkpoint: The file of the fine-tuned image tower: a dict with `vision_encoder_state_dict`,
+                or a plain state dict.
+            classnames: Names of the C classes.
+            device: Where the models go.
+            cache_dir: Where downloads are kept; None for the default places.
+            options: Keyword arguments of the class.
+
+        Raises:
+            InputError: As `from_open_clip` does, and if the checkpoint's keys or shapes do not fit.
         """
         original, tokenizer = load_open_clip(model_name, pretrained, device=device, cache_dir=cache_dir)
         tuned = copy.deepcopy(original)
@@ -230,12 +278,22 @@ class DefendedClassifier(nn.Module):
         device: str | torch.device = "cpu",
         **options: Unpack[Options],
     ) -> DefendedClassifier:
-        """A tiny CLIP that comes with clipfast, with its own class names and calibrated thresholds.
+        """Makes a classifier over a tiny CLIP that comes with clipfast.
 
-        name: "drawn", of coloured shapes, or "photographs", of CIFAR-10. preset: whose settings, unless
-        options have a config. finetuned: its adversarially fine-tuned twin instead, with the gate measured by
-        the original. The models show the mechanism; they are no evidence about real CLIP. Raises InputError
-        for another name, for a twin that there is not, and for words that the model does not know.
+        It has its own class names and calibrated thresholds. The bundled models show the mechanism; they
+        are no evidence about real CLIP.
+
+        Args:
+            name: "drawn", of coloured shapes, or "photographs", of CIFAR-10.
+            classnames: Names of the C classes, of words that the model knows; by default the model's own.
+            preset: "published" or "recommended": whose settings it has, unless the options have a config.
+            finetuned: Whether to take its adversarially fine-tuned twin, with the original for the gate.
+            device: Where the model goes.
+            options: Keyword arguments of the class.
+
+        Raises:
+            InputError: For another name or preset, for a twin that does not exist, for words that the
+                model does not know, and all that the class refuses.
         """
         defaults = bundled_defaults(bundled_folder(name), preset)
         names = defaults.classnames if classnames is None else classnames
@@ -248,10 +306,21 @@ class DefendedClassifier(nn.Module):
         return cls.from_open_clip(name, None, names, device=device, **options)
 
     def with_config(self, config: CounterattackConfig, *, on_trial: bool = False) -> DefendedClassifier:
-        """The same weights, class names and options with other settings; its engine and stats are its own.
+        """Returns a classifier of the same weights, class names and options with other settings.
 
-        Both run on the same packed copies of the weights. Warns as the class does, but not where the settings
-        are on_trial: measured or attacked, not relied on.
+        Its engine and its counts are its own. Both classifiers run on the same packed copies of the
+        weights.
+
+        Args:
+            config: The other settings.
+            on_trial: Whether the settings are measured or attacked, not relied on: there is then no
+                warning.
+
+        Raises:
+            InputError: If weights changed since and are no longer float32 or finite.
+
+        Warns:
+            UncalibratedWarning: If config.tau_threshold was not calibrated for this model.
         """
         self._check_depth(config, self._implementation)
         other = copy.copy(self)
@@ -268,12 +337,12 @@ class DefendedClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """The device that the model is on."""
         return self.image_tower.mean.device
 
     @property
     def noise_policy(self) -> NoisePolicy:
-        """How noise is drawn that a call does not give: "fresh" or "content"."""
+        """How noise is drawn if a call gives none: "fresh" or "content"."""
         return self._noises.policy
 
     @property
@@ -290,40 +359,57 @@ class DefendedClassifier(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """What cosines are multiplied with: float32, a scalar."""
+        """What cosines are multiplied by: float32, a scalar."""
         self._follow()
         return self._state.head.logit_scale
 
     @property
     def calibrated(self) -> bool:
-        """Whether config.tau_threshold was calibrated for the weights that measure drift now."""
+        """Whether config.tau_threshold was calibrated for the weights that the gate measures with now."""
         return self._follow().calibrated
 
     @property
     def source(self) -> tuple[str, str | None] | None:
-        """The model's name and its weights', where a constructor loaded it and they are still those."""
+        """The names of the model and of its weights, if a constructor loaded them and they are the same.
+
+        None otherwise.
+        """
         self._follow()
         return self._source
 
     @property
     def drift_weights(self) -> str:
-        """The fingerprint of the image tower that measures drift, whose thresholds are calibrated."""
+        """The fingerprint of `measuring_tower`; calibrations are for it."""
         return fingerprint(self.measuring_tower.model.visual)
 
     @property
     def measuring_tower(self) -> ImageTower:
-        """What the gate measures by: `drift_tower` where there is one."""
+        """The image tower that the gate measures with: `drift_tower` if there is one, else `image_tower`."""
         return self.image_tower if self.drift_tower is None else self.drift_tower
 
     def train(self, mode: bool = True) -> DefendedClassifier:  # noqa: ARG002
-        """Stays in eval mode, whatever mode a surrounding module is put into."""
+        """Stays in eval mode, whatever mode a surrounding module is put into.
+
+        Args:
+            mode: Not read.
+
+        Returns:
+            The classifier itself.
+        """
         return super().train(False)
 
     @_eager
     def forward(self, pixels: Tensor) -> Tensor:
-        """Defended logits: float32 [N, C], of pixels [N, 3, H, W], uint8 or float in [0, 1].
+        """Computes the defended logits, float32 [N, C].
 
-        Raises InputError for bad pixels and GradientError for pixels that require grad.
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+
+        Raises:
+            InputError: For bad pixels, and for a drift that is not finite.
+            GradientError: For pixels that require a gradient, unless gradients are switched off
+                (`no_grad`).
+            OutOfMemoryError: If not even one image fits in memory.
         """
         return self.predict(pixels, with_undefended=False).logits
 
@@ -338,21 +424,37 @@ class DefendedClassifier(nn.Module):
         with_delta: bool = False,
         with_undefended: bool = True,
     ) -> Prediction[Tensor]:
-        """Classifies pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+        """Classifies images.
 
-        noise: the caller's own start, float [N, 3, H, W] within eps (U(-eps, eps) as published). seed: makes
-        the call reproducible; image i's noise then depends on the seed and first_image + i alone, so a long
-        list may be cut into batches of any size. with_delta: keep the counter-perturbation. with_undefended:
-        plain CLIP's logits too; else NaN where they cost a pass more. Raises InputError for bad pixels or
-        noise, for both noise and seed, and for a drift that is not finite; GradientError for pixels that
-        require grad, unless gradients are switched off (`no_grad`).
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+            noise: The caller's own noise, float [N, 3, H, W] within eps, in [0, 1] pixel units
+                (published: drawn from U(-eps, eps)).
+            seed: Makes the call reproducible, from 0 to 2^64 - 1. The noise of image i then depends on
+                the seed and first_image + i alone, so that a long list may be cut into batches of any
+                size.
+            first_image: Index of the first image under the seed, from 0 to 2^32 - N.
+            with_delta: Whether to give the counter-perturbation.
+            with_undefended: Whether to give plain CLIP's logits of all images. If not, they are NaN for
+                images for which they would cost a pass more.
+
+        Returns:
+            The answers for the N images.
+
+        Raises:
+            InputError: For bad pixels or noise; for a bad seed or first_image; if there are both noise
+                and a seed; and if the model gives an image a drift or an embedding that is not finite, or
+                an embedding of length 0.
+            GradientError: For pixels that require a gradient, unless gradients are switched off
+                (`no_grad`).
+            OutOfMemoryError: If not even one image fits in memory.
         """
         if isinstance(pixels, Tensor) and pixels.requires_grad and torch.is_grad_enabled():
             raise GradientError(
                 "a defended classifier has no honest gradient to its pixels; attack it through "
                 "differentiable('bpda') or differentiable('unrolled'), or detach the pixels"
             )
-        # The defence lives off differences that an autocast forward pass would round away.
+        # The defence needs small differences, which an autocast forward pass would round away.
         full = torch.autocast(self.device.type, enabled=False)
         with torch.inference_mode(False), torch.no_grad(), full:
             made = self._follow()
@@ -380,7 +482,17 @@ class DefendedClassifier(nn.Module):
         return prediction
 
     def undefended(self, pixels: Tensor) -> Tensor:
-        """Plain CLIP's logits: float32 [N, C]. Differentiable, for attackers of the undefended model."""
+        """Computes plain CLIP's logits, differentiably, for attackers of the undefended model.
+
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+
+        Returns:
+            The logits, float32 [N, C].
+
+        Raises:
+            InputError: For bad pixels.
+        """
         self._follow()
         x = as_unit(check_pixels(pixels, self.image_size, on_gpu=True).to(self.device))
         if len(x) == 0:
@@ -388,7 +500,14 @@ class DefendedClassifier(nn.Module):
         return self._head(self.image_tower(x), "naive")
 
     def differentiable(self, mode: Mode) -> DifferentiableDefence:
-        """The defence as a module with gradients, for attackers: see `DifferentiableDefence`."""
+        """Returns the defence as a module with gradients, for attackers; see `DifferentiableDefence`.
+
+        Args:
+            mode: "bpda", "unrolled" or "undefended".
+
+        Raises:
+            InputError: If there is no such mode.
+        """
         return DifferentiableDefence(
             mode,
             config=self.config,
@@ -399,7 +518,14 @@ class DefendedClassifier(nn.Module):
         )
 
     def warmup(self, batch_sizes: Iterable[int] = (1,)) -> None:
-        """Does now what the first call of each of these batch sizes would wait for: packing, compiling."""
+        """Does now what the first call of each batch size would wait for, such as packing and compiling.
+
+        Args:
+            batch_sizes: Numbers of images in a batch, each at least 1.
+
+        Raises:
+            InputError: If a size is not an integer of at least 1.
+        """
         sizes = [checked_integer("a batch size", size, 2**31, start=1) for size in batch_sizes]
         self.engine.warmup(sizes)
         width = self.class_weights.shape[0]
@@ -408,11 +534,11 @@ class DefendedClassifier(nn.Module):
 
     @property
     def engine(self) -> DefenceEngine:
-        """What runs the defence on the weights as they are; made when it is first needed."""
+        """What runs the defence on the weights as they are now; made when it is first needed."""
         return self._follow().engine.get(self._make_engine)
 
     def stats(self) -> Stats:
-        """Images, countered, changed and the drift histogram since the start or `reset_stats`."""
+        """Returns the counts of images and the drift histogram since the start or `reset_stats`."""
         return self._stats.read()
 
     def reset_stats(self) -> None:
@@ -426,11 +552,11 @@ class DefendedClassifier(nn.Module):
             check_explicit(self.measuring_tower, "no gate_depth", "it needs")
 
     def _follow(self) -> _Made:
-        """What was made for the weights, anew where they have changed or moved."""
+        """What was made for the weights, made anew if they have changed or moved."""
         version, made = self._state.refresh(), self._made
         if made is not None and made.version == version:
             return made
-        if self._state.changes:  # these are not the weights that were loaded
+        if self._state.changes:  # the weights are no longer those that were loaded
             self._source = None
         calibrated = self._is_calibrated()
         if made is not None and made.calibrated and not calibrated:
@@ -480,7 +606,7 @@ class DefendedClassifier(nn.Module):
             )
 
     def _of_nothing(self, x: Tensor) -> Counterattacked:
-        """What is found of no images, [0, 3, H, W]."""
+        """The result for no images, [0, 3, H, W]."""
         none, embedding = x.new_zeros(0), x.new_zeros(0, self._state.head.class_weights.shape[0])
         return Counterattacked(embedding, embedding, none, none.bool(), x)
 

@@ -1,4 +1,4 @@
-"""The settings of the counterattack, in pixel units: images are in [0, 1], so one grey level is 1/255."""
+"""The settings of the counterattack, in pixel units: pixels are in [0, 1], so one grey level is 1/255."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = [
     "ViewWeights",
 ]
 
-# The published threshold, 0.2, was chosen for OpenAI's ViT-B/32 and counts as calibrated there only:
-# open_clip's names of model and weights.
+# open_clip's names of the model and the weights for which the published threshold, 0.2, counts as
+# calibrated: it was chosen on OpenAI's ViT-B/32.
 PUBLISHED_FOR = {("ViT-B-32-quickgelu", "openai")}
 
 Norm = Literal["linf", "l2"]
@@ -39,12 +39,15 @@ Preset = Literal["published", "recommended"]
 
 
 class GateFacts(NamedTuple):
-    """What everyone but the algorithm has to know of a gate.
+    """Facts about a gate that code outside of the gate itself needs.
 
-    measures: what its measure is called. measured_with: the settings that the measure depends on, in the
-    words of a mark of calibration.
-    reads_probe: whether f(x) and f(x + d0), which the counterattack begins with, are all that it reads.
-    draws: whether its measure depends on the noise. cosine: whether the measure is one, and so at most 1.
+    Attributes:
+        measures: The name of what the gate measures.
+        measured_with: Gives the settings that the measure depends on, as text for the mark of a
+            calibration.
+        reads_probe: Whether the gate reads f(x) and f(x + d0) alone, which the counterattack starts from.
+        draws: Whether the measure depends on the noise.
+        cosine: Whether the measure is a cosine, and so at most 1.
     """
 
     measures: str
@@ -54,7 +57,8 @@ class GateFacts(NamedTuple):
     cosine: bool = False
 
 
-# What each measures is low of attacked images. How: `clipfast.reference_stages` and `clipfast.defence.gates`.
+# Each gate's measure is low for attacked images. The measures are computed in `clipfast.reference_stages`
+# and `clipfast.defence.gates`.
 GATES: dict[Gate, GateFacts] = {
     "drift": GateFacts("drift", lambda config: f"{config.norm} {config.eps!r}", reads_probe=True),
     "high_noise_drift": GateFacts(
@@ -71,55 +75,71 @@ GATES: dict[Gate, GateFacts] = {
 class CounterattackConfig:
     """Settings of a defence's three stages; the defaults are TTC's (arXiv 2503.03613, section 3).
 
-    A gate chooses the images that are countered, a counterattack moves them, and their answer is f of the
-    result, or of several views of it. All other images are answered as `pass_through` says.
+    A gate chooses the images that are countered. A counterattack adds a counter-perturbation delta to
+    them. They are answered from f(x + delta), or from several views of x + delta. All other images pass
+    the gate, and are answered as `pass_through` says. Here f is the image tower, x an image, d0 the
+    noise, and t(x) the image under `transform`.
 
-    eps: budget of the counter-perturbation, in [0, 1] pixel units (l-inf: per pixel; l2: per image).
-    step_size: length of one ascent step, in the same units.
-    steps: number of ascent steps, at least 0. With 0 a countered image is moved as one that passes: not at
-        all, or by the noise.
-    beta: how steeply the weights exp(beta k) of the steps k = 0..steps rise.
-    tau_threshold: images whose measure, by `gate`, is strictly below it are countered; 0 passes
-        every image of the gate "drift".
-    norm: "linf" or "l2".
-    pass_through: what an image that passes the gate is classified from: "noise", x + d0 as published;
-        "clean", x itself, so that its answer is exactly undefended CLIP's; "both", the mean of the normalised
-        f(x) and f(t(x)), which the gate "agreement" compared; or "views", the views of x, which the gate
-        "none" leaves to answer whatever comes.
-    calibrated_for: set by `calibrated`; None for a threshold that was not calibrated. A threshold does not
-        carry over to another model or gate, nor to another size or norm of the noise that drift is measured
-        with, or transform.
-    momentum: of Nesterov steps (NAC, with 0.9): at least 0 and below 1; 0 is TTC. From v_0 = 0, step k takes
-        its gradient g at d_(k-1) + momentum v_(k-1), v_k = momentum v_(k-1) + step_size sign(g), and d_k is
-        d_(k-1) + v_k within the budget and the bounds of pixels. The point ahead is held to neither: nothing
-        but a gradient is taken there. In l2, step_size g / (||g|| + 1e-10) stands for the sign step.
-    gate: what is measured, and called drift wherever a result has it. "drift" as published: tau = ||f(x + d0)
-        - f(x)|| / ||f(x)||, low of attacked images. "high_noise_drift" (arXiv 2606.03730): at noise of the
-        size gate_noise tau is high of them, so that 1 / (1 + tau) is measured. "agreement": cos(f(x),
-        f(t(x))), low of them; with t a low-pass filter of radius 40 and the threshold 0.85 it is CSR's (arXiv
-        2601.19210). "none": nothing, so that drift is 0 of every image, and with the threshold 0 all of them
-        pass; there is nothing to calibrate, and no gate to evade. All others cost 2 forward passes; what an
-        image that passes is answered from is among them but for pass_through "noise" with another gate than
-        "drift", and so is the counterattack's first pass of the gate "drift" alone.
-    gate_noise: of "high_noise_drift": the size of its noise, in eps's units; d0 made as much larger.
-    gate_depth: of "agreement": the block of a vision transformer, counted from 1, after which the gate reads
-        tokens in place of embeddings; t(x) then costs that share of a forward pass. None: the embeddings.
-    gate_tokens: which those are: the "class" token, or the "mean" of the patches' tokens.
-    early_threshold: with gate_depth, two gates in a row. An image whose tokens agree at least as much passes
-        early and is answered from f(x); all others are measured by their embeddings, against tau_threshold.
-        The drift of one that passes early is 1 plus that agreement, so that it is at least 1.
-    transform: t, see `clipfast.transforms`; an agreement gate compares with it, and an ascent goes towards
-        it.
-    objective: "away" from f(x), as published: the ascent is of ||f(x + d) - f(x)||^2; or "towards" f(t(x))
-        and away from f(x) (CSR): of cos(f(x + d), f(t(x))) - cos(f(x + d), f(x)).
-    views: transforms of x + delta whose normalised embeddings' mean answers a countered image, in place of
-        f(x + delta); none as published. Each costs a forward pass.
-    view_weights: "equal", or "agreement": exp(10 cos) of each view's embedding and the equal mean.
+    Attributes:
+        eps: Budget of the counter-perturbation, in [0, 1] pixel units (l-inf: per pixel; l2: per image).
+            Positive; in l-inf at most 1.
+        step_size: Length of one ascent step, in the units and range of `eps`.
+        steps: Number of ascent steps, from 0 to 1000. With 0 a countered image is moved as one that
+            passes: by the noise if `pass_through` is "noise", else not at all.
+        beta: How steeply the weights exp(beta k) of the steps k = 0..steps rise. beta times steps is from
+            -80 to 80.
+        tau_threshold: Images whose measure (see `gate`) is strictly below it are countered. At least 0,
+            which passes every image of the gate "drift".
+        norm: "linf" or "l2".
+        pass_through: What an image that passes the gate is answered from. "noise": x + d0, as published.
+            "clean": x itself, so that the answer is exactly undefended CLIP's. "both": the mean of the
+            normalised f(x) and f(t(x)), which the gate "agreement" compared. "views": the views of x,
+            with the gate "none" alone.
+        calibrated_for: The mark that `calibrated` sets; None if the threshold was not calibrated. A
+            threshold does not carry over to another model or gate, nor to other settings that the gate
+            measures with: the size and norm of its noise, or its transform.
+        momentum: Momentum of Nesterov steps (NAC uses 0.9), at least 0 and below 1; 0 is TTC. From v_0 =
+            0, step k takes its gradient g at d_(k-1) + momentum v_(k-1). Then v_k = momentum v_(k-1) +
+            step_size sign(g), and d_k is d_(k-1) + v_k within the budget and the bounds of pixels. In l2,
+            step_size g / (||g|| + 1e-10) replaces step_size sign(g). The point where the gradient is
+            taken may lie outside of budget and bounds.
+        gate: What is measured of each image; results call it drift, whatever the gate. "drift" is the
+            published tau = ||f(x + d0) - f(x)|| / ||f(x)||, which is low for attacked images.
+            "high_noise_drift" (arXiv 2606.03730) is 1 / (1 + tau) at noise of the size `gate_noise`,
+            where tau is high for attacked images. "agreement" is cos(f(x), f(t(x))), low for attacked
+            images; with a low-pass filter of radius 40 as t and the threshold 0.85 it is CSR's (arXiv
+            2601.19210). "none" measures nothing: drift is 0 for every image, with the threshold 0 all of
+            them pass, and there is nothing to calibrate and no gate to evade. Every gate but "none" costs
+            2 forward passes. These include what a passing image is answered from, except for pass_through
+            "noise" with a gate other than "drift". Those of the gate "drift" include the counterattack's
+            first pass, too. (All of this with no separate model for the gate.)
+        gate_noise: Size of the noise of the gate "high_noise_drift", in the units and range of `eps`: d0
+            is scaled by gate_noise / eps.
+        gate_depth: The block of a vision transformer, counted from 1, after which the gate "agreement"
+            compares tokens in place of embeddings. t(x) then costs only that share of a forward pass.
+            None compares embeddings.
+        gate_tokens: The tokens that are compared: the "class" token, or the "mean" of the patches' tokens.
+        early_threshold: From 0.01 to 1, with `gate_depth` alone: puts two gates in a row. An image whose
+            tokens agree at least as much passes early and is answered from f(x). All others are measured
+            by their embeddings, against `tau_threshold`. The drift of an image that passes early is 1 plus
+            the agreement of its tokens. None: every image is measured by its tokens.
+        transform: t, as text (see `clipfast.transforms`). The gate "agreement" compares with t(x), and
+            the objective "towards" ascends towards it.
+        objective: What the counterattack ascends. "away", as published: ||f(x + d) - f(x)||^2. "towards"
+            (CSR): cos(f(x + d), f(t(x))) - cos(f(x + d), f(x)).
+        views: Transforms of x + delta, at most 64. The mean of their normalised embeddings answers a
+            countered image in place of f(x + delta). None as published. Each costs a forward pass, unless
+            nothing is added to the image and its embedding is known already.
+        view_weights: Weights of that mean: "equal", or "agreement", exp(10 cos) of each view's embedding
+            and the equal mean.
 
-    Raises InputError for values outside these ranges, for a transform that changes nothing where one is used,
-    for objective "towards" without steps, for pass_through "both" with a gate that compares no embeddings and
-    "views" with another than "none" or without any, for fewer than 3 views that are weighed by agreement, for
-    a gate_depth with another gate than "agreement", and for an early_threshold without gate_depth.
+    Raises:
+        InputError: If a value is outside of its range or not finite in float32; if a transform is
+            unknown, or changes nothing ("identity") although the gate or the objective uses it; for
+            objective "towards" without steps; for pass_through "both" unless the gate compares embeddings;
+            for pass_through "views" without gate "none" or without views; for view_weights "agreement"
+            with fewer than 3 views; for a gate_depth with another gate than "agreement"; for an
+            early_threshold without gate_depth.
     """
 
     eps: float = 4 / 255
@@ -230,12 +250,15 @@ class CounterattackConfig:
 
     @classmethod
     def published(cls) -> CounterattackConfig:
-        """The settings of the paper's main tables (l-inf; ViT-B/32)."""
+        """Returns the settings of the paper's main tables (l-inf; ViT-B/32)."""
         return cls()
 
     @classmethod
     def recommended(cls) -> CounterattackConfig:
-        """What `benchmarks/pareto.py` chose on the bundled model: two soft crops of every picture."""
+        """Returns the settings that `benchmarks/pareto.py` chose: two soft crops of every picture.
+
+        They were chosen on the bundled model.
+        """
         return cls(
             gate="none",
             tau_threshold=0.0,
@@ -246,13 +269,20 @@ class CounterattackConfig:
 
     @classmethod
     def of(cls, preset: Preset) -> CounterattackConfig:
-        """`published` or `recommended`, by its name. Raises InputError for another one."""
+        """Returns `published` or `recommended`, by its name.
+
+        Raises:
+            InputError: If there is no preset of that name.
+        """
         if preset not in get_args(Preset):
             raise InputError(f"expected a preset of {', '.join(get_args(Preset))}, got {preset!r}")
         return cls.published() if preset == "published" else cls.recommended()
 
     def ungated(self) -> CounterattackConfig:
-        """The same settings under a threshold that no image reaches: all are countered, none passes early."""
+        """Returns the same settings with a threshold that no image reaches, so that all are countered.
+
+        The threshold is 1e9, and no image passes early. The result is not marked as calibrated.
+        """
         depth = self.gate_depth if self.early_threshold is None else None
         return dataclasses.replace(
             self, tau_threshold=1e9, calibrated_for=None, gate_depth=depth, early_threshold=None
@@ -265,7 +295,7 @@ class CounterattackConfig:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether every image is answered in one way, with nothing added: the gradient is exact then."""
+        """Whether every image is answered in one way and unchanged, so that the gradient is exact."""
         return self.gate == "none" and self.tau_threshold == 0 and self.pass_through != "noise"
 
     @property
@@ -280,11 +310,11 @@ class CounterattackConfig:
 
     @property
     def answers_both_ways_from_clean(self) -> bool:
-        """Whether f(x) is part of the answer of an image that passes, and known where one is countered."""
+        """Whether f(x) is part of a passing image's answer, and is known of a countered image, too."""
         return self.pass_through == "both" or (self.pass_through == "views" and "identity" in self.views)
 
     def transforms(self) -> tuple[str, ...]:
-        """The transforms that the defence makes, each once."""
+        """Returns the names of the transforms that the defence makes, each once."""
         names = (self.transform,) if self._uses_transform else ()
         return tuple(dict.fromkeys((*names, *self.views)))
 
@@ -293,42 +323,55 @@ class CounterattackConfig:
         return self.gate == "agreement" or self.objective == "towards"
 
     def calibrated(self, weights: str) -> CounterattackConfig:
-        """The same settings, marked as calibrated for a model.
+        """Returns the same settings, marked as calibrated for a model.
 
-        weights: the fingerprint of the image tower that the gate measures by (`clipfast.models.fingerprint`).
+        Args:
+            weights: The fingerprint of the image tower that the gate measures with
+                (`clipfast.models.fingerprint`).
         """
         return dataclasses.replace(self, calibrated_for=self._mark(weights))
 
     def is_calibrated(self, weights: str) -> bool:
-        """Whether tau_threshold was calibrated for these weights and this gate's settings, if it has any."""
+        """Returns whether the threshold was calibrated for a model and for what this gate measures with.
+
+        The gate "none" has nothing to calibrate, and counts as calibrated.
+
+        Args:
+            weights: The fingerprint of the image tower that the gate measures with
+                (`clipfast.models.fingerprint`).
+        """
         return self.gate == "none" or self.calibrated_for == self._mark(weights)
 
     def is_ttc(self) -> bool:
-        """Whether gate, counterattack and answer are of the published kind, whatever their numbers."""
+        """Returns whether gate, counterattack and answer are of the published kind, with any numbers."""
         return self.gate == "drift" and self.objective == "away" and not self.views
 
     def is_randomised(self) -> bool:
-        """Whether an answer depends on the noise that is drawn."""
+        """Returns whether an answer depends on the noise."""
         return self.moves or GATES[self.gate].draws
 
     def gates_as_published(self) -> bool:
-        """Whether gate and threshold are those of `published`, with all that drift is measured with."""
+        """Returns whether the gate, its threshold, eps and norm are those of `published`."""
         names, published = ("gate", "tau_threshold", "eps", "norm"), type(self).published()
         return all(getattr(self, name) == getattr(published, name) for name in names)
 
     def _mark(self, weights: str) -> str:
-        import hashlib  # a sixth of what `import clipfast` takes
+        import hashlib  # here, because it takes a sixth of the time of `import clipfast`
 
         what = f"{weights} {GATES[self.gate].measured_with(self)} {self.tau_threshold!r}"
         return hashlib.sha256(what.encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The settings as a JSON object; `from_json` gives an equal config back."""
+        """Returns the settings as a JSON object, of which `from_json` makes an equal config."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> CounterattackConfig:
-        """Reads what `to_json` wrote. Raises InputError for anything else."""
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: If the text is not a JSON object, or for settings that `from_settings` refuses.
+        """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
@@ -339,9 +382,17 @@ class CounterattackConfig:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> CounterattackConfig:
-        """Settings by their names, as older versions named them too. Raises InputError for others."""
+        """Makes a config of settings by their names, those of older versions included.
+
+        Args:
+            settings: Values by the names of this class's attributes. The older gate "low_pass" becomes
+                "agreement" with a low-pass filter of the older setting "radius" (by default 40).
+
+        Raises:
+            InputError: If a name is unknown, or the class refuses a value.
+        """
         values = dict(settings)
-        # CSR's gate had a name, and its filter's radius, of its own.
+        # Older versions named CSR's gate "low_pass", and its filter's radius by a setting of its own.
         radius = values.pop("radius", 40.0)
         if values.get("gate") == "low_pass":
             values |= {"gate": "agreement", "transform": f"low_pass {radius!r}"}
@@ -359,7 +410,7 @@ def _depth_of(config: CounterattackConfig) -> str:
     return tokens if config.early_threshold is None else f"{tokens} at {config.early_threshold!r} first"
 
 
-# Far beyond what helps, and little enough to be computed.
+# Limits far beyond useful settings, yet small enough to compute with.
 _LARGEST, _MOST_STEPS, _STEEPEST, _MOST_VIEWS, _MOST_BLOCKS = 3.4e38, 1000, 80, 64, 1000
 
 _CHOICES = {

@@ -1,4 +1,4 @@
-"""What clipfast raises and warns with."""
+"""The errors and warnings of clipfast, and the texts that several of them share."""
 
 __all__ = [
     "ArtifactError",
@@ -32,7 +32,7 @@ _EXTRAS = {
 
 
 class InputError(ValueError):
-    """An input is not what was expected; the message names what was expected and what came."""
+    """An input is not what was expected; the message names what was expected and what was given."""
 
 
 class ArtifactError(ValueError):
@@ -40,15 +40,15 @@ class ArtifactError(ValueError):
 
 
 class VerificationError(ArtifactError):
-    """An exported file's answers are not the reference's; the message names the file and the checks."""
+    """An exported file does not answer as the reference does; the message names file and checks."""
 
 
 class GradientError(RuntimeError):
-    """Pixels that require grad were given to a defended classifier, which is not differentiable."""
+    """Pixels that require a gradient were given to a defended classifier, which is not differentiable."""
 
 
 class OutOfMemoryError(RuntimeError):
-    """A batch did not fit in memory, at half a chunk either."""
+    """A batch did not fit in memory, not even in chunks of one image."""
 
 
 class UncalibratedWarning(UserWarning):
@@ -56,7 +56,12 @@ class UncalibratedWarning(UserWarning):
 
 
 def names_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """The error to raise instead where a package of an extra is missing: it names the extra."""
+    """Returns the error to raise for a missing package: one that names the extra to install.
+
+    Args:
+        what: What needs the package, for the message.
+        error: The import's error. It is returned as it is if its package belongs to no extra.
+    """
     if error.name not in _EXTRAS:
         return error
     extra = f"pip install 'clipfast[{_EXTRAS[error.name]}]'"
@@ -64,7 +69,12 @@ def names_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 
 def out_of_range(low: float, high: float) -> str:
-    """What to say of pixels that are not in [0, 1]: what they are, and what they look like."""
+    """Returns the message for pixels outside of [0, 1], with a guess at what they are.
+
+    Args:
+        low: The least value.
+        high: The greatest value.
+    """
     if low > -0.1 and high < 1.1:
         guess = "an image that resizing or arithmetic took slightly out of range: clamp it"
     elif low >= 0 and high <= 255:
@@ -77,7 +87,7 @@ def out_of_range(low: float, high: float) -> str:
 
 
 def uncalibrated(tau_threshold: float) -> str:
-    """What to warn of where a threshold was not calibrated for the model that it is used with."""
+    """Returns the text of `UncalibratedWarning` for a threshold."""
     return (
         f"tau_threshold = {tau_threshold:g} was not calibrated for this model; "
         "thresholds do not carry over between models. Results say calibrated=False. "

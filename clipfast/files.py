@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and text files, read with errors that name them."""
+"""Files that are written whole or not at all, and text files whose reading errors name them."""
 
 from __future__ import annotations
 
@@ -25,33 +25,52 @@ __all__ = [
 UNFINISHED = ".part"
 """The suffix of a file that was not finished: what a killed process leaves behind."""
 
-# Characters of a name that are kept in that of the file beside it: the whole stays below 255 bytes.
+# How many characters of a file's name go into the name of the temporary file beside it, so that the whole
+# stays below 255 bytes.
 _KEPT = 40
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises InputError where it cannot be read."""
+    """Reads a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        InputError: If the file cannot be read or is not UTF-8.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that are not blank, stripped. Raises InputError where it cannot be read."""
+    """Reads the lines of a UTF-8 file that are not blank, stripped.
+
+    Raises:
+        InputError: If the file cannot be read or is not UTF-8.
+    """
     return lines_of(read_text(path))
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines that are not blank, stripped."""
+    """Returns the lines of a text that are not blank, stripped."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path` to write to: moved into its place at the end, removed where that failed.
+    """Opens a new file beside `path`, which takes the place of `path` once it is written.
 
-    No other process writes to it, and a link is never followed. Its mode is that of any new file.
+    No other process writes to it, and a link is never followed. Its mode is that of any new file. If
+    writing fails, the new file is removed and `path` stays as it was.
+
+    Args:
+        path: Where the finished file belongs.
+
+    Yields:
+        The new file, open for writing in binary.
+
+    Raises:
+        OSError: If the file cannot be created, written or moved.
     """
     aside = path.with_name(f".{path.name[:_KEPT]}.{secrets.token_hex(8)}{UNFINISHED}")
     file = aside.open("xb")
@@ -68,9 +87,17 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
 
 
 def move_into_place(file: Path, path: Path) -> None:
-    """Renames a finished file to `path`, on the same file system, in place of what stood there.
+    """Renames a finished file to `path`, on the same file system, and replaces what was there.
 
-    The file reaches the disk before its name does, so that a power failure leaves the old one or the new.
+    The file's content reaches the disk before its name does, so that a power failure leaves either the
+    old file or the new one.
+
+    Args:
+        file: The finished file.
+        path: Its new place.
+
+    Raises:
+        OSError: If the file cannot be read or renamed.
     """
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
@@ -78,7 +105,11 @@ def move_into_place(file: Path, path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raises InputError for a file that could not be written, before the work that it is for."""
+    """Checks that a file can be written, before the work that makes its content.
+
+    Raises:
+        InputError: If `path` is a folder, or its folder is missing or cannot be written to.
+    """
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
@@ -90,7 +121,12 @@ def check_place(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole, in UTF-8.
 
-    Raises InputError where that cannot be done; the folder is then as it was.
+    Args:
+        path: The file, which is replaced if there is one.
+        text: Its new content.
+
+    Raises:
+        InputError: If the file cannot be written; its folder is then as it was.
     """
     try:
         with written_aside(path) as file:
@@ -101,7 +137,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _rename(file: Path, path: Path) -> None:
     file.replace(path)
-    # The new name is on the disk with the folder. Not every system lets a folder be opened or synchronised.
+    # The new name is on the disk once the folder is. Not every system can open or synchronise a folder.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -13,7 +13,7 @@ from .errors import InputError
 
 __all__ = ["Prediction", "Stats", "StatsRecorder"]
 
-# numpy's or torch's: what differs between them is asked of the array, and torch is not imported.
+# A numpy array or a torch tensor. Code asks the array which one it is, so that torch is not imported.
 Array = TypeVar("Array", bound=Any)
 
 # Drift differs between models by orders of magnitude, so the bins are logarithmic.
@@ -24,26 +24,38 @@ DRIFT_BINS = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 41), [np.inf]])
 class Prediction(Generic[Array]):
     """A defended classifier's answer for N images and C classes.
 
-    Torch tensors of `DefendedClassifier`, detached, on the model's device; numpy arrays of an exported one.
+    `DefendedClassifier` gives torch tensors, detached and on the model's device. Exported classifiers
+    give numpy arrays.
+
+    Attributes:
+        logits: float32 [N, C], defended.
+        undefended_logits: float32 [N, C], plain CLIP's. NaN for images for which they were neither asked
+            for nor needed.
+        embedding: float32 [N, D], what was classified, before L2 normalisation. None from most exported
+            files.
+        drift: float32 [N], what the gate measured: tau, or another gate's measure.
+        countered: bool [N], drift < tau_threshold.
+        delta: float32 [N, 3, H, W], the counter-perturbation in [0, 1] pixel units. None unless asked
+            for.
+        classnames: The names of the C classes.
+        calibrated: Whether tau_threshold was calibrated for this model.
     """
 
-    logits: Array  # float32 [N, C], defended
-    undefended_logits: Array  # float32 [N, C], plain CLIP's; NaN where they were not asked for or needed
-    embedding: (
-        Array | None
-    )  # float32 [N, D] what was classified, before L2 normalisation; few exports give it
-    drift: Array  # float32 [N] what the gate measured: tau, or another gate's
-    countered: Array  # bool [N] drift < tau_threshold
-    delta: Array | None  # float32 [N, 3, H, W] the counter-perturbation in [0, 1] pixel units, if asked for
+    logits: Array
+    undefended_logits: Array
+    embedding: Array | None
+    drift: Array
+    countered: Array
+    delta: Array | None
     classnames: tuple[str, ...]
-    calibrated: bool  # whether tau_threshold was calibrated for this model
+    calibrated: bool
 
     def __len__(self) -> int:
         return len(self.logits)
 
     @property
     def probabilities(self) -> Array:
-        """softmax(logits): float32 [N, C]."""
+        """The classes' probabilities, softmax(logits): float32 [N, C]."""
         if not isinstance(self.logits, np.ndarray):
             return self.logits.softmax(dim=1)
         powers = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
@@ -51,23 +63,30 @@ class Prediction(Generic[Array]):
 
     @property
     def labels(self) -> Array:
-        """The most probable class of each image: int64 [N]."""
+        """The index of each image's most probable class: int64 [N]."""
         return self.logits.argmax(1)
 
     @property
     def changed(self) -> Array:
-        """Whether the defence gave another label than plain CLIP, where that was asked: bool [N]."""
+        """Whether the defence gave another label than plain CLIP, False if unknown: bool [N]."""
         return self.undefended_known & (self.labels != self.undefended_logits.argmax(1))
 
     @property
     def undefended_known(self) -> Array:
-        """Whether plain CLIP was asked: bool [N]."""
+        """Whether plain CLIP's logits are known, and not NaN: bool [N]."""
         return self.undefended_logits[:, 0] == self.undefended_logits[:, 0]  # not NaN
 
     def topk(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """For each image its k (or all C) most probable classes, (name, probability), best first.
+        """Returns each image's most probable classes, best first.
 
-        Raises InputError for k below 1.
+        Args:
+            k: How many classes; all C if there are fewer.
+
+        Returns:
+            A list of N lists of pairs, the name of a class and its probability.
+
+        Raises:
+            InputError: If k is below 1.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
@@ -86,28 +105,35 @@ def _as_numpy(array: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Counts since the classifier was made (or last reset).
+    """Counts since the classifier was made or its counts were last reset.
 
-    placed: of an exported file how many nodes of its graph run on each device or provider.
+    Attributes:
+        images: Images classified.
+        countered: Images that the gate held back.
+        changed: Images to which the defence gave another label than plain CLIP, of those for which that
+            is known.
+        drift_histogram: int64 [42], counts between the drift_edges. Negative cosines count as 0.
+        drift_edges: float64 [43], from 0 to infinity.
+        placed: Of an exported file, how many nodes of its graph run on each device or provider.
     """
 
     images: int
     countered: int
     changed: int
-    drift_histogram: NDArray[np.int64]  # int64 [42], counts between drift_edges; a cosine below 0 as 0
-    drift_edges: NDArray[np.float64] = field(default_factory=DRIFT_BINS.copy)  # [43], from 0 to infinity
+    drift_histogram: NDArray[np.int64]
+    drift_edges: NDArray[np.float64] = field(default_factory=DRIFT_BINS.copy)
     placed: dict[str, int] = field(default_factory=dict)
 
 
 class StatsRecorder:
-    """Adds predictions up; safe across threads."""
+    """Adds up predictions; safe across threads. Copies and unpickled recorders start from zero."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Back to zero."""
+        """Sets the counts back to zero."""
         with self._lock:
             self._counts = np.zeros(3, np.int64)
             self._histogram = np.zeros(len(DRIFT_BINS) - 1, np.int64)
@@ -121,7 +147,7 @@ class StatsRecorder:
             self._histogram += histogram
 
     def read(self) -> Stats:
-        """The counts so far."""
+        """Returns the counts so far."""
         with self._lock:
             images, countered, changed = self._counts.tolist()
             histogram = self._histogram.copy()

@@ -1,9 +1,9 @@
 """The test-time counterattack (TTC; Xing, Zhao, Sebe, CVPR 2025, arXiv 2503.03613) in plain PyTorch.
 
-This page is the ground truth of every test and the baseline of every benchmark. `counterattack` spends what
-the published code spends, 4 forward and 2 backward passes for every image; `counterattack_early_return` reads
-the gate first and counters only the images that it holds back. Other gates, objectives and answers stand in
-`clipfast.reference_stages`; with the published settings none of them comes in.
+This module is the ground truth of every test and the baseline of every benchmark. `counterattack` spends
+what the published code spends: 4 forward and 2 backward passes for every image.
+`counterattack_early_return` reads the gate first, and counters only the images that it holds back. Other
+gates, objectives and answers are in `clipfast.reference_stages`; the published settings use none of them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,21 @@ __all__ = ["Counterattacked", "counterattack", "counterattack_early_return"]
 
 
 class Counterattacked(NamedTuple):
-    """What a counterattack yields for N images."""
+    """What a counterattack yields for N images.
 
-    embedding: Tensor  # [N, D] f(x + delta), or what of its views stands for it
-    clean_embedding: Tensor  # [N, D] f(x)
-    drift: Tensor  # [N] what the gate measured
-    countered: Tensor  # [N] bool: tau < tau_threshold
-    delta: Tensor  # [N, 3, H, W]
+    Attributes:
+        embedding: [N, D], what the images are answered from: f(x + delta), or the mean of several views.
+        clean_embedding: [N, D], f(x). NaN for images of which it was not needed.
+        drift: [N], what the gate measured.
+        countered: bool [N], drift < tau_threshold.
+        delta: [N, 3, H, W], the perturbation in [0, 1] pixel units.
+    """
+
+    embedding: Tensor
+    clean_embedding: Tensor
+    drift: Tensor
+    countered: Tensor
+    delta: Tensor
 
 
 def counterattack(
@@ -51,13 +59,25 @@ def counterattack(
     sign: Callable[[Tensor], Tensor] = torch.sign,
     create_graph: bool = False,
 ) -> Counterattacked:
-    """Counters every image and keeps the result where the gate says so, as the published code does.
+    """Counters every image, and keeps the result for those that the gate holds back, as published.
 
-    encode: any image tower, f. pixels, noise: float [N, 3, H, W]; the noise is the caller's draw of
-    U(-eps, eps) per pixel (l2: of a point in the ball). drift_encode: the tower that measures drift, where
-    it is another one. tokens: with config.gate_depth, what the gate reads of that tower, see
-    `clipfast.models.tower.ImageTower.gate_tokens`. sign, create_graph: for attackers only, who differentiate
-    through the steps and replace the sign by something smooth. Works under `no_grad` and `inference_mode`.
+    The published code spends the same passes. Works under `no_grad` and `inference_mode`.
+
+    Args:
+        encode: Any image tower, f.
+        pixels: float [N, 3, H, W] in [0, 1].
+        noise: float [N, 3, H, W], the caller's draw of U(-eps, eps) per pixel (l2: of a point in the
+            ball).
+        config: Settings of the defence.
+        drift_encode: The tower that the gate measures with, if it is another one.
+        tokens: What the gate reads of that tower if config.gate_depth is set, see
+            `clipfast.models.tower.ImageTower.gate_tokens`.
+        sign: What takes the sign of gradients. Attackers, who differentiate through the steps, replace it
+            by something smooth.
+        create_graph: Whether to keep the graph of every pass. For attackers only.
+
+    Raises:
+        InputError: If a transform of the config does not fit the size of the pixels.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x, d0 = pixels, into_bounds(noise, pixels)
@@ -100,13 +120,28 @@ def counterattack_early_return(
     drift_encode: Encoder | None = None,
     tokens: Encoder | None = None,
 ) -> Counterattacked:
-    """The same answers, with the loop run only for images that the gate holds back.
+    """Gives the answers of `counterattack`, but runs the loop only for images that the gate holds back.
 
-    Takes what `counterattack` takes. Images that pass cost 2 forward passes. Countered ones cost 4 and 2
-    backward, as published; where they are less than half of the batch 5 and 2, because the step that the
-    probe's graph could serve runs again for them alone. Other gates: 2, and one more without
-    pass_through="clean"; countered 5 and 2. With a separate drift encoder f(x) is computed only
-    where it is needed: `clean_embedding` is NaN for an image that passes with pass_through="noise".
+    With the gate "drift" and two steps an image that passes costs 2 forward passes, and a countered one 4
+    forward and 2 backward, as published. If less than half of a batch is countered, it costs 5 and 2: the
+    step that the probe's graph could serve runs again for those images alone. With another gate an image
+    that passes costs 2 forward passes, and one more unless it is answered from f(x) alone; a countered
+    one costs 5 and 2. (The gate "none" spends only f(x) before that; several views cost a pass each; the
+    objective "towards" costs a pass more.)
+
+    With a separate drift encoder f(x) is computed only where it is needed: `clean_embedding` is NaN for
+    an image that passes with pass_through="noise".
+
+    Args:
+        encode: Any image tower, f.
+        pixels: float [N, 3, H, W] in [0, 1].
+        noise: float [N, 3, H, W], as for `counterattack`.
+        config: Settings of the defence.
+        drift_encode: The tower that the gate measures with, if it is another one.
+        tokens: As for `counterattack`.
+
+    Raises:
+        InputError: If a transform of the config does not fit the size of the pixels.
     """
     noise_passes = config.pass_through == "noise"
     with torch.inference_mode(False), torch.no_grad():
@@ -120,7 +155,8 @@ def counterattack_early_return(
                 tau = drift_of(noisy.detach(), clean)
                 countered = tau < config.tau_threshold
                 rows = countered.nonzero().flatten()
-                # The probe's graph serves the first step where most rows need it; else they run again.
+                # The probe's graph serves the first step if at least half of the rows need it. Otherwise
+                # those rows run again.
                 if 2 * len(rows) >= len(x) and config.steps and config.objective == "away":
                     gradient = _gradient(noisy, clean, None, leaf)[rows]
             embedding = noisy.detach() if noise_passes else clean.clone()
@@ -137,7 +173,7 @@ def counterattack_early_return(
             tau = gate_measure(drift_encode, x, d, drift_encode(x), config, tokens)
             countered = tau < config.tau_threshold
             rows = countered.nonzero().flatten()
-            # One pass gives f(x) where an image is countered and the answer where it is not.
+            # One pass gives f(x) of countered images, and what the others are answered from.
             embedding = encode(x + d * ~countered[:, None, None, None] if noise_passes else x)
             clean = embedding.clone()
             if noise_passes:
@@ -163,7 +199,7 @@ def counterattack_early_return(
 def _gradient(
     noisy: Tensor, clean: Tensor, goal: Tensor | None, d: Tensor, create_graph: bool = False
 ) -> Tensor:
-    """d/dd ||f(x + d) - f(x)||^2, or of another objective, given f(x + d) with its graph."""
+    """The gradient to d of the objective, such as ||f(x + d) - f(x)||^2, from f(x + d) and its graph."""
     return torch.autograd.grad(ascended(noisy, clean, goal), d, create_graph=create_graph)[0]
 
 
@@ -178,9 +214,9 @@ def _ascend(
     sign: Callable[[Tensor], Tensor] = torch.sign,
     create_graph: bool = False,
 ) -> Tensor:
-    """delta = sum_k w_k d_k with w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps.
+    """Computes delta = sum_k w_k d_k with w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps.
 
-    gradient: at d, which is d_0; where momentum is 0 every later one is taken at d_k, else ahead of it.
+    gradient is that at d, which is d_0. Each later one is taken at d_k, or with momentum ahead of it.
     """
     velocity = None
     weights = torch.softmax(config.beta * torch.arange(config.steps + 1, dtype=torch.float64), 0).tolist()

@@ -1,8 +1,8 @@
 """The choices of a defence's stages in plain PyTorch: gates, objectives and views.
 
-Beside `clipfast.reference` the ground truth of every test. High-noise drift: arXiv 2606.03730. Agreement with
-a transformed picture, and the ascent towards it: CSR, arXiv 2601.19210. The mean over views: TTE (Pérez et
-al., ICCV Workshops 2021), of embeddings in place of logits.
+With `clipfast.reference` it is the ground truth of every test. High-noise drift is of arXiv 2606.03730.
+Agreement with a transformed picture, and the ascent towards it, are CSR's, arXiv 2601.19210. The mean
+over views is TTE's (Pérez et al., ICCV Workshops 2021), of embeddings in place of logits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ Encoder = Callable[[Tensor], Tensor]  # pixels [N, 3, H, W] in [0, 1] -> embeddi
 
 
 def drift_of(noisy: Tensor, clean: Tensor) -> Tensor:
-    """tau = ||f(x + d0) - f(x)|| / ||f(x)|| of embeddings f(x + d0) and f(x), [N, D]: [N]."""
+    """Computes tau = ||f(x + d0) - f(x)|| / ||f(x)|| (TTC, arXiv 2503.03613, section 3).
+
+    Args:
+        noisy: f(x + d0), [N, D].
+        clean: f(x), [N, D].
+
+    Returns:
+        tau, [N].
+    """
     return (noisy - clean).norm(dim=1) / clean.norm(dim=1)
 
 
@@ -48,11 +56,25 @@ def gate_measure(
     config: CounterattackConfig,
     tokens: Encoder | None = None,
 ) -> Tensor:
-    """What the gate holds against its threshold, [N]; clean: f(x).
+    """Computes what the gate compares with its threshold.
 
-    tau; at larger noise 1 / (1 + tau); cos(f(x), f(t(x))); or 0. tokens: what is read at config.gate_depth
-    (`ImageTower.gate_tokens`), needed with one: their cosine in place of the embeddings', or, with an
-    early_threshold, 1 more than it of images that pass early, and the embeddings' of all others.
+    That is tau; at larger noise 1 / (1 + tau); cos(f(x), f(t(x))); or 0, for the gate "none". With a
+    gate_depth it is the cosine of tokens; with an early_threshold 1 plus that for images that pass early, and
+    the cosine of embeddings for all others.
+
+    Args:
+        encode: The tower that the gate measures with, f.
+        x: Pixels, [N, 3, H, W] in [0, 1].
+        d0: Noise within the budget and the bounds of pixels, [N, 3, H, W].
+        clean: f(x), [N, D].
+        config: Names the gate and its settings.
+        tokens: What the gate reads of x if config.gate_depth is set, `ImageTower.gate_tokens`.
+
+    Returns:
+        The measure of each image, [N]. Of the gate "none" it has no gradient.
+
+    Raises:
+        InputError: If the gate's transform does not fit the size of the pixels.
     """
     if config.gate == "none":
         return x.new_zeros(len(x))
@@ -73,27 +95,56 @@ def gate_measure(
 
 
 def token_agreement(tokens: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor:
-    """The cosine of what `tokens` gives of x and of t(x): [N]."""
+    """Computes how well the tokens of x and t(x) agree.
+
+    Args:
+        tokens: Pixels [N, 3, H, W] -> what the gate reads of them, [N, W] (`ImageTower.gate_tokens`).
+        x: Pixels, [N, 3, H, W] in [0, 1].
+        config: Has the transform t.
+
+    Returns:
+        The cosine of both, [N].
+    """
     beside = within(transformed(x, config.transform))
     return torch.cosine_similarity(tokens(beside), tokens(x), dim=1)
 
 
 def passed_early(measure: Tensor, config: CounterattackConfig) -> Tensor:
-    """Which images passed at config.early_threshold, by what `gate_measure` gave of them: bool [N]."""
+    """Tells which images passed early, bool [N], from what `gate_measure` gave for them, [N]."""
     if config.early_threshold is None:
         return torch.zeros_like(measure, dtype=torch.bool)
     return measure > 1 + config.early_threshold / 2  # other measures are cosines, at most 1 but for rounding
 
 
 def goal_of(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor | None:
-    """f(t(x)), which an ascent goes towards, [N, D]; None where it goes nowhere in particular."""
+    """Computes f(t(x)), which the objective "towards" ascends towards.
+
+    Args:
+        encode: The image tower, f.
+        x: Pixels, [N, 3, H, W] in [0, 1].
+        config: Names the objective and the transform t.
+
+    Returns:
+        f(t(x)), [N, D]; None for the objective "away".
+
+    Raises:
+        InputError: If the transform does not fit the size of the pixels.
+    """
     if config.objective == "away":
         return None
     return encode(within(transformed(x, config.transform)))
 
 
 def ascended(moved: Tensor, clean: Tensor, goal: Tensor | None) -> Tensor:
-    """What the counterattack ascends, of f(x + d), f(x) and f(t(x)): a sum over images."""
+    """Computes what the counterattack ascends, summed over images.
+
+    That is ||f(x + d) - f(x)||^2 (TTC), or cos(f(x + d), f(t(x))) - cos(f(x + d), f(x)) (CSR).
+
+    Args:
+        moved: f(x + d), [N, D].
+        clean: f(x), [N, D].
+        goal: f(t(x)), [N, D], or None for TTC's objective.
+    """
     if goal is None:
         return (moved - clean).square().sum()
     towards, from_here = (torch.cosine_similarity(moved, other, dim=1) for other in (goal, clean))
@@ -107,9 +158,20 @@ def passed_embedding(
     clean: Tensor | None = None,
     early: Tensor | None = None,
 ) -> Tensor:
-    """What pictures that pass are answered from by several embeddings, [N, D].
+    """Computes what passing images are answered from if it is the mean of several embeddings.
 
-    clean: f(x), if known. early: which of them passed early, bool [N]; f(x) alone answers these.
+    Args:
+        encode: The image tower, f.
+        x: Pixels, [N, 3, H, W] in [0, 1].
+        config: Has pass_through "views", or "both": the mean of the normalised f(x) and f(t(x)).
+        clean: f(x), [N, D], if it is known.
+        early: Which images passed early, bool [N]. f(x) alone answers these.
+
+    Returns:
+        The mean of the normalised embeddings, [N, D].
+
+    Raises:
+        InputError: If a transform does not fit the size of the pixels.
     """
     if config.pass_through == "views":
         return answer_embedding(encode, x, config)
@@ -121,7 +183,19 @@ def passed_embedding(
 
 
 def answer_embedding(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor:
-    """What countered pictures x + delta are answered from, [N, D]: f, or the mean over their views."""
+    """Computes what countered images are answered from: f, or the mean over their views.
+
+    Args:
+        encode: The image tower, f.
+        x: The pixels x + delta, [N, 3, H, W] in [0, 1].
+        config: Names the views and how they are weighed.
+
+    Returns:
+        f(x + delta), or the weighted mean of the views' normalised embeddings, [N, D].
+
+    Raises:
+        InputError: If a view does not fit the size of the pixels.
+    """
     if not config.views:
         return encode(x)
     seen = torch.stack([F.normalize(encode(within(transformed(x, view)))) for view in config.views])
@@ -133,7 +207,15 @@ def answer_embedding(encode: Encoder, x: Tensor, config: CounterattackConfig) ->
 
 
 def transformed(x: Tensor, transform: str) -> Tensor:
-    """t(x) of pixels [N, 3, H, W]; see `clipfast.transforms`."""
+    """Computes t(x) of pixels [N, 3, H, W]; of a chain, each transform but the last is clamped to [0, 1].
+
+    Args:
+        x: Pixels, [N, 3, H, W] in [0, 1].
+        transform: A transform or several in a row, as text; see `clipfast.transforms`.
+
+    Raises:
+        InputError: If the transform is unknown, or is a crop that cuts nothing at this size.
+    """
     first, *others = parse_chain(transform)
     x = _transformed(x, first)
     for other in others:
@@ -164,25 +246,36 @@ def _transformed(x: Tensor, chosen: Transform) -> Tensor:
 
 
 def blur(x: Tensor) -> Tensor:
-    """x [N, 3, H, W] under a 3x3 mean filter, edges replicated."""
+    """Filters x [N, 3, H, W] by a 3x3 mean, edges replicated."""
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
 
 
 def low_pass(x: Tensor, radius: float) -> Tensor:
-    """x [N, 3, H, W] without frequencies further than `radius` cycles a picture from 0 (CSR)."""
+    """Removes the frequencies further than `radius` cycles a picture from 0 (CSR, arXiv 2601.19210).
+
+    Args:
+        x: Pixels, [N, 3, H, W].
+        radius: The largest frequency that is kept, in cycles a picture.
+    """
     rows, columns = (torch.fft.fftfreq(n, device=x.device).mul(n).round() for n in x.shape[-2:])
     kept = rows[:, None] ** 2 + columns**2 <= radius**2
     return torch.fft.ifft2(torch.where(kept, torch.fft.fft2(x), 0)).real
 
 
 def within(pixels: Tensor) -> Tensor:
-    """Pixels clamped to [0, 1], with the gradient of what was given.
+    """Clamps pixels to [0, 1], and passes on the gradient as if they were not clamped.
 
-    Beyond its bounds clamp has none, and an attacker would not see what is filtered white or black.
+    A clamp has no gradient outside of its bounds, so that an attacker would not see what a filter made
+    white or black.
     """
     return pixels.clamp(0, 1).detach() + (pixels - pixels.detach())
 
 
 def into_bounds(d: Tensor, x: Tensor) -> Tensor:
-    """The perturbation nearest to d with x + d in [0, 1]: [N, 3, H, W]."""
+    """Returns the perturbation nearest to d with x + d in [0, 1].
+
+    Args:
+        d: A perturbation, [N, 3, H, W].
+        x: Pixels, [N, 3, H, W] in [0, 1].
+    """
     return d.clamp(min=-x, max=1 - x)

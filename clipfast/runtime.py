@@ -1,4 +1,4 @@
-"""Exported files without torch: over ONNX Runtime, over OpenVINO, and by their names in every format.
+"""Exported files without torch: over ONNX Runtime, over OpenVINO, and by file name in every format.
 
 Needs numpy, Pillow, and onnxruntime or openvino.
 """

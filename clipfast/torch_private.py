@@ -1,7 +1,7 @@
-"""The names that PyTorch keeps private and clipfast uses, all of them: a new release may lack any.
+"""All the private names of PyTorch that clipfast uses; a new release of PyTorch may lack any of them.
 
-Each is looked up when it is first asked for. Where this PyTorch lacks it, that is an ImportError which names
-it and says who uses it; `tests/test_torch_private.py` looks for all of them at once.
+Each is looked up when it is first asked for. If this PyTorch lacks it, an ImportError names it and says
+which modules use it. `tests/test_torch_private.py` looks for all of them at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ __all__ = [
 
 
 class PrivateName(NamedTuple):
-    """path: where it is in torch, or its class is whose instances have it. users: modules of clipfast."""
+    """A private name of PyTorch, and who uses it.
+
+    Attributes:
+        path: Where the name is in torch. For an attribute of instances, the class comes before it.
+        users: The modules of clipfast that use it.
+    """
 
     path: str
     users: tuple[str, ...]
 
 
-# What this module calls each name, in an import from it or by a function below.
+# By the name that this module gives to each: to be imported from it, or wrapped by a function below.
 NAMES = {
     # Compilers and graphs.
     "OpOverload": PrivateName("torch._ops.OpOverload", ("encoders.traced", "exporters.torchscript")),
@@ -87,7 +92,12 @@ def __getattr__(name: str) -> Any:
 
 
 def find(name: str) -> Any:
-    """What one of NAMES stands for. Raises ImportError where this PyTorch lacks it."""
+    """Returns what one of NAMES stands for.
+
+    Raises:
+        ImportError: If this PyTorch lacks it.
+        KeyError: If the name is not in NAMES.
+    """
     path, users = NAMES[name]
     _, *parts, last = path.split(".")
     try:
@@ -107,7 +117,19 @@ def trace(
     inputs: tuple[Tensor, ...],
     decompositions: Mapping[Any, Callable[..., Any]],
 ) -> fx.GraphModule:
-    """function(*inputs) as a graph of aten operators. What is in the inputs is not read; weights are real."""
+    """Traces a function as a graph of aten operators.
+
+    The values of the inputs are not read: they are traced as fake tensors. Weights that the function
+    closes over stay real ones.
+
+    Args:
+        function: A function of tensors.
+        inputs: Tensors of the shapes and dtypes to trace with.
+        decompositions: Functions that replace operators in the trace, by operator.
+
+    Raises:
+        ImportError: If this PyTorch lacks the tracer.
+    """
     make_fx = find("trace")
     run = make_fx(
         function, tracing_mode="fake", _allow_non_fake_inputs=True, decomposition_table=decompositions
@@ -116,20 +138,23 @@ def trace(
 
 
 def forward_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
-    """What runs after a module's forward pass."""
+    """Returns the functions that run after a module's forward pass, by their number."""
     return module._forward_hooks
 
 
 def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
-    """What runs before a module's forward pass."""
+    """Returns the functions that run before a module's forward pass, by their number."""
     return module._forward_pre_hooks
 
 
 def parts_of(module: nn.Module) -> tuple[Mapping[str, Any], ...]:
-    """A module's own parameters, buffers and children, by name: without the walk that `parameters()` is."""
+    """Returns a module's own parameters, buffers and children, each by name.
+
+    Unlike `parameters()`, it does not walk through the children.
+    """
     return module._parameters, module._buffers, module._modules
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often a tensor was written to in place, other than through `.data`."""
+    """Returns how often a tensor was written to in place, other than through `.data`."""
     return tensor._version

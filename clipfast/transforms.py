@@ -1,8 +1,8 @@
-"""Fixed linear changes of a picture, by name, which gates compare with, ascents go towards and views show.
+"""Fixed linear changes of a picture, by name: for gates, ascents and views.
 
-A transform is written as its name and its parameters: "blur", "low_pass 40", "crop 0.9 top-left"; several in
-a row as "mirror then blur". The two forms in torch are `clipfast.reference_stages.transformed` and
-`clipfast.defence.transforming.picture_map`.
+A transform is written as its name and its parameters: "blur", "low_pass 40", "crop 0.9 top-left". Several
+in a row are written as "mirror then blur". The two forms in torch are
+`clipfast.reference_stages.transformed` and `clipfast.defence.transforming.picture_map`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ class _Number(NamedTuple):
 
 
 class TransformFacts(NamedTuple):
-    """What a transform is and takes."""
+    """What a transform does, and which parameters it takes.
+
+    Attributes:
+        what: What it does, in words.
+        number: What its number means and which numbers it takes; None if it takes no number.
+        has_place: Whether it takes a place, one of PLACES.
+    """
 
     what: str
     number: _Number | None = None
@@ -64,7 +70,14 @@ TRANSFORMS = {
 
 @dataclass(frozen=True)
 class Transform:
-    """A transform's name and parameters; `str` gives the text that `parse` reads."""
+    """A transform's name and parameters; `str` gives the text that `parse` reads.
+
+    Attributes:
+        name: One of TRANSFORMS.
+        number: Its number, if it takes one: a standard deviation in pixels ("gaussian"), a radius in
+            cycles a picture ("low_pass"), or a share of each side ("crop").
+        place: Where a crop lies, one of PLACES; None for other transforms.
+    """
 
     name: str
     number: float | None = None
@@ -74,7 +87,8 @@ class Transform:
     def parse(cls, text: str) -> Transform:
         """Reads "NAME", "NAME NUMBER" or "NAME NUMBER PLACE".
 
-        Raises InputError for a transform that is not known, and for parameters that it does not take.
+        Raises:
+            InputError: If the transform is unknown, or the parameters are not those that it takes.
         """
         name, *parameters = text.split() or [""]
         facts = TRANSFORMS.get(name)
@@ -101,15 +115,24 @@ class Transform:
         return " ".join(part for part in parts if part is not None)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Raises InputError for a crop that cuts nothing of a picture of (height, width)."""
+        """Checks that a crop cuts something off a picture; other transforms fit every size.
+
+        Args:
+            size: (height, width) of the picture in pixels.
+
+        Raises:
+            InputError: If the crop is as large as the picture.
+        """
         if self.name == "crop" and crop_window(self, size)[2:] == size:
             raise InputError(f"expected a crop that cuts at least one pixel of {size}, got {str(self)!r}")
 
 
 def parse_chain(text: str) -> tuple[Transform, ...]:
-    """The transforms of "A then B", in the order in which they are made; often one.
+    """Reads "A then B" as transforms in the order in which they are made; often it is only one.
 
-    Raises InputError as `Transform.parse` does, for "identity" among several, and for more than eight.
+    Raises:
+        InputError: If `text` is not a string, as `Transform.parse` does, for "identity" among several
+            transforms, and for more than eight of them.
     """
     if not isinstance(text, str):
         raise InputError(f"expected a transform as a string, got {text!r}")
@@ -123,12 +146,20 @@ def parse_chain(text: str) -> tuple[Transform, ...]:
 
 
 def written(chain: tuple[Transform, ...]) -> str:
-    """The text that `parse_chain` reads."""
+    """Returns the text that `parse_chain` reads as these transforms."""
     return " then ".join(map(str, chain))
 
 
 def crop_window(crop: Transform, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The first row and column of a crop of a picture of (height, width), and its height and width."""
+    """Returns where a crop lies in a picture.
+
+    Args:
+        crop: A transform "crop".
+        size: (height, width) of the picture in pixels.
+
+    Returns:
+        The crop's first row, its first column, its height and its width.
+    """
     assert crop.number is not None
     assert crop.place is not None
     height, width = (max(1, round(crop.number * side)) for side in size)
@@ -139,15 +170,28 @@ def crop_window(crop: Transform, size: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def csr_radius(size: tuple[int, int]) -> float:
-    """The radius, in cycles a picture of (height, width), that cuts off as much as CSR's low-pass filter.
+    """Returns the radius of a low-pass filter that cuts off as much of a picture as CSR's does.
 
     CSR (arXiv 2601.19210) keeps 40 cycles of 224 pixels.
+
+    Args:
+        size: (height, width) of the picture in pixels.
+
+    Returns:
+        The radius in cycles a picture, in proportion to the shorter side.
     """
     return 40 * min(size) / 224
 
 
 def gaussian_weights(deviation: float) -> list[float]:
-    """The weights of a Gaussian filter of so many pixels' standard deviation; they sum to 1."""
+    """Returns the weights of a Gaussian filter, which sum to 1.
+
+    Args:
+        deviation: The standard deviation in pixels.
+
+    Returns:
+        2 ceil(3 deviation) + 1 weights, from one end of the filter to the other.
+    """
     reach = math.ceil(3 * deviation)
     heights = [math.exp(-0.5 * (i / deviation) ** 2) for i in range(-reach, reach + 1)]
     return [height / sum(heights) for height in heights]

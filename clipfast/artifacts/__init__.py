@@ -1,1 +1,1 @@
-"""Exported classifiers described and run, without torch where possible. The way in is `clipfast.runtime`."""
+"""Describes and runs exported files, without torch where possible; users import `clipfast.runtime`."""

@@ -1,4 +1,4 @@
-"""Exported classifiers whatever runs them: numpy in, a Prediction out. Needs no torch."""
+"""Exported classifiers, the same way for every runtime: numpy in, a Prediction out. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,17 +28,28 @@ _log = logging.getLogger(__name__)
 
 
 class ArtifactClassifier:
-    """A defended classifier read from an exported file, whatever runs it.
+    """A defended classifier read from an exported file, over any runtime.
 
-    session: the file in its runtime. noise_policy, noise_key: as for `DefendedClassifier`, where the file
-    takes noise as an input (profile "lab", and static files). metadata: what the file says about itself.
+    Many threads may call `predict` of one classifier at once. A test-time defence is not a certified one;
+    see `metadata.limits`.
 
-    Many threads may call `predict` of one classifier at once. Warns with UncalibratedWarning where the
-    threshold was not calibrated for the exported model. Raises ArtifactError for a file without metadata of
-    a defended classifier, of a newer schema, or whose inputs and outputs are not those of its metadata;
-    InputError for a bad policy or key, and for the policy "content" where the file draws its noise itself.
+    Warns with UncalibratedWarning if the threshold was not calibrated for the exported model.
 
-    A test-time defence is not a certified one: `metadata.limits`.
+    Args:
+        session: The file, loaded in its runtime.
+        noise_policy: As for `DefendedClassifier`. "content" needs a file that takes noise as an input:
+            one of the profile "lab", or a static one.
+        noise_key: As for `DefendedClassifier`.
+
+    Attributes:
+        path: The exported file.
+        metadata: What the file says about itself.
+
+    Raises:
+        ArtifactError: If the file carries no metadata of a defended classifier, its metadata has a newer
+            schema, or its inputs and outputs are not those of its metadata.
+        InputError: If the policy or key is not valid, or the policy is "content" and the file draws its
+            noise itself.
     """
 
     def __init__(
@@ -48,7 +59,7 @@ class ArtifactClassifier:
         if noise_policy == "content" and not self._takes("noise"):
             raise InputError(self._only_in_lab("noise_policy 'content'"))
         if not self.calibrated:
-            # Up to who called the subclass.
+            # The warning points at the caller of the subclass.
             warnings.warn(uncalibrated(self.config.tau_threshold), UncalibratedWarning, stacklevel=3)
 
     def _take(self, session: Session, source: NoiseSource) -> None:
@@ -60,19 +71,19 @@ class ArtifactClassifier:
         self._stats = StatsRecorder()
 
     def __getstate__(self) -> tuple[Session, NoiseSource]:
-        return self._session, self._source  # the rest is what the file says when it is loaded again
+        return self._session, self._source  # all else is read from the file when it is loaded again
 
     def __setstate__(self, state: tuple[Session, NoiseSource]) -> None:
         self._take(*state)
 
     @property
     def noise_policy(self) -> NoisePolicy:
-        """How noise is drawn that a call does not give: "fresh" or "content"."""
+        """How noise is drawn if a call gives none: "fresh" or "content"."""
         return self._source.policy
 
     @property
     def classnames(self) -> tuple[str, ...]:
-        """The C classes, in the order of the logits."""
+        """The C class names, in the order of the logits."""
         return self.metadata.classnames
 
     @property
@@ -82,7 +93,7 @@ class ArtifactClassifier:
 
     @property
     def preprocess(self) -> Preprocess:
-        """From image files to the pixels that the file takes."""
+        """The transform from image files to the pixels that the file takes."""
         return self.metadata.preprocess
 
     @property
@@ -105,17 +116,36 @@ class ArtifactClassifier:
         tau_threshold: ArrayLike | None = None,
         with_delta: bool = False,
     ) -> Prediction[NDArray[Any]]:
-        """Classifies pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0, and is any for every file.
+        """Classifies pixels.
 
-        noise, seed, first_image: as for `DefendedClassifier.predict`, with the same noise for the same seed
-        (in l-inf to the bit); for files that take noise. tau_threshold: in place of the config's, for all
-        images or one for each, [N]; the prediction then says calibrated=False. with_delta: keep the
-        counter-perturbation. Both for files of the profile "lab".
+        `noise`, `seed` and `first_image` are for files that take noise as an input. For the same seed the
+        noise is that of `DefendedClassifier.predict`, equal to the bit in l-inf. `tau_threshold` and
+        `with_delta` are for files of the profile "lab".
 
-        Raises InputError for bad pixels, noise and thresholds, for floats where the file takes uint8, for
-        what the file does not take, and for answers that are not finite; ArtifactError where the file
-        fails, gives other outputs than it says or counters by another threshold, and where it draws its own
-        noise in a process that was forked after it was loaded.
+        Args:
+            pixels: [N, 3, H, W], uint8, or float in [0, 1]. N may be 0, and any N is possible for every
+                file.
+            noise: The caller's own noise, float [N, 3, H, W] within the config's eps, in [0, 1] pixel
+                units.
+            seed: Makes the call reproducible; an integer from 0 to 2^64 - 1. Image i's noise then depends
+                on the seed and `first_image` + i alone.
+            first_image: The index of the first image under the seed, from 0 to 2^32 - N.
+            tau_threshold: Replaces the config's threshold: one number of at least 0 for all images, or
+                one for each, [N]. The prediction then has `calibrated` False.
+            with_delta: Whether the prediction keeps the counter-perturbation.
+
+        Returns:
+            The prediction, as numpy arrays. `undefended_logits` are NaN and `embedding` is None if the
+            file does not give them.
+
+        Raises:
+            InputError: If pixels, noise, seed, `first_image` or thresholds are not valid; both noise and
+                a seed are given; pixels are floats although the file takes uint8; the file lacks the
+                input or output that an argument needs; or the file's drift, logits or embedding are not
+                finite.
+            ArtifactError: If the file fails, gives other outputs than its metadata names, or counters by
+                a threshold other than the given one; or it draws its own noise in a process that was
+                forked after it was loaded.
         """
         if os.getpid() != self._session.pid and self._draws:
             raise ArtifactError(
@@ -154,8 +184,10 @@ class ArtifactClassifier:
         )
 
     def stats(self) -> Stats:
-        """Images, countered, changed and the drift histogram since the start or `reset_stats`, and what runs
-        where.
+        """Returns the counts since the start or the last `reset_stats`.
+
+        They are the numbers of images, countered images and changed answers, and the drift histogram.
+        `placed` tells how many nodes of the file's graph run on each device or provider.
         """
         return dataclasses.replace(self._stats.read(), placed=dict(self._session.placed))
 
@@ -197,7 +229,7 @@ class ArtifactClassifier:
         return prediction
 
     def _check_gate(self, answer: dict[str, NDArray[Any]], threshold: NDArray[np.float32]) -> None:
-        """Raises ArtifactError where a file counters other images than those below its threshold."""
+        """Raises ArtifactError if a file counters other images than those below its threshold."""
         wrong = np.flatnonzero(answer["countered"] != (answer["drift"] < threshold))
         if len(wrong):
             i = wrong[0]

@@ -16,12 +16,20 @@ __all__ = ["ImageEncoder"]
 
 
 class ImageEncoder:
-    """A CLIP model's image tower read from an exported file, whatever runs it: undefended, for search.
+    """A CLIP model's image tower read from an exported file, over any runtime: undefended, for search.
 
-    session: the file in its runtime. metadata: what the file says about itself.
+    Many threads may call `encode_image` of one encoder at once.
 
-    Many threads may call `encode_image` of one encoder at once. Raises ArtifactError for a file without
-    metadata of an encoder, of a newer schema, or whose inputs and outputs are not those of its metadata.
+    Args:
+        session: The file, loaded in its runtime.
+
+    Attributes:
+        path: The exported file.
+        metadata: What the file says about itself.
+
+    Raises:
+        ArtifactError: If the file carries no metadata of an image encoder, its metadata has a newer
+            schema, or its inputs and outputs are not those of its metadata.
     """
 
     def __init__(self, session: Session) -> None:
@@ -33,7 +41,7 @@ class ImageEncoder:
 
     @property
     def preprocess(self) -> Preprocess:
-        """From image files to the pixels that the file takes."""
+        """The transform from image files to the pixels that the file takes."""
         return self.metadata.preprocess
 
     @property
@@ -42,11 +50,20 @@ class ImageEncoder:
         return self.metadata.preprocess.size
 
     def encode_image(self, pixels: arrays.Pixels, *, normalize: bool = False) -> NDArray[np.float32]:
-        """The embeddings, float32 [N, D], of pixels [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+        """Returns the embeddings of pixels.
 
-        normalize: to the length 1, as open_clip's `encode_image` has it. Raises InputError for bad pixels,
-        for floats where the file takes uint8, and for embeddings that are not finite; ArtifactError where
-        the file fails, or gives another output than it says.
+        Args:
+            pixels: [N, 3, H, W], uint8, or float in [0, 1]. N may be 0.
+            normalize: Whether embeddings are scaled to length 1, as by `normalize` of open_clip's
+                `encode_image`.
+
+        Returns:
+            float32 [N, D].
+
+        Raises:
+            InputError: If the pixels are not valid, are floats although the file takes uint8, or have an
+                embedding that is not finite or has length 0.
+            ArtifactError: If the file fails, or gives an output other than its metadata names.
         """
         x = pixels_taken(self.path, pixels, self.image_size, self.metadata.pixels)
         answer = run_in_batches(self._session, {"pixels": x}, self._outputs, batch=self.metadata.batch)

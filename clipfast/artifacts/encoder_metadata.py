@@ -1,4 +1,4 @@
-"""What an exported image encoder says about itself: one versioned JSON text. Needs no torch."""
+"""The metadata of an exported image encoder: one versioned JSON text. Needs no torch."""
 
 from __future__ import annotations
 
@@ -35,9 +35,18 @@ _FIELDS: dict[str, Field] = COMMON | {
 class EncoderMetadata:
     """All that an exported image encoder's file says about itself.
 
-    batch: its size, None for any. pixels: the dtype that it takes. width: of an embedding, D. model_name,
-    pretrained, weights_sha256, preprocess, precision, versions, license: see
-    `clipfast.artifacts.metadata.Metadata`.
+    Attributes:
+        batch: The batch size, or None for any.
+        pixels: The dtype of the pixels that the file takes.
+        width: The number of elements D of an embedding.
+        model_name: open_clip's name of the model, or None if it has none.
+        pretrained: open_clip's name of the weights, or None if they have none.
+        weights_sha256: The `clipfast.models.fingerprint.fingerprint` of the image tower, 64 hexadecimal
+            digits.
+        preprocess: The transform from image files to pixels.
+        precision: The number format of the operands of large matrix products.
+        versions: The versions of the packages that exported the file, "clipfast" and "torch" among them.
+        license: The licence of the weights.
     """
 
     batch: int | None
@@ -53,22 +62,28 @@ class EncoderMetadata:
 
     @property
     def ports(self) -> tuple[Ports, Ports]:
-        """The input and the output of the file."""
+        """The input `pixels` [N, 3, H, W] and the output `embedding`, float32 [N, D]."""
         pixels = Port("pixels", self.pixels, (self.batch, 3, *self.preprocess.size))
         return (pixels,), (Port("embedding", "float32", (self.batch, self.width)),)
 
     def to_json(self) -> str:
-        """The JSON text; `from_json` gives equal metadata back."""
+        """Returns the metadata as JSON text, from which `from_json` builds equal metadata.
+
+        Raises:
+            ValueError: If a number is not finite.
+        """
         values = {"kind": _KIND, "schema": _SCHEMA, **dataclasses.asdict(self)}
         values["preprocess"] = written_preprocess(values["preprocess"])
         return json.dumps(values, indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> EncoderMetadata:
-        """Reads what `to_json` wrote.
+        """Reads the text that `to_json` wrote.
 
-        Raises ArtifactError for anything else: no JSON, those of another kind of file, a newer schema, and
-        fields that are missing, unknown, or of another type or value; the message names the field.
+        Raises:
+            ArtifactError: If the text is not a JSON object, is of another kind of file, or has a newer or
+                unknown schema; or a field is missing, unknown, or of another type or value. The message
+                names the field.
         """
         values = read_object(text)
         if not _is_encoder(values):
@@ -81,8 +96,11 @@ class EncoderMetadata:
 
 
 def is_encoder(text: str) -> bool:
-    """Whether a file that carries this text says that it is an image encoder. Raises ArtifactError for a
-    text that is no JSON object."""
+    """Returns whether a metadata text says that its file is an image encoder.
+
+    Raises:
+        ArtifactError: If the text is not a JSON object.
+    """
     return _is_encoder(read_object(text))
 
 

@@ -1,4 +1,4 @@
-"""The JSON text that exported files carry: the key that it has there, and how its fields are read."""
+"""The JSON metadata of exported files: the key it is stored under, and how its fields are checked."""
 
 from __future__ import annotations
 
@@ -37,27 +37,31 @@ __all__ = [
     "written_preprocess",
 ]
 
-Precision = Literal["fp32", "fp16"]  # of the large products' operands
+Precision = Literal["fp32", "fp16"]  # of the operands of large matrix products
 
-# The name under which a file keeps the text; TorchScript's extra file has .json behind it.
+# The name under which a file stores its metadata text. TorchScript's extra file adds ".json" to it.
 KEY = "clipfast"
 
-Field = tuple[str, Callable[[Any], bool]]  # what it must be: in words, and as a test of the JSON value
+# What a field's value must be: described in words, and as a test of the JSON value.
+Field = tuple[str, Callable[[Any], bool]]
 
-_LARGEST = 2**31  # of a whole number
-_LONGEST = 2**14  # side of a picture, in pixels
+_LARGEST = 2**31  # integers must be smaller in absolute value
+_LONGEST = 2**14  # the longest side of a picture, in pixels
 
-# How pixels are laid out, whatever the model: written for readers other than clipfast.
+# How pixels are laid out, the same for every model. Written for readers other than clipfast.
 _PIXELS = {"color_order": "RGB", "range": [0, 1]}
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a JSON value is an integer."""
+    """Returns whether a JSON value is an integer; booleans are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
+    """Returns whether a JSON value is a finite number; booleans are not numbers.
+
+    An integer must also be smaller than 2^31 in absolute value.
+    """
     return (is_integer(value) and abs(value) < _LARGEST) or (
         isinstance(value, float) and math.isfinite(value)
     )
@@ -72,7 +76,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def one_of(*known: str) -> Field:
-    """A field that is one of these strings."""
+    """Returns a field whose value must be one of the given strings."""
     return " or ".join(map(repr, known)), lambda value: value in known
 
 
@@ -117,7 +121,11 @@ _PREPROCESS: dict[str, Field] = {
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """A JSON object. Raises ArtifactError for another text."""
+    """Reads a JSON object from a text.
+
+    Raises:
+        ArtifactError: If the text is not JSON, or its value is not an object.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -128,7 +136,16 @@ def read_object(text: str) -> dict[str, Any]:
 
 
 def check_schema(schema: Any, known: Set[int]) -> None:
-    """Raises ArtifactError for a schema that is none of the known ones."""
+    """Checks that a schema number is one that this version of clipfast reads.
+
+    Args:
+        schema: The value of the metadata field "schema".
+        known: The schemas that can be read.
+
+    Raises:
+        ArtifactError: If the schema is not an integer, is newer than every known one, or is not a known
+            one.
+    """
     if not is_integer(schema):
         raise ArtifactError(f"expected an integer as metadata field 'schema', got {reprlib.repr(schema)}")
     if schema > max(known):
@@ -141,7 +158,16 @@ def check_schema(schema: Any, known: Set[int]) -> None:
 
 
 def check_keys(values: Mapping[str, Any], known: Set[str], prefix: str = "") -> None:
-    """Raises ArtifactError where keys are missing or unknown. prefix: what comes before their names."""
+    """Checks that a JSON object has exactly the expected keys.
+
+    Args:
+        values: The JSON object.
+        known: The expected keys.
+        prefix: Text put before a key in error messages, such as "config.".
+
+    Raises:
+        ArtifactError: If a key is missing or unknown. The message names the first one in sorted order.
+    """
     if missing := sorted(known - set(values)):
         raise ArtifactError(f"metadata field '{prefix}{missing[0]}' is missing")
     if unknown := sorted(set(values) - known):
@@ -149,7 +175,16 @@ def check_keys(values: Mapping[str, Any], known: Set[str], prefix: str = "") -> 
 
 
 def check_fields(values: Mapping[str, Any], fields: Mapping[str, Field], prefix: str = "") -> None:
-    """Raises ArtifactError for values that are not of these fields; prefix as for `check_keys`."""
+    """Checks the keys and the values of a JSON object.
+
+    Args:
+        values: The JSON object.
+        fields: The expected fields by key.
+        prefix: Text put before a key in error messages, such as "preprocess.".
+
+    Raises:
+        ArtifactError: If a key is missing or unknown, or a value is not what its field expects.
+    """
     check_keys(values, fields.keys(), prefix)
     for name, (expected, is_so) in fields.items():
         if not is_so(values[name]):
@@ -158,7 +193,19 @@ def check_fields(values: Mapping[str, Any], fields: Mapping[str, Field], prefix:
 
 
 def made(kind: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> Any:
-    """What a field of settings stands for. Raises ArtifactError for settings that do not fit."""
+    """Builds the object that a metadata field describes.
+
+    Args:
+        kind: Builds the object from keyword arguments.
+        name: The name of the metadata field, for error messages.
+        settings: The keyword arguments for `kind`.
+
+    Returns:
+        What `kind` returns.
+
+    Raises:
+        ArtifactError: If `kind` raised InputError or OverflowError for these settings.
+    """
     try:
         return kind(**settings)
     except (InputError, OverflowError) as error:
@@ -166,12 +213,20 @@ def made(kind: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> An
 
 
 def written_preprocess(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The field "preprocess", of a `Preprocess` as a dictionary."""
+    """Returns the metadata field "preprocess" for a `Preprocess` that is given as a dictionary.
+
+    The field also says how pixels are laid out: colour order RGB, range [0, 1].
+    """
     return {**preprocess, **_PIXELS}
 
 
 def read_preprocess(values: Mapping[str, Any]) -> Preprocess:
-    """What `written_preprocess` wrote. Raises ArtifactError for anything else."""
+    """Reads the metadata field "preprocess" as `written_preprocess` writes it.
+
+    Raises:
+        ArtifactError: If a key is missing or unknown, a value is not what is expected, or `Preprocess`
+            does not accept the settings.
+    """
     check_fields(values, _PREPROCESS, "preprocess.")
     settings = {name: value for name, value in values.items() if name not in _PIXELS}
     return made(Preprocess, "preprocess", settings | {"size": tuple(settings["size"])})

@@ -1,4 +1,4 @@
-"""The formats of exported files: one list, which everything that names a format reads. Needs no torch."""
+"""The formats of exported files, in one list that all code with format names reads. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ FormatName = Literal["onnx", "torchscript", "aotinductor"]
 class Format:
     """A format of exported files.
 
-    suffix: how its files' names end. runtimes: what runs them, the preferred one first. writer:
-    "module:name" of the function that writes one (see `clipfast.exporters.exporting.Writer`), imported when
-    it is asked for. is_program: whether a file brings code that runs when it is loaded: its sessions take
-    `trust`, and a torch device.
+    Attributes:
+        name: The format's name.
+        suffix: The end of its files' names, such as ".ts.pt".
+        runtimes: The runtimes that run its files, the preferred one first.
+        writer: "module:name" of the function that writes a file, a `clipfast.exporters.writing.Writer`.
+            It is imported only when it is needed.
+        is_program: Whether a file contains code that runs when the file is loaded. Sessions of such files
+            take the arguments `trust` and `device`, a torch device.
     """
 
     name: FormatName
@@ -36,10 +40,23 @@ class Format:
     is_program: bool
 
     def load(self, path: Path, *, runtime: str = "auto", trust: bool = False, **options: Any) -> Session:
-        """A file in the runtime that runs it.
+        """Loads a file into a runtime.
 
-        runtime: by name; "auto" is the first that is installed. trust: for programs; options: keyword
-        arguments of the runtime's session.
+        Args:
+            path: The file.
+            runtime: The runtime's name. "auto" selects the first installed runtime that is not only for
+                checks.
+            trust: Whether the file's code may run. Used only for formats that are programs.
+            **options: Keyword arguments of the runtime's session.
+
+        Returns:
+            The session that has loaded the file.
+
+        Raises:
+            InputError: If the runtime does not run this format, or the session does not accept an
+                option's value.
+            ArtifactError: If the session cannot load the file; see the session's class.
+            ModuleNotFoundError: If the runtime's package is not installed. The message names the extra.
         """
         chosen = self.runtime(runtime)
         if self.is_program:
@@ -50,7 +67,15 @@ class Format:
             raise names_extra(path.name, error) from error
 
     def runtime(self, name: str = "auto") -> Runtime:
-        """The runtime of a name. Raises InputError for one that does not run this format."""
+        """Returns the runtime of a name.
+
+        Args:
+            name: The runtime's name. "auto" selects the first installed runtime that is not only for
+                checks, or the first of those if none is installed.
+
+        Raises:
+            InputError: If no runtime of this name runs the format.
+        """
         if name == "auto":
             serving = [runtime for runtime in self.runtimes if not runtime.for_checks]
             return next((runtime for runtime in serving if runtime.is_installed()), serving[0])
@@ -61,11 +86,19 @@ class Format:
         raise InputError(f"files of {self.suffix} run in {known}, got the runtime {name!r}")
 
     def installed_runtimes(self) -> tuple[RuntimeName, ...]:
-        """The names of the runtimes that are there, the preferred one first."""
+        """Returns the names of the installed runtimes, the preferred one first."""
         return tuple(runtime.name for runtime in self.runtimes if runtime.is_installed())
 
     def writes(self) -> Callable[..., None]:
-        """The function that writes a file."""
+        """Imports and returns the function that writes a file of this format.
+
+        Returns:
+            A `clipfast.exporters.writing.Writer`.
+
+        Raises:
+            ModuleNotFoundError: If a package that the writer needs is not installed. The message names
+                the extra.
+        """
         try:
             return imported(self.writer)
         except ModuleNotFoundError as error:
@@ -122,7 +155,11 @@ FORMATS: dict[FormatName, Format] = {
 
 
 def named_format(name: str) -> Format:
-    """The format of a name. Raises InputError for another one."""
+    """Returns the format of a name.
+
+    Raises:
+        InputError: If no format has this name.
+    """
     for format in FORMATS.values():
         if format.name == name:
             return format
@@ -130,7 +167,11 @@ def named_format(name: str) -> Format:
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:
-    """The format that a file's name stands for. Raises ArtifactError for another name."""
+    """Returns the format that the end of a file's name stands for.
+
+    Raises:
+        ArtifactError: If the name ends with no format's suffix.
+    """
     for format in FORMATS.values():
         if Path(path).name.endswith(format.suffix):
             return format

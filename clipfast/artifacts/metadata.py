@@ -1,6 +1,6 @@
-"""What an exported file says about itself: one versioned JSON text, the same in every format.
+"""The metadata of an exported classifier: one versioned JSON text, the same in every format.
 
-Written by whoever exports and read by whoever serves, without torch.
+The exporter writes it, and whoever serves the file reads it. Needs no torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SINCE_3 = {"gate_noise", "transform", "objective", "views", "view_weights"}
 _CONFIG = {field.name for field in dataclasses.fields(CounterattackConfig)}
 _BEFORE_5 = _CONFIG - _SINCE_5
 _OLDER = _BEFORE_5 - _SINCE_3
-# The fields of `config` in each schema that is read.
+# The fields of `config` in each schema that can be read.
 _CONFIGS = {
     1: _OLDER - {"momentum", "gate"},
     2: _OLDER | {"radius"},
@@ -67,13 +67,29 @@ LIMITS = (
 class Metadata:
     """All that an exported classifier's file says about itself.
 
-    profile, static, batch, pixels, outputs, width: see `clipfast.artifacts.ports.ports`.
-    model_name, pretrained: open_clip's names, where the model has one. weights_sha256: the image tower's
-    `clipfast.models.fingerprint`; drift_weights_sha256: that of the tower that measures drift where it is
-    another one. calibrated: whether config.tau_threshold was calibrated for it; calibration: the figures of
-    that calibration. preprocess: from image files to pixels. precision: of the large products' operands.
-    versions: of what it was exported with, "clipfast" and "torch" among them. limits: what the defence is
-    not good for, in words. license: of the weights.
+    Attributes:
+        profile: "serving" or "lab"; see `clipfast.artifacts.ports.ports`.
+        static: Whether the file has the static form; see `clipfast.artifacts.ports.ports`.
+        batch: The batch size, or None for any.
+        pixels: The dtype of the pixels that the file takes.
+        outputs: The names of the outputs, in order.
+        width: The number of elements D of an embedding, or None if it is not known.
+        model_name: open_clip's name of the model, or None if it has none.
+        pretrained: open_clip's name of the weights, or None if they have none.
+        weights_sha256: The `clipfast.models.fingerprint.fingerprint` of the image tower, 64 hexadecimal
+            digits.
+        drift_weights_sha256: The fingerprint of the tower that measures drift, or None if that is the
+            same tower.
+        classnames: The C class names, in the order of the logits.
+        templates: The prompt templates, with {} where the class name goes.
+        config: The settings of the defence.
+        calibrated: Whether `config.tau_threshold` was calibrated for this model.
+        calibration: The figures of that calibration by name, or None if there are none.
+        preprocess: The transform from image files to pixels.
+        precision: The number format of the operands of large matrix products.
+        versions: The versions of the packages that exported the file, "clipfast" and "torch" among them.
+        limits: What the defence does not protect against, in words.
+        license: The licence of the weights.
     """
 
     profile: Profile
@@ -99,7 +115,11 @@ class Metadata:
 
     @property
     def ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-        """The inputs and the outputs of the file, in order."""
+        """The inputs and the outputs of the file, in order.
+
+        Raises:
+            InputError: If the fields contradict each other; see `clipfast.artifacts.ports.ports`.
+        """
         return ports(
             profile=self.profile,
             static=self.static,
@@ -112,17 +132,25 @@ class Metadata:
         )
 
     def to_json(self) -> str:
-        """The JSON text; `from_json` gives equal metadata back."""
+        """Returns the metadata as JSON text, from which `from_json` builds equal metadata.
+
+        Raises:
+            ValueError: If a number is not finite.
+        """
         values = {"schema": SCHEMA, **dataclasses.asdict(self)}
         values["preprocess"] = written_preprocess(values["preprocess"])
         return json.dumps(values, indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Metadata:
-        """Reads what `to_json` wrote, in this version or an older one: settings that it lacks are defaults.
+        """Reads the text that `to_json` of this version or an older one wrote.
 
-        Raises ArtifactError for anything else: no JSON, a newer schema, and fields that are missing, unknown,
-        of another type or value, or that contradict each other; the message names the field.
+        Settings that an older version did not have take their defaults.
+
+        Raises:
+            ArtifactError: If the text is not a JSON object, is of another kind of file, or has a newer or
+                unknown schema; or a field is missing, unknown, of another type or value, or contradicts
+                another one. The message names the field.
         """
         values = read_object(text)
         if "kind" in values:
@@ -182,7 +210,7 @@ def _check_agreement(metadata: Metadata) -> None:
 
 
 def _is_known(metadata: Metadata) -> bool:
-    """Whether there is nothing to calibrate, or the published threshold is that of its own model."""
+    """Whether there is nothing to calibrate, or the published threshold is used with its own model."""
     source = metadata.model_name, metadata.pretrained
     return metadata.config.gate == "none" or (
         source in PUBLISHED_FOR and metadata.config.gates_as_published()

@@ -1,4 +1,4 @@
-"""Exported classifiers in ONNX, by the runtime that runs them. Need no torch."""
+"""Exported classifiers in ONNX, a class for each runtime. Need no torch."""
 
 from __future__ import annotations
 
@@ -17,24 +17,36 @@ __all__ = ["OnnxClassifier", "OpenVinoClassifier"]
 class OnnxClassifier(ArtifactClassifier):
     """A defended classifier exported to ONNX, over ONNX Runtime.
 
-    path: the .onnx file, beside its external data if it has some. providers: ONNX Runtime's execution
-    providers in order of preference, as "cpu", "cuda", "tensorrt", "coreml", "webgpu" or by its own names, or
-    (name, options); by default CUDA where this build of ONNX Runtime has it, then the CPU. Where a provider
-    would compute in less than float32 by itself it is told not to. threads: of one operator; by default ONNX
-    Runtime's choice. low_memory: no second copy of the weights in the layout that products read, and no
-    memory kept between calls; slower. sha256: digest that the file must have, see `load_artifact`.
-    noise_policy, noise_key, warnings: see `ArtifactClassifier`.
+    Logs which providers are active; `stats().placed` counts the nodes of each. Warns as
+    `ArtifactClassifier` does.
 
-    Logs which providers are active; `stats().placed` counts the nodes of each.
+    A file that takes noise is fed noise under keys from the operating system. A file that draws its own
+    noise uses ONNX Runtime's generator, which is seeded anew for each session from the operating system.
+    On a CPU this is a linear congruential generator with 31 bits of state, which is not cryptographic.
+    Whoever sees its noise can predict the next, and 2^31 guesses are few. Making a session sets ONNX
+    Runtime's seed for the whole process.
 
-    A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
-    by ONNX Runtime's generator, seeded anew for each session from the operating system: on a CPU a linear
-    congruential generator of 31 bits of state, which is not cryptographic. Who sees its noise can tell the
-    next, and 2^31 guesses are few. Making a session sets ONNX Runtime's seed for the whole process.
+    Args:
+        path: The .onnx file, beside its external data if it has some.
+        providers: ONNX Runtime's execution providers in order of preference. Each is "cpu", "cuda",
+            "tensorrt", "coreml", "webgpu", "openvino" or ONNX Runtime's own name, or (name, options). The
+            default is CUDA if this build of ONNX Runtime has it, then the CPU. A provider that would
+            compute in less than float32 by default is told not to, unless its options say otherwise.
+        threads: The number of threads of one operator, at least 1. The default is ONNX Runtime's choice.
+        low_memory: Whether to keep no second copy of the weights in the layout that products read, and no
+            memory between calls. This is slower.
+        sha256: The digest that the file must have; see `load_artifact`.
+        noise_policy: See `ArtifactClassifier`.
+        noise_key: See `ArtifactClassifier`.
 
-    Raises ArtifactError for a file that is missing, truncated, foreign, of a newer schema, or whose inputs
-    and outputs are not those of its metadata, and for a provider that was asked for and is not used;
-    InputError for bad options; ModuleNotFoundError without onnxruntime.
+    Raises:
+        ArtifactError: If the file is missing, truncated, not from clipfast, or has another digest; its
+            metadata has a newer schema; its inputs and outputs are not those of its metadata; its noise
+            has a seed that is stored in the file; or a requested provider is not available or is not
+            used.
+        InputError: If an option, policy or key is not valid, or the policy is "content" and the file
+            draws its noise itself.
+        ModuleNotFoundError: If onnxruntime is not installed. The message names the extra.
     """
 
     def __init__(
@@ -57,22 +69,33 @@ class OnnxClassifier(ArtifactClassifier):
 class OpenVinoClassifier(ArtifactClassifier):
     """A defended classifier exported to ONNX, over OpenVINO on a CPU.
 
-    path: the .onnx file, beside its external data if it has some. threads: of one call; by default
-    OpenVINO's choice. low_memory: no primitives kept for batch sizes that were seen; slower where they
-    change, and 2 % of the memory on ViT-B/32. cache: folder in which compiled models are kept, so that the
-    next start is faster; whoever can write there decides what runs. A file that draws its own noise is
-    compiled at every start, as its seed is part of what is compiled. precision: "fp32" alone. OpenVINO itself
-    would choose bfloat16 where the CPU has it, in which drift, and so the gate, is off by up to a third.
-    sha256: digest that the file must have, see `load_artifact`. noise_policy, noise_key, warnings: see
-    `ArtifactClassifier`.
+    Warns as `ArtifactClassifier` does.
 
-    A file that takes noise is fed noise under keys from the operating system. One that draws its own does so
-    by OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating system: few
-    enough to guess.
+    A file that takes noise is fed noise under keys from the operating system. A file that draws its own
+    noise uses OpenVINO's generator (Philox), which each session seeds with 31 bits from the operating
+    system. These are few enough to guess.
 
-    Raises ArtifactError for a file that is missing, truncated, foreign, of a newer schema, that OpenVINO
-    cannot compile, or whose inputs and outputs are not those of its metadata; InputError for bad options;
-    ModuleNotFoundError without openvino.
+    Args:
+        path: The .onnx file, beside its external data if it has some.
+        threads: The number of threads of one call, at least 1. The default is OpenVINO's choice.
+        low_memory: Whether to keep no primitives for batch sizes that were seen. This is slower if batch
+            sizes change, and saves 2 % of the memory on ViT-B/32.
+        cache: A folder in which compiled models are kept, so that the next start is faster. Whoever can
+            write to it decides what runs. A file that draws its own noise is compiled at every start,
+            because its seed is part of what is compiled.
+        precision: "fp32" alone. By itself OpenVINO would choose bfloat16 if the CPU has it; drift, and so
+            the gate, is then off by up to a third.
+        sha256: The digest that the file must have; see `load_artifact`.
+        noise_policy: See `ArtifactClassifier`.
+        noise_key: See `ArtifactClassifier`.
+
+    Raises:
+        ArtifactError: If the file is missing, truncated, not from clipfast, or has another digest; its
+            metadata has a newer schema; OpenVINO cannot compile it; its inputs and outputs are not those
+            of its metadata; or its noise has a seed that is stored in the file.
+        InputError: If an option, policy or key is not valid, or the policy is "content" and the file
+            draws its noise itself.
+        ModuleNotFoundError: If openvino is not installed. The message names the extra.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, looked at before any runtime opens it. Needs no onnx."""
+"""Finds the weights and seeds that an ONNX file names, before a runtime opens it. Needs no onnx."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["OnnxFile", "read_onnx"]
 
 _Kind = Literal["model", "function", "graph", "node", "attribute", "tensor", "sparse tensor", "entry"]
 
-# By their numbers in onnx.proto, the fields of each kind of message that lead to weights or random numbers.
+# For each kind of message: its fields that lead to weights or random numbers, by number in onnx.proto.
 _INSIDE: dict[_Kind, dict[int, _Kind]] = {
     "model": {7: "graph", 25: "function"},
     "function": {7: "node"},
@@ -28,20 +28,31 @@ _INSIDE: dict[_Kind, dict[int, _Kind]] = {
     "entry": {},
 }  # fmt: skip
 _ATTRIBUTE_NAME, _KEY, _VALUE = 1, 1, 2
-_DEEPEST = 64  # messages within messages: some ten graphs within graphs
+_DEEPEST = 64  # levels of nested messages, enough for some ten nested graphs
 
 
 @dataclass
 class OnnxFile:
-    """locations: of the files that weights lie in beside the file, as it names them. seeded: whether
-    something draws numbers from a seed that is in the file, and so the same ones in every session."""
+    """What was found in an ONNX file.
+
+    Attributes:
+        locations: The files beside it that hold weights, named as the ONNX file names them.
+        seeded: Whether an operator draws random numbers from a seed that is stored in the file. It would
+            draw the same numbers in every session.
+    """
 
     locations: set[str] = field(default_factory=set)
     seeded: bool = False
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Looks through a file, whose weights stay on disk. Raises ArtifactError for one that is no ONNX file."""
+    """Looks through an ONNX file without loading its weights into memory.
+
+    Raises:
+        ArtifactError: If the file is truncated, or is not an ONNX file.
+        OSError: If the file cannot be opened.
+        ValueError: If the file is empty.
+    """
     found = OnnxFile()
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

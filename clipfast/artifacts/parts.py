@@ -1,4 +1,4 @@
-"""An exported file and the files that its weights lie in: which they are, and that they are right."""
+"""The files that make up an export, itself and its weights, and the checks before they are loaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ _BLOCK = 1 << 20  # bytes
 
 @contextmanager
 def as_checked(path: Path, sha256: str | None = None) -> Iterator[Path]:
-    """Where a runtime may load an exported file from.
+    """Checks an exported file, and gives the path from which a runtime may load it.
 
-    sha256: the digest (`sha256_of`) that it must have; with one, what is loaded is a private copy, whose
-    bytes were digested as they were copied, so that nobody changes the file in between. It is gone later.
+    With a digest, the path is that of a private copy. The copy's bytes are digested as they are copied,
+    so that nobody can change the file in between. The copy is deleted when the context ends.
 
-    Raises ArtifactError for a file that is missing, empty, unreadable or has another digest, for an ONNX file
-    that is truncated or of another format, that draws its noise from a seed of its own, or that names weights
-    outside of its folder.
+    Args:
+        path: The exported file.
+        sha256: The digest that the file must have, as `sha256_of` returns it; case and surrounding spaces
+            do not matter. None checks no digest.
+
+    Yields:
+        `path` itself, or with a digest the path of the copy.
+
+    Raises:
+        ArtifactError: If the file or one with its weights is missing, empty or unreadable; it has another
+            digest; or an ONNX file is truncated, is of another format, draws its noise from a seed that
+            is stored in it, or names weights that lie outside its folder or behind a link.
     """
     if sha256 is None:
         parts_of(path)
@@ -42,14 +51,15 @@ def as_checked(path: Path, sha256: str | None = None) -> Iterator[Path]:
                     copied.write(block)
         if digest.hexdigest() != sha256.strip().lower():
             raise ArtifactError(f"{path}: expected the SHA-256 {sha256.strip()}, got {digest.hexdigest()}")
-        parts_of(copies[0])  # what was copied, should it have changed meanwhile
+        parts_of(copies[0])  # the copy is checked too: the file may have changed while it was copied
         yield copies[0]
 
 
 def parts_of(path: Path) -> list[Path]:
-    """An exported file, and after it the files that its weights lie in, by name.
+    """Returns an exported file, followed by the files that hold its weights, sorted by name.
 
-    Raises ArtifactError as `as_checked` does.
+    Raises:
+        ArtifactError: As for `as_checked`, except for the digest.
     """
     _check_readable(path)
     if path.suffix != ".onnx":
@@ -63,9 +73,10 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 over the parts of an exported file, one after the other, in hex.
+    """Returns the SHA-256 over the files of an export, one after the other, as 64 hexadecimal digits.
 
-    Raises ArtifactError as `as_checked` does.
+    Raises:
+        ArtifactError: As for `as_checked`, except for the digest.
     """
     digest = hashlib.sha256()
     for part in parts_of(path):

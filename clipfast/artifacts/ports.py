@@ -1,4 +1,4 @@
-"""What an exported classifier takes and gives, by name: the same in every format. Needs no torch."""
+"""The named inputs and outputs of exported classifiers, the same in every format. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ Profile = Literal["serving", "lab"]
 PixelType = Literal["float32", "uint8"]
 OutputName = Literal["logits", "undefended_logits", "drift", "countered", "delta", "embedding"]  # in order
 
-_NEEDED = ("logits", "drift", "countered")  # by whoever reads an answer
+_NEEDED = ("logits", "drift", "countered")  # no answer can be read without these
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output. shape: batch first; None is the batch size where it is dynamic."""
+    """An input or output.
+
+    Attributes:
+        name: Its name.
+        dtype: The dtype of its elements.
+        shape: Its shape, batch first. None is the batch size if that is dynamic.
+    """
 
     name: str
     dtype: Literal["float32", "uint8", "int64", "bool"]
@@ -30,12 +36,20 @@ Ports = tuple[Port, ...]
 
 
 def described(dtype: str, shape: tuple[int | None, ...]) -> str:
-    """As float32 [N, 3, 224, 224]."""
+    """Returns a dtype and a shape in words, such as `float32 [N, 3, 224, 224]`.
+
+    Args:
+        dtype: The name of the dtype.
+        shape: The shape; None is written as N.
+    """
     return f"{dtype} [{', '.join('N' if size is None else str(size) for size in shape)}]"
 
 
 def usual_outputs(profile: Profile) -> tuple[OutputName, ...]:
-    """What a file gives where nothing else is asked for."""
+    """Returns the outputs of a profile if no others are asked for.
+
+    These are logits, undefended_logits, drift and countered, and for the profile "lab" also delta.
+    """
     usual: tuple[OutputName, ...] = ("logits", "undefended_logits", "drift", "countered")
     return (*usual, "delta") if profile == "lab" else usual
 
@@ -51,15 +65,29 @@ def ports(
     outputs: Collection[str] | None = None,
     width: int | None = None,
 ) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The inputs and the outputs of an artifact, in order.
+    """Returns the inputs and the outputs of an exported classifier, in order.
 
-    profile: "serving" takes `pixels` alone; "lab" takes `noise` and `tau_threshold` too, and can give
-    `delta`. static: no operator draws noise, so that `noise` is an input in every profile. batch: None is
-    any. outputs: by name; None is `usual_outputs`. width: of embeddings, D.
+    Args:
+        profile: "serving" takes `pixels` alone. "lab" also takes `noise` and `tau_threshold`, and can
+            give `delta`.
+        static: Whether no operator draws noise, so that `noise` is an input in every profile.
+        batch: The batch size, or None for any.
+        pixels: The dtype of the input `pixels`.
+        image_size: (height, width) of the pixels.
+        classes: The number of classes, C.
+        outputs: The names of the outputs; None stands for `usual_outputs`.
+        width: The number of elements D of an embedding. Needed for the output `embedding`.
 
-    Raises InputError for an unknown profile, pixel type or output, for outputs without `logits`, `drift` and
-    `countered`, for `delta` of another profile than "lab", for `embedding` without a width, and for static
-    with another batch than 1.
+    Returns:
+        The inputs and the outputs. Possible inputs are `pixels` [N, 3, H, W] as float32 or uint8, `noise`
+        float32 [N, 3, H, W], and `tau_threshold` float32 [N]. Possible outputs are `logits` and
+        `undefended_logits` float32 [N, C], `drift` float32 [N], `countered` bool [N], `delta` float32
+        [N, 3, H, W], and `embedding` float32 [N, D].
+
+    Raises:
+        InputError: If the profile, pixel type or an output is unknown; `logits`, `drift` or `countered`
+            is missing from the outputs; `delta` is asked for in a profile other than "lab"; `embedding`
+            is asked for without a width; or `static` has a batch other than 1.
     """
     for name, value, known in (("profile", profile, Profile), ("pixels", pixels, PixelType)):
         if value not in get_args(known):

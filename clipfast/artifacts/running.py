@@ -1,4 +1,4 @@
-"""What every exported file is read and run by, whatever it holds and whatever runs it. Needs no torch."""
+"""Reads and runs exported files, the same way for every content and runtime. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ _T = TypeVar("_T")
 
 
 def read_metadata(session: Session, read: Callable[[str], _T]) -> _T:
-    """What a file carries, by the function that reads its kind.
+    """Reads the metadata that a file carries.
 
-    Raises ArtifactError for nothing and for what cannot be read; the message names the file.
+    Args:
+        session: The loaded file.
+        read: Reads a metadata text. It raises ArtifactError for one that it cannot read.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        ArtifactError: If the file carries no metadata, or `read` cannot read it. The message names the
+            file.
     """
     if not session.text:
         raise ArtifactError(f"{session.path}: carries no clipfast metadata, so clipfast did not export it")
@@ -33,9 +42,19 @@ def read_metadata(session: Session, read: Callable[[str], _T]) -> _T:
 
 
 def check_ports(session: Session, inputs: Ports, outputs: Ports) -> None:
-    """Raises ArtifactError where a graph's inputs or outputs are not those of its metadata.
+    """Checks that the inputs and outputs of a file's graph are those of its metadata.
 
-    What a runtime does not tell shows when it runs.
+    Nothing is checked if the runtime does not tell the graph's ports. `run_in_batches` then checks the
+    outputs when the file runs.
+
+    Args:
+        session: The loaded file.
+        inputs: The inputs that the metadata names.
+        outputs: The outputs that the metadata names.
+
+    Raises:
+        ArtifactError: If an input or output is missing, is not in the metadata, or has another dtype or
+            shape.
     """
     if session.ports is None:
         return
@@ -44,9 +63,20 @@ def check_ports(session: Session, inputs: Ports, outputs: Ports) -> None:
 
 
 def pixels_taken(path: Path, pixels: arrays.Pixels, size: tuple[int, int], dtype: PixelType) -> arrays.Pixels:
-    """Checked pixels, [N, 3, *size], as a file takes them.
+    """Checks pixels and converts them to the dtype that a file takes.
 
-    Raises InputError for bad pixels, and for floats where the file takes uint8.
+    Args:
+        path: The file, for error messages.
+        pixels: [N, 3, *size], uint8, or float in [0, 1].
+        size: (height, width) that the pixels must have.
+        dtype: The dtype that the file takes.
+
+    Returns:
+        The pixels [N, 3, *size] as contiguous uint8, or as float32 in [0, 1].
+
+    Raises:
+        InputError: If the pixels have another type, shape or dtype; are outside [0, 1], NaN or infinite;
+            or are floats although the file takes uint8.
     """
     x = arrays.check_pixels(pixels, size)
     if dtype == "float32":
@@ -59,10 +89,21 @@ def pixels_taken(path: Path, pixels: arrays.Pixels, size: tuple[int, int], dtype
 def run_in_batches(
     session: Session, inputs: Arrays, outputs: Sequence[Port], *, batch: int | None
 ) -> dict[str, NDArray[Any]]:
-    """The outputs for N images by name, in pieces of the file's batch where it is fixed.
+    """Runs a file on N images, in batches of its size if that is fixed.
 
-    inputs: [N, ...] each, in the order of the file's metadata. Raises ArtifactError where running it fails,
-    and where it gives something else than these outputs.
+    The last row is repeated to fill an incomplete batch. Without images nothing is run.
+
+    Args:
+        session: The loaded file.
+        inputs: Arrays [N, ...] by name, in the order of the file's metadata.
+        outputs: The outputs that the file must give, in order.
+        batch: The file's batch size, or None for any; all images are then run at once.
+
+    Returns:
+        The outputs for the N images by name, with the dtypes and shapes of `outputs`.
+
+    Raises:
+        ArtifactError: If the runtime fails, or the file gives other outputs, dtypes or shapes.
     """
     n = len(next(iter(inputs.values())))
     answer = {port.name: np.empty(_shape(port, n), port.dtype) for port in outputs}

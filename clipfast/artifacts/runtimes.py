@@ -1,4 +1,4 @@
-"""What runs an exported file: a package, and the session that loads files into it. Needs no torch."""
+"""A runtime of exported files: a package, and the session that loads files into it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ RuntimeName = Literal["onnxruntime", "openvino", "reference", "torch"]
 class Runtime:
     """A runtime of a format.
 
-    package: what it is imported from. session: "module:name" of the `Session` that loads a file, imported
-    when it is asked for. for_checks: too slow to serve; never chosen unless it is named.
+    Attributes:
+        name: The runtime's name.
+        package: The package that it is imported from.
+        session: "module:name" of the `Session` class that loads a file. It is imported only when it is
+            needed.
+        for_checks: Whether the runtime is too slow to serve. Such a runtime is used only if it is named.
     """
 
     name: RuntimeName
@@ -30,16 +34,33 @@ class Runtime:
     for_checks: bool = False
 
     def is_installed(self) -> bool:
-        """Whether its package is there."""
+        """Returns whether the runtime's package is installed."""
         return importlib.util.find_spec(self.package) is not None
 
     def load(self, path: Path, **options: Any) -> Session:
-        """Loads a file. options: keyword arguments of the session's class."""
+        """Loads a file into the runtime.
+
+        Args:
+            path: The file.
+            **options: Keyword arguments of the session's class.
+
+        Returns:
+            The session that has loaded the file.
+
+        Raises:
+            ArtifactError: If the session cannot load the file; see its class.
+            InputError: If the session does not accept an option's value.
+            ModuleNotFoundError: If the runtime's package is not installed.
+        """
         made: Session = imported(self.session)(path, **options)
         return made
 
 
 def imported(place: str) -> Any:
-    """What stands at "module:name"."""
+    """Imports the object that a "module:name" text stands for.
+
+    Raises:
+        ModuleNotFoundError: If the module, or one that it imports, is not installed.
+    """
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)

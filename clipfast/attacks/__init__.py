@@ -1,6 +1,7 @@
 """Attacks in [0, 1] pixel units, within an l-inf budget, on a plain function of pixels or on a defence.
 
-`make` names them. Each is an `Attack`: its `run` gives adversarial pixels and what they cost, from a seed.
+`make` builds an attack by its name. Each is an `Attack`, whose `run` returns adversarial pixels and what
+they cost, from a seed.
 """
 
 from .apgd import AutoPGD

@@ -18,16 +18,27 @@ from .system import System
 
 __all__ = ["AutoPGD"]
 
-_MOMENTUM = 0.25  # the share of the step before
-_RISES = 0.75  # of the steps between two checkpoints, where the step size is kept
+_MOMENTUM = 0.25  # the share of the previous step in the next one
+# The share of the steps between two checkpoints that must raise the loss for the step size to be kept.
+_RISES = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoPGD(Attack):
-    """APGD (Croce and Hein, ICML 2020): steps that start at 2 eps and halve where the loss does not rise.
+    """APGD (Croce and Hein, ICML 2020): steps that start at 2 eps and halve when the loss does not rise.
 
-    Through a system's `attackable`. loss: "cross-entropy" or "dlr". steps, samples, restarts, stops: as of
-    `ProjectedAttack`. An image that is not broken, or does not stop, keeps the pixels of the highest loss.
+    Gradients go through a system's `attackable`. An image that is broken keeps its pixels if `stops` is
+    set. Any other keeps the pixels of the highest loss.
+
+    Attributes:
+        loss: The name of the loss that is ascended; the paper has "cross-entropy" and "dlr".
+        steps: The number of steps, at least 1.
+        samples: Samples of a randomised system's noise in each step, at least 1.
+        restarts: How often an image starts, at least 1.
+        stops: Whether an image that is broken, as of `streak_of`, keeps its pixels and leaves.
+
+    Raises:
+        InputError: If a setting is not as described.
     """
 
     loss: Loss = "cross-entropy"
@@ -42,7 +53,7 @@ class AutoPGD(Attack):
 
     @property
     def ticks(self) -> int:
-        """The steps of all restarts."""
+        """Number of steps in all restarts."""
         return self.steps * self.restarts
 
     def _run(
@@ -64,10 +75,10 @@ class AutoPGD(Attack):
 
 
 class _AutoStep:
-    """The step rule of one ascent of N images, and each image's best pixels so far.
+    """The step rule of one ascent of N images, which also keeps each image's best pixels so far.
 
-    Algorithm 1 of the paper as the Adversarial Robustness Toolbox has it: what counts as a rise is one over
-    the best loss, not over the last, which makes the paper's second condition part of its first.
+    Algorithm 1 of the paper as the Adversarial Robustness Toolbox has it: a rise is one over the best
+    loss, not over the last one. That makes the paper's second condition part of its first.
     """
 
     def __init__(self, pixels: Tensor, start: Tensor, eps: float, steps: int) -> None:
@@ -78,10 +89,10 @@ class _AutoStep:
         self._best, self._gradient = start.clone(), torch.zeros_like(start)
         self._before_best = start.clone()
         self._loss = pixels.new_full((n,), -torch.inf)
-        self._rises = torch.full((n,), -1, device=pixels.device)  # the start is none
+        self._rises = torch.full((n,), -1, device=pixels.device)  # the first look is not a rise
 
     def __call__(self, attacked: Tensor, looked: Looked, rows: Tensor) -> Tensor:
-        """A step, or from the best pixels half a step where too few of the last ones rose."""
+        """Returns a step; if too few of the last ones rose, half a step from the best pixels."""
         gradient, before = looked.gradient, self._before[rows]
         higher = looked.loss > self._loss[rows]
         self._rises[rows] += higher
@@ -105,13 +116,13 @@ class _AutoStep:
         return project(attacked + (1 - pull) * (ahead - attacked) + pull * (attacked - before), x, self._eps)
 
     def best(self, ended: Ascended) -> Ascended:
-        """The pixels where an image was broken, or else those of its highest loss."""
+        """Returns the pixels of an image that was broken, and of any other those of its highest loss."""
         pixels = torch.where(ended.broken[:, None, None, None], ended.pixels, self._best)
         return Ascended(pixels, ended.broken, self._loss)
 
 
 def _checkpoints(steps: int) -> dict[int, int]:
-    """How many steps were taken at each checkpoint, and how many since the one before."""
+    """Maps the steps taken at each checkpoint to the steps since the one before."""
     shares = [0.0, 0.22]
     while (following := shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06)) <= 1:
         shares.append(following)

@@ -1,4 +1,4 @@
-"""Projected gradient ascent, once: every gradient attack here is this loop with another gradient or step."""
+"""Projected gradient ascent, the loop of every gradient attack here; gradient and step rule differ."""
 
 from __future__ import annotations
 
@@ -26,33 +26,57 @@ __all__ = [
     "streak_of",
 ]
 
-_DRAWS = 8
+_DRAWS = 8  # draws of noise in a row in which an image must be misclassified to count as broken
 
 
 class Looked(NamedTuple):
-    """What an attacker learns of n images from one sample of the system's noise."""
+    """What an attacker learns of n images from one sample of the system's noise.
 
-    gradient: Tensor  # [n, 3, H, W], the direction to go
-    loss: Tensor  # [n], higher is better for the attacker
-    broken: Tensor  # bool [n]: misclassified
+    Attributes:
+        gradient: [n, 3, H, W], the direction to go.
+        loss: [n], higher is better for the attacker.
+        broken: bool [n], the images that are misclassified.
+    """
+
+    gradient: Tensor
+    loss: Tensor
+    broken: Tensor
 
 
-# Pixels [n, 3, H, W] of the images rows [n] among all; a row may come several times, each with its own noise.
+# Looks at pixels [n, 3, H, W] of the images with the rows int64 [n] among all. A row may come several
+# times, each with its own noise.
 Look = Callable[[Tensor, Tensor], Looked]
-# Where pixels [n, 3, H, W] go next, of the images rows [n] that were just looked at.
+# Takes the pixels [n, 3, H, W] that were just looked at, what was seen, and the images' rows int64 [n]
+# among all; returns where the pixels go next.
 Step = Callable[[Tensor, Looked, Tensor], Tensor]
 
 
 class Ascended(NamedTuple):
-    """Where an ascent ended."""
+    """Where an ascent of N images ended.
 
-    pixels: Tensor  # [N, 3, H, W]
-    broken: Tensor  # bool [N]: left, or would have
-    loss: Tensor  # [N]: at the last look, averaged over samples
+    Attributes:
+        pixels: [N, 3, H, W].
+        broken: bool [N], the images that were broken in as many looks in a row as the ascent's `streak`,
+            up to their last look; none if that is 0.
+        loss: [N], at each image's last look, averaged over samples; -inf without a look.
+    """
+
+    pixels: Tensor
+    broken: Tensor
+    loss: Tensor
 
 
 def look_through(logits: Callable[[Tensor], Tensor], labels: Tensor, loss: RowLoss) -> Look:
-    """Looks by a loss of a differentiable system's logits. labels: int64 [N], of all images."""
+    """Builds a look from the loss of a differentiable system's logits.
+
+    Args:
+        logits: The system: pixels float32 [n, 3, H, W] -> [n, C], differentiable.
+        labels: int64 [N], of all images; an image is broken if its largest logit is another.
+        loss: The loss whose gradient to the pixels is taken.
+
+    Returns:
+        A look, which raises InputError if the logits are not [n, C] or a label is not below C.
+    """
 
     def look(pixels: Tensor, rows: Tensor) -> Looked:
         x = pixels.detach().requires_grad_()
@@ -66,9 +90,15 @@ def look_through(logits: Callable[[Tensor], Tensor], labels: Tensor, loss: RowLo
 
 
 def averaged(look: Look, samples: int, batch_size: int) -> Look:
-    """The mean of several samples' looks (EOT; Athalye et al., ICML 2018); broken is who is in every sample.
+    """Averages a look over several samples of noise (EOT; Athalye et al., ICML 2018).
 
-    batch_size: images in one call of `look`. Where few are left, one sample of each does not fill an encoder.
+    An image is broken if it is broken in every sample. When few images are left, one sample of each does
+    not fill an encoder, so several samples share a call.
+
+    Args:
+        look: What a single sample shows.
+        samples: The number of samples, at least 1.
+        batch_size: The number of images in one call of `look`.
     """
 
     def mean(pixels: Tensor, rows: Tensor) -> Looked:
@@ -96,10 +126,18 @@ def ascend(
     final_look: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> Ascended:
-    """So many steps from `start`, float32 [N, 3, H, W], each after a look at the images.
+    """Moves images step by step, each step after a look at them.
 
-    streak: an image that is broken in so many looks in a row keeps its pixels and leaves the batch; 0: none
-    leaves. final_look: looks, and tells `step`, once more after the last step. tick: called after each step.
+    Args:
+        look: What is seen of the images before each step.
+        start: float32 [N, 3, H, W], where they begin.
+        step: Where they go after a look.
+        steps: The number of steps.
+        streak: An image that is broken in so many looks in a row keeps its pixels and leaves the batch.
+            With 0 no image leaves.
+        final_look: Whether the images are looked at once more after the last step. `step` is told of it
+            too.
+        tick: Called after each step.
     """
     attacked, rows = start.clone(), torch.arange(len(start), device=start.device)
     run = torch.zeros(len(start), dtype=torch.int64, device=start.device)
@@ -121,30 +159,50 @@ def ascend(
 
 
 def signed_steps(pixels: Tensor, eps: float, sizes: Sequence[float]) -> Step:
-    """Steps of these sizes along the gradient's sign, within eps of all images' pixels and [0, 1]."""
+    """Builds steps along the gradient's sign, projected to within eps of the pixels and to within [0, 1].
+
+    Args:
+        pixels: float32 [N, 3, H, W] in [0, 1], of all images.
+        eps: The budget per pixel, in [0, 1] pixel units.
+        sizes: The length of each step, in [0, 1] pixel units. After the last one, pixels stay.
+
+    Returns:
+        A step for one ascent: each of its calls uses up one of the sizes.
+    """
     left = iter(sizes)
 
     def step(attacked: Tensor, looked: Looked, rows: Tensor) -> Tensor:
-        size = next(left, 0.0)  # a final look goes nowhere
+        size = next(left, 0.0)  # after a final look pixels stay
         return project(attacked + size * looked.gradient.sign(), pixels[rows], eps)
 
     return step
 
 
 def streak_of(samples: int, steps: int, *, randomised: bool) -> int:
-    """How many steps in a row an image must be misclassified in, so that it counts as broken.
+    """Returns in how many steps in a row an image must be misclassified to count as broken.
 
-    One draw of noise that happens to mislead a defence breaks nothing: at least 8 in a row have to, or those
-    of all steps.
+    One draw of noise that happens to mislead a defence breaks nothing. At least 8 draws in a row have to,
+    or those of all steps if there are fewer.
+
+    Args:
+        samples: The draws of noise in each step.
+        steps: The number of steps.
+        randomised: Whether the system draws noise. Otherwise 1 is returned.
     """
     return min(math.ceil(_DRAWS / samples), steps) if randomised else 1
 
 
 def step_sizes(steps: int, eps: float, step_size: float | None = None) -> list[float]:
-    """The sizes of an attack's steps, in [0, 1] pixel units: step_size, or eps where that is less.
+    """Returns the sizes of an attack's steps, in [0, 1] pixel units.
 
-    None: from eps down in equal parts. Few signed steps have to be large, so as to reach the corners of the
-    budget, and the last ones small, so as not to leave a corner again.
+    Without a step size, the steps fall from eps in equal parts. The first of a few signed steps have to
+    be large to reach the corners of the budget. The last ones have to be small so as not to leave a
+    corner again.
+
+    Args:
+        steps: The number of steps.
+        eps: The budget per pixel, in [0, 1] pixel units.
+        step_size: The size of every step, at most eps of it; None for falling sizes.
     """
     if step_size is None:
         return [eps * (1 - k / steps) for k in range(steps)]
@@ -164,12 +222,29 @@ def pgd(
     progress: Callable[[], object] | None = None,
     loss: Loss = "cross-entropy",
 ) -> Tensor:
-    """Adversarial pixels, float32 [N, 3, H, W], within eps of `pixels` and within [0, 1].
+    """Attacks images by PGD with a random start, untargeted (Madry et al., ICLR 2018, section 2.1).
 
-    PGD with a random start (Madry et al., ICLR 2018, section 2.1), untargeted, true labels int64 [N].
-    logits: the system attacked, differentiable. samples: gradients averaged in each step (EOT; Athalye et
-    al., ICML 2018) where the system draws noise. progress: called after each step. Every image takes every
-    step.
+    Every image takes every step.
+
+    Args:
+        logits: The system attacked: pixels float32 [N, 3, H, W] -> [N, C], differentiable.
+        pixels: float32 [N, 3, H, W] in [0, 1].
+        labels: int64 [N], the true labels.
+        eps: The budget per pixel, in [0, 1] pixel units.
+        step_size: The length of a step, in [0, 1] pixel units.
+        steps: The number of steps.
+        samples: Gradients averaged in each step (EOT; Athalye et al., ICML 2018), for a system that draws
+            noise.
+        generator: Draws the random start, on the CPU; None stands for torch's own.
+        progress: Called after each step.
+        loss: The name of the loss that is ascended.
+
+    Returns:
+        Adversarial pixels float32 [N, 3, H, W], within eps of `pixels` and within [0, 1].
+
+    Raises:
+        InputError: If the loss is not known, if it is "dlr" and there are fewer than 3 classes, or if a
+            label is not below the number of classes.
     """
     look = look_through(logits, labels, by_label(loss_function(loss), labels))
     start = random_start(pixels, eps, generator)

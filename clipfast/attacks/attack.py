@@ -1,4 +1,4 @@
-"""What every attack is: a name, whom it applies to, and a run from a seed to adversarial pixels."""
+"""The base class of attacks: a name, the systems it applies to, and a run from a seed."""
 
 from __future__ import annotations
 
@@ -20,33 +20,48 @@ from .system import System, plain
 
 __all__ = ["Attack", "Attacked", "Target", "Tick", "check_counts"]
 
+# A system, or just its logits: pixels float32 [N, 3, H, W] in [0, 1] -> [N, C], differentiable.
 Target = System | Callable[[Tensor], Tensor]
+# Called after each unit of an attack's work, so that progress can be shown.
 Tick = Callable[[], object]
 
 
 class Attacked(NamedTuple):
-    """What an attack made of N images."""
+    """The result of an attack on N images.
 
-    pixels: Tensor  # float32 [N, 3, H, W], within eps of what came and within [0, 1]
-    broken: Tensor  # bool [N]: those that it saw misclassified in many draws of noise in a row; see each
-    passes: Passes  # encoder passes an image, on average
+    Attributes:
+        pixels: float32 [N, 3, H, W], within eps of the pixels attacked and within [0, 1].
+        broken: bool [N], the images that the attack saw misclassified. How many draws of noise in a row
+            that takes depends on the attack; its class says it.
+        passes: Encoder passes an image, on average.
+    """
+
+    pixels: Tensor
+    broken: Tensor
+    passes: Passes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """An attack with its settings. name: as in `make`."""
+    """An attack with its settings.
+
+    Attributes:
+        name: The attack's name, as in `make`.
+        keeps_pixels: Whether the attack leaves pixels as they are. It is then given another attack's
+            pixels.
+    """
 
     name: str
-    keeps_pixels: ClassVar[bool] = False  # of another attack, which it is to be given
+    keeps_pixels: ClassVar[bool] = False
 
     def applies(self, system: System) -> bool:  # noqa: ARG002
-        """Whether a system has what the attack needs; it is not to be run otherwise."""
+        """Returns whether a system has what the attack needs; `run` refuses it otherwise."""
         return True
 
     @property
     @abstractmethod
     def ticks(self) -> int:
-        """How often a run calls `progress`, however many images it is given and break early."""
+        """Number of calls of `progress` in a run, whatever the images and however early they break."""
 
     def run(
         self,
@@ -59,15 +74,30 @@ class Attack(ABC):
         batch_size: int | None = None,
         progress: Tick | None = None,
     ) -> Attacked:
-        """Attacks images whose budget is eps, l-inf, in [0, 1] pixel units.
+        """Attacks images within an l-inf budget.
 
-        target: a system, or just logits: pixels float32 [N, 3, H, W] -> [N, C], differentiable. pixels:
-        [N, 3, H, W], uint8 or float in [0, 1]; N may be 0. labels: int64 [N], which the attack moves away
-        from, true or predicted. seed: all that the result depends on beside these; the random numbers of
-        torch, numpy and Python are as before afterwards. batch_size: how many images there is room for in one
-        call of the target, N where None: with few images, several samples of noise share a call, which
-        changes the draws. progress: called `ticks` times. Raises InputError for bad pixels, labels, eps, seed
-        and batch_size, and for a system to which the attack does not apply.
+        The result depends on the arguments alone. The states of torch's CPU generator and of the
+        generator of the pixels' CUDA device are restored afterwards; those of numpy and Python are not
+        used.
+
+        Args:
+            target: A system, or just its logits: pixels float32 [N, 3, H, W] -> [N, C], differentiable.
+            pixels: [N, 3, H, W], uint8 or float in [0, 1]; N may be 0.
+            labels: int64 [N], from 0: the labels that the attack moves away from, true or predicted.
+            eps: The budget per pixel, in [0, 1] pixel units, above 0 and at most 1.
+            seed: An integer from 0 to 2^63 - 1.
+            batch_size: How many images there is room for in one call of the target, at least 1; None
+                stands for N. With few images, several samples of noise share a call, which changes the
+                draws.
+            progress: Called `ticks` times.
+
+        Returns:
+            The adversarial pixels, which images were broken, and the encoder passes an image.
+
+        Raises:
+            InputError: If pixels, labels, eps, seed or batch_size are not as described, if a label is not
+                below the number of classes, if there are too few classes for the attack's loss, or if the
+                attack does not apply to the system.
         """
         eps = check_eps(eps)
         checked_integer("seed", seed, 2**63)
@@ -95,17 +125,24 @@ class Attack(ABC):
     def _run(
         self, system: System, pixels: Tensor, labels: Tensor, eps: float, tick: Tick, batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """The adversarial pixels and the broken of at least one image. batch_size: images in a call."""
+        """Returns adversarial pixels and `broken` of one image or more; batch_size: images a call."""
 
 
 def check_counts(**counts: int) -> None:
-    """Raises InputError for a number of steps and the like that is no integer of at least 1."""
+    """Checks numbers of steps and the like.
+
+    Args:
+        **counts: The numbers by their names.
+
+    Raises:
+        InputError: If one is not an integer from 1 to 999999.
+    """
     for name, count in counts.items():
         checked_integer(name, count, 10**6, start=1)
 
 
 class _Ticks:
-    """Calls progress at most, and in the end exactly, so many times."""
+    """Calls progress so many times in the end, and never more often."""
 
     def __init__(self, total: int, progress: Tick | None) -> None:
         self._left, self._progress = total, progress

@@ -1,4 +1,4 @@
-"""The l-inf budget: what an attack is given, how it stays within it, and what is left of it in 8 bits."""
+"""The l-inf budget: checks of what an attack is given, projection, and rounding to 8 bits within it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,57 @@ from ..inputs.tensors import as_unit, check_range
 
 __all__ = ["check_batch", "check_eps", "check_labels", "project", "random_start", "rounded", "to_bytes"]
 
-# Of one grey level: float32 keeps whole levels to about 1e-5, and a budget is held to 1e-6 = 2.6e-4 levels.
+# A tolerance in grey levels. float32 keeps whole levels to about 1e-5. A budget is held to 1e-6, which is
+# 2.6e-4 levels.
 _WHOLE = 1e-4
 
 
 def project(attacked: Tensor, pixels: Tensor, eps: float) -> Tensor:
-    """The nearest pixels within eps of `pixels` and within [0, 1]: float32 [N, 3, H, W]."""
+    """Returns the nearest pixels within eps of `pixels` and within [0, 1].
+
+    Args:
+        attacked: float32 [N, 3, H, W], what is projected.
+        pixels: float32 [N, 3, H, W] in [0, 1], the centre of the budget.
+        eps: The budget per pixel, in [0, 1] pixel units.
+
+    Returns:
+        float32 [N, 3, H, W].
+    """
     return torch.minimum(torch.maximum(attacked, pixels - eps), pixels + eps).clamp(0, 1)
 
 
 def random_start(pixels: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
-    """pixels + U(-eps, eps), clamped to [0, 1]."""
+    """Returns pixels + U(-eps, eps), clamped to [0, 1].
+
+    Args:
+        pixels: float32 [N, 3, H, W] in [0, 1].
+        eps: The budget per pixel, in [0, 1] pixel units.
+        generator: A generator on the CPU, where the noise is drawn; None stands for torch's own.
+
+    Returns:
+        float32 [N, 3, H, W], on the device of `pixels`.
+    """
     noise = torch.empty(pixels.shape).uniform_(-eps, eps, generator=generator)
     return (pixels + noise.to(pixels.device)).clamp(0, 1)
 
 
 def to_bytes(attacked: Tensor, pixels: Tensor, eps: float) -> Tensor:
-    """The nearest 8-bit picture within eps of `pixels`: uint8 [N, 3, H, W].
+    """Returns the nearest 8-bit picture within eps of `pixels`.
 
-    attacked, pixels: float [N, 3, H, W] in [0, 1]. eps need be no whole number of grey levels: of whole
-    pixels and a budget below 1/255 nothing but the pixels themselves is left. Raises InputError for shapes
-    that differ, a bad eps, and where no grey level lies within eps of a pixel that is none itself.
+    eps need not be a whole number of grey levels. If all pixels are whole grey levels and eps is below
+    1/255, the result is the pixels themselves.
+
+    Args:
+        attacked: float [N, 3, H, W] in [0, 1].
+        pixels: float [N, 3, H, W] in [0, 1].
+        eps: The budget per pixel, in [0, 1] pixel units, above 0 and at most 1.
+
+    Returns:
+        uint8 [N, 3, H, W].
+
+    Raises:
+        InputError: If the shapes differ, if eps is out of its range, or if a pixel has no grey level
+            within eps.
     """
     check_eps(eps)
     if attacked.shape != pixels.shape:
@@ -47,21 +77,49 @@ def to_bytes(attacked: Tensor, pixels: Tensor, eps: float) -> Tensor:
 
 
 def rounded(attacked: Tensor, pixels: Tensor, eps: float) -> Tensor:
-    """`to_bytes` as pixels again: float32 [N, 3, H, W] in [0, 1]."""
+    """Returns the picture of `to_bytes` as float pixels.
+
+    Args:
+        attacked: float [N, 3, H, W] in [0, 1].
+        pixels: float [N, 3, H, W] in [0, 1].
+        eps: The budget per pixel, in [0, 1] pixel units, above 0 and at most 1.
+
+    Returns:
+        float32 [N, 3, H, W] in [0, 1], whole grey levels.
+
+    Raises:
+        InputError: For the same reasons as `to_bytes`.
+    """
     return as_unit(to_bytes(attacked, pixels, eps))
 
 
 def check_eps(eps: float) -> float:
-    """Raises InputError for a budget that is not above 0 and at most 1."""
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps <= 1:  # NaN compares false
+    """Checks a budget in [0, 1] pixel units and returns it as a float.
+
+    Raises:
+        InputError: If it is not a number above 0 and at most 1.
+    """
+    # NaN compares false.
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps <= 1:
         raise InputError(f"eps is in [0, 1] pixel units and must be above 0 and at most 1, got {eps!r}")
     return float(eps)
 
 
 def check_batch(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels [N, 3, H, W], uint8 or float in [0, 1], as float32, and labels int64 [N], on one device.
+    """Checks pixels and labels, and brings them into the form that attacks work on.
 
-    Raises InputError for anything else, and for labels below 0; those beyond the classes show later.
+    A label beyond the classes passes here; `check_labels` finds it once there are logits.
+
+    Args:
+        pixels: [N, 3, H, W], uint8 or float in [0, 1].
+        labels: int64 [N], from 0.
+
+    Returns:
+        Pixels float32 [N, 3, H, W] in [0, 1], detached and contiguous, and labels int64 [N] on their
+        device.
+
+    Raises:
+        InputError: If the types, shapes, dtypes or values are others, NaN and infinity among them.
     """
     if not isinstance(pixels, Tensor) or not isinstance(labels, Tensor):
         raise InputError(f"expected tensors, got {type(pixels).__name__} and {type(labels).__name__}")
@@ -80,7 +138,15 @@ def check_batch(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Raises InputError for labels that are no class of logits [N, C]."""
+    """Checks that labels are classes of logits.
+
+    Args:
+        labels: int64, of any number of images.
+        logits: [N, C].
+
+    Raises:
+        InputError: If the logits are not [N, C], or a label is not below C.
+    """
     if logits.ndim != 2:
         raise InputError(f"expected logits [N, C], got {list(logits.shape)}")
     if labels.numel() and int(labels.max()) >= logits.shape[1]:

@@ -1,4 +1,8 @@
-"""Attackers who know the gate: past it, so that nothing is countered, or right both ways through it."""
+"""Attacks on a gated defence by attackers who know the gate.
+
+They pass the gate, so that nothing is countered; they are countered and misclassified all the same; or
+they are misclassified whichever way the gate sends them.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,29 @@ from .system import Branches, System
 __all__ = ["BothBranches", "GateEvasion"]
 
 
-# What a measure may differ by between two forms of a tower, relative to the threshold.
+# How much a measure may differ between two forms of a tower, relative to the threshold.
 _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateEvasion(ProjectedAttack):
-    """Ascends a system's loss and, of images that its gate would send the other way, the gate's measure.
+    """Ascends a system's loss and, for images on the wrong side of its gate, the gate's measure.
 
-    While tau < (1 + slack) tau_threshold, the gradient of tau is added to that of the loss, each over its own
-    mean |g|, times weight: with signed steps the two have to be of one size, and no weight in the units of a
-    loss would fit two models. slack: passes beyond the threshold, for the noise of the next draw; 0 where the
-    measure draws none. Through "passed" an image is broken that is misclassified and passes. Through
-    "countered" it is kept below the threshold in place of above it, and broken if it is countered and
-    misclassified all the same.
+    While the measure tau < (1 + slack) tau_threshold, weight times the gradient of tau is added to that
+    of the loss. Each gradient is divided by its own mean |g|: for signed steps the two have to be of one
+    size, and no weight in the units of a loss would fit two models. Through "countered" the measure is
+    kept below (1 - slack) tau_threshold instead.
+
+    Through "passed" an image is broken if it is misclassified and passes the gate; through "countered",
+    if it is misclassified and countered; through any other, if it is misclassified.
+
+    Attributes:
+        weight: The weight of the measure's gradient against that of the loss, above 0.
+        slack: How far beyond the threshold an image is pushed, as a share of it, at least 0, so that it
+            still passes with the next draw of noise. 1e-4 stands for it if `Branches.draws` is False.
+
+    Raises:
+        InputError: If a setting is not as described.
     """
 
     weight: float = 1.0
@@ -42,7 +55,7 @@ class GateEvasion(ProjectedAttack):
             raise InputError(f"expected weight > 0 and slack >= 0, got {self.weight!r} and {self.slack!r}")
 
     def applies(self, system: System) -> bool:
-        """Whether the system has a gate, and the gradient that the attack goes through."""
+        """Returns whether the system has a gate, and the gradient that the attack goes through."""
         return system.branches is not None and super().applies(system)
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
@@ -73,11 +86,12 @@ class GateEvasion(ProjectedAttack):
 class BothBranches(ProjectedAttack):
     """Ascends the sum of the losses that an image has if it passes the gate and if it is countered.
 
-    Broken is an image that is misclassified the way that the gate sends it. `through` is not used.
+    An image is broken if it is misclassified the way that the gate sends it. What is ascended does not
+    depend on `through`.
     """
 
     def applies(self, system: System) -> bool:
-        """Whether the system has a gate."""
+        """Returns whether the system has a gate."""
         return system.branches is not None
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Budgets in words: grey levels of 255."""
+"""Budgets as text, in grey levels of 255."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ __all__ = ["level", "parse_level"]
 
 
 def level(eps: float) -> str:
-    """'1/255' or '0.5/255' of a budget in [0, 1] pixel units."""
+    """Formats a budget in [0, 1] pixel units, as '1/255' or '0.5/255'."""
     return f"{eps * 255:g}/255"
 
 
 def parse_level(text: str) -> float:
-    """A budget in [0, 1] pixel units, of '1/255' or '0.004'. Raises InputError for anything else."""
+    """Reads a budget such as '1/255' or '0.004'.
+
+    Args:
+        text: A number, or two numbers with a slash between them.
+
+    Returns:
+        The budget in [0, 1] pixel units.
+
+    Raises:
+        InputError: If the text is not of this form, or the budget is not above 0 and at most 1.
+    """
     above, slash, below = text.partition("/")
     try:
         eps = float(above) / float(below) if slash else float(above)

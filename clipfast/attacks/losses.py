@@ -1,4 +1,4 @@
-"""What an attacker maximises, image by image: logits [n, C] and labels int64 [n] -> [n]."""
+"""What an attacker maximises, image by image: functions of logits [n, C] and labels int64 [n] -> [n]."""
 
 from __future__ import annotations
 
@@ -24,24 +24,56 @@ __all__ = [
 ]
 
 Loss = Literal["cross-entropy", "margin", "dlr"]
+# logits [n, C] and labels int64 [n] -> [n], higher is better for the attacker.
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-RowLoss = Callable[[Tensor, Tensor], Tensor]  # logits [n, C] of the images rows [n] among all -> [n]
+# logits [n, C] and the rows int64 [n] of their images among all -> [n].
+RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(z)_y."""
+    """Returns the cross-entropy -log softmax(z)_y.
+
+    Args:
+        logits: z, float [n, C].
+        labels: y, int64 [n].
+
+    Returns:
+        float [n].
+    """
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """max_(i != y) z_i - z_y (Carlini and Wagner, S&P 2017, f_6): above 0 where an image is misclassified."""
+    """Returns max_(i != y) z_i - z_y, which is above 0 where an image is misclassified.
+
+    The formula is f_6 of Carlini and Wagner (S&P 2017).
+
+    Args:
+        logits: z, float [n, C].
+        labels: y, int64 [n].
+
+    Returns:
+        float [n].
+    """
     return _others(logits, labels).amax(dim=1) - _of(logits, labels)
 
 
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """`margin` over z_(1) - z_(3), sorted (DLR; Croce and Hein, ICML 2020, equation 6).
+    """Returns the DLR loss: `margin` over z_(1) - z_(3), the largest and the third largest logit.
 
-    It does not change when the logits are scaled or shifted. Raises InputError for fewer than 3 classes.
+    The formula is equation 6 of Croce and Hein (ICML 2020), with 1e-12 added to the denominator. It does
+    not change when the logits are shifted. Apart from the 1e-12, it does not change when they are scaled
+    either.
+
+    Args:
+        logits: z, float [n, C].
+        labels: y, int64 [n].
+
+    Returns:
+        float [n].
+
+    Raises:
+        InputError: If there are fewer than 3 classes.
     """
     if logits.shape[1] < 3:
         raise InputError(f"expected at least 3 classes for the DLR loss, got {logits.shape[1]}")
@@ -50,7 +82,11 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def loss_function(name: Loss) -> LossFunction:
-    """A loss by its name. Raises InputError for another name."""
+    """Returns a loss by its name.
+
+    Raises:
+        InputError: If the name is not one of `Loss`.
+    """
     known: dict[Loss, LossFunction] = {
         "cross-entropy": cross_entropy,
         "margin": margin,
@@ -62,12 +98,22 @@ def loss_function(name: Loss) -> LossFunction:
 
 
 def by_label(loss: LossFunction, labels: Tensor) -> RowLoss:
-    """A loss of all images' labels, int64 [N]."""
+    """Binds a loss to the labels of all images, so that it can be asked for some of their rows.
+
+    Args:
+        loss: The loss to bind.
+        labels: int64 [N], of all images.
+    """
     return lambda logits, rows: loss(logits, labels[rows])
 
 
 def targeted_margin(labels: Tensor, goals: Tensor) -> RowLoss:
-    """z_goal - z_y, of all images' labels and wrong classes to move to, int64 [N]."""
+    """Returns the loss z_goal - z_y, which grows as an image moves from its label to another class.
+
+    Args:
+        labels: y, int64 [N], of all images.
+        goals: int64 [N], the wrong class that each image moves to.
+    """
     return lambda logits, rows: _of(logits, goals[rows]) - _of(logits, labels[rows])
 
 

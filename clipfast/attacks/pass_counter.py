@@ -1,4 +1,4 @@
-"""Counts encoder passes, an image each, where they are made: in eager image towers and in engines."""
+"""Counts the encoder passes of classifiers, image by image, in eager image towers and in engines."""
 
 from __future__ import annotations
 
@@ -21,21 +21,30 @@ __all__ = ["PassCounter"]
 class PassCounter:
     """Counts what classifiers' towers and engines do between `with` and its end.
 
-    An image through a tower is one forward pass, its gradient to the pixels one backward pass. Through some
-    blocks it is that share of a pass. Where a gradient is differentiated itself (the unrolled
-    defence), that pass is gone through once more, and counts as another backward pass. An engine's passes
-    follow from its schedule and from how many images it countered: see `engine_passes`. A separate drift
-    encoder's passes count alike. Classifiers that share a tower count it once; none counts nothing.
+    An image through a tower is one forward pass, its gradient to the pixels one backward pass. Some blocks
+    alone are that share of a pass. If a gradient is itself differentiated, as in the unrolled defence, that
+    pass is gone through once more and counts as another backward pass. An engine's passes follow from its
+    schedule and from how many images it countered, see `engine_passes`. Passes of a separate drift encoder
+    count alike.
+
+    Args:
+        *classifiers: The classifiers to watch. A tower that several share counts once; without
+            classifiers nothing is counted.
+
+    Attributes:
+        forward: Forward passes so far, an image each.
+        backward: Backward passes so far, an image each.
     """
 
     def __init__(self, *classifiers: DefendedClassifier) -> None:
         self.forward = self.backward = 0.0
-        self._in_engine = False  # whose passes follow from its schedule, though its encoder may run the tower
+        # An engine's passes follow from its schedule, though its encoder may run the tower.
+        self._in_engine = False
         self._classifiers = classifiers
         self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> PassCounter:
-        # Engines are made before towers are watched: a tower that is traced runs.
+        # Engines are made before towers are watched, because tracing a tower runs it.
         for engine in [classifier.engine for classifier in self._classifiers]:
             if isinstance(engine, Engine):
                 self._watch(engine)
@@ -51,7 +60,7 @@ class PassCounter:
             self._undo.pop()()
 
     def an_image(self, n: int) -> Passes:
-        """The passes so far, on average over n images."""
+        """Returns the passes so far, on average over n images."""
         return Passes(self.forward / max(n, 1), self.backward / max(n, 1))
 
     def _on_tower(self, _: nn.Module, __: Sequence[Tensor], embedding: Tensor) -> None:
@@ -63,9 +72,8 @@ class PassCounter:
 
         def on_gradient(cotangent: Tensor) -> None:
             self.backward += share * len(cotangent)
-            if (
-                cotangent.requires_grad
-            ):  # the gradient's own graph is kept: this pass may be gone through again
+            # The gradient's own graph is kept, so this pass may be gone through again.
+            if cotangent.requires_grad:
                 cotangent.register_hook(on_second_gradient)
 
         def on_second_gradient(gradient: Tensor) -> None:

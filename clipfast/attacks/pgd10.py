@@ -1,4 +1,4 @@
-"""PGD-10 on a system and what it leaves right, a chunk of pictures at a time."""
+"""PGD-10 on a system, and which images it leaves right, a chunk of pictures at a time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 PGD_STEPS = 10
-PGD_STEP_SIZE = 1 / 255
-EOT_SAMPLES = 4
+PGD_STEP_SIZE = 1 / 255  # in [0, 1] pixel units
+EOT_SAMPLES = 4  # of noise in each step, on a system that draws any
 
 
 def attack_in_chunks(
@@ -35,10 +35,22 @@ def attack_in_chunks(
     seed: int = 0,
     progress: Callable[[], object] | None = None,
 ) -> Tensor:
-    """PGD-10 with true labels against a system itself: adversarial pixels, float32 [N, 3, H, W].
+    """Attacks images by PGD-10 against a system itself, away from their true labels.
 
-    eps: l-inf budget in [0, 1] pixel units. chunk: how many images are attacked at a time.
-    progress: called after each of the ceil(N / chunk) * PGD_STEPS steps.
+    Args:
+        system: The system attacked, through its `attackable`.
+        pixels: float32 [N, 3, H, W] in [0, 1]; N at least 1.
+        labels: int64 [N], the true labels.
+        eps: The l-inf budget, in [0, 1] pixel units.
+        chunk: How many images are attacked at a time.
+        seed: Of the random starts. The system draws its noise from torch's generator.
+        progress: Called after each of the ceil(N / chunk) * PGD_STEPS steps.
+
+    Returns:
+        Adversarial pixels float32 [N, 3, H, W].
+
+    Raises:
+        InputError: If a label is not below the number of classes.
     """
     return torch.cat(
         [
@@ -62,7 +74,18 @@ def attack_in_chunks(
 def correct(
     system: System, pixels: Tensor, labels: Tensor, *, chunk: int = 100, seed: int = 0
 ) -> NDArray[np.bool_]:
-    """Which images a system gets right: bool [N]. seed: of the noise that it draws."""
+    """Returns which images a system gets right.
+
+    Args:
+        system: The system that answers.
+        pixels: float [N, 3, H, W] in [0, 1]; N at least 1.
+        labels: int64 [N].
+        chunk: How many images are answered at a time.
+        seed: Of the noise that the system draws.
+
+    Returns:
+        bool [N].
+    """
     parts = [
         system.answer(pixels[i : i + chunk], seed=seed, first_image=i).logits.argmax(dim=1).cpu()
         for i in range(0, len(pixels), chunk)

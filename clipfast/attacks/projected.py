@@ -1,4 +1,4 @@
-"""Projected gradient attacks: PGD and CW on an undefended model; BPDA, unrolled and targeted on a defence."""
+"""Projected gradient attacks: PGD, CW; on defences BPDA + EOT, unrolled and targeted."""
 
 from __future__ import annotations
 
@@ -20,18 +20,30 @@ from .system import Logits, System
 
 __all__ = ["ProjectedAttack", "Targeted", "Through"]
 
+# Which differentiable form of a system gradients go through: fields of `System`, or of its `branches`.
 Through = Literal["attackable", "unrolled", "passed", "countered"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedAttack(Attack):
-    """PGD with random starts through a system: BPDA + EOT, or unrolled, where the system is a defence.
+    """PGD with random starts through a system; BPDA + EOT, or unrolled, if the system is a defence.
 
-    through: the system's `attackable` (exact where it has a gradient, else BPDA; Athalye et al., ICML 2018),
-    its `unrolled`, or one of its gate's `branches`. steps, step_size: see `step_sizes`. samples: of a
-    randomised system's noise in each step. restarts: how often an image starts; it keeps the pixels of the
-    highest loss. stops: an image that is broken, see `streak_of`, keeps its pixels and leaves.
-    Raises InputError for other settings.
+    An image that is misclassified in as many steps in a row as `streak_of` says is broken.
+
+    Attributes:
+        loss: The name of the loss that is ascended.
+        through: What gradients go through. "attackable" is the system's `attackable`, exact where that
+            has a gradient, else BPDA (Athalye et al., ICML 2018); "unrolled" is its `unrolled`; "passed"
+            and "countered" are those of its gate's `branches`.
+        steps: The number of steps, at least 1.
+        step_size: The size of every step, in [0, 1] pixel units, above 0 and at most 1; None for steps
+            that fall from eps. See `step_sizes`.
+        samples: Samples of a randomised system's noise in each step, at least 1.
+        restarts: How often an image starts, at least 1. It keeps the pixels of the highest loss.
+        stops: Whether an image that is broken keeps its pixels and leaves.
+
+    Raises:
+        InputError: If a setting is not as described.
     """
 
     loss: Loss = "cross-entropy"
@@ -51,12 +63,12 @@ class ProjectedAttack(Attack):
             raise InputError(f"step_size is in [0, 1] pixel units and above 0, got {self.step_size!r}")
 
     def applies(self, system: System) -> bool:
-        """Whether the system has the gradient that the attack goes through."""
+        """Returns whether the system has the gradient that the attack goes through."""
         return self._through(system) is not None
 
     @property
     def ticks(self) -> int:
-        """The steps of all restarts."""
+        """Number of steps in all restarts."""
         return self.steps * self.restarts
 
     def _through(self, system: System) -> Logits | None:
@@ -70,12 +82,12 @@ class ProjectedAttack(Attack):
         return logits
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:  # noqa: ARG002
-        """What each ascent climbs."""
+        """Returns what each ascent climbs."""
         loss = by_label(loss_function(self.loss), labels)
         return [look_through(self._logits(system), labels, loss)] * self.restarts
 
     def _draws(self, system: System) -> bool:
-        """Whether the noise of the system has a say in what the attack sees."""
+        """Returns whether what the attack sees depends on the system's noise."""
         if self.through == "passed" and system.branches is not None:
             return system.branches.draws
         return system.randomised
@@ -109,10 +121,16 @@ class ProjectedAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class Targeted(ProjectedAttack):
-    """Towards each of an image's most likely wrong classes in turn, up z_target - z_y (multi-targeted).
+    """Moves an image towards each of its most likely wrong classes in turn, up z_target - z_y.
 
-    Gowal et al., arXiv 1910.09338. classes: how many; fewer where there are not so many. Likely: by the mean
-    of the logits of the images as they come, over `samples`. `loss` is not used.
+    This is the multi-targeted attack of Gowal et al. (arXiv 1910.09338). Classes are ordered by the mean
+    logits of the images as they come, over `samples` draws of noise. `loss` is not used.
+
+    Attributes:
+        classes: How many classes are tried, at least 1; all wrong ones if there are fewer.
+
+    Raises:
+        InputError: If a setting is not as described.
     """
 
     classes: int = 3
@@ -123,7 +141,7 @@ class Targeted(ProjectedAttack):
 
     @property
     def ticks(self) -> int:
-        """The steps towards all classes, in all restarts."""
+        """Number of steps towards all classes, in all restarts."""
         return super().ticks * self.classes
 
     def _looks(self, system: System, pixels: Tensor, labels: Tensor) -> Sequence[Look]:

@@ -1,4 +1,4 @@
-"""The attacks by name: what there is, what it is called in reports, and with which settings it is made."""
+"""The attacks by name: which there are, what reports call them, and the settings of each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ __all__ = ["ADAPTIVE", "ATTACKS", "TRANSFER", "CataloguedAttack", "make", "setti
 class CataloguedAttack:
     """An attack that has a name.
 
-    title: in reports. kind: "transfer", made on the undefended model and held against every system; or
-    "adaptive", made on each system itself. usual: settings of its class that are not that one's own.
-    classes: the fewest that it needs.
+    Attributes:
+        title: What reports call it.
+        kind: "transfer" if it is made on the undefended model and held against every system; "adaptive"
+            if it is made on each system itself.
+        attack: Its class.
+        usual: Settings that differ from the defaults of its class.
+        classes: The fewest classes that it needs.
     """
 
     title: str
@@ -42,7 +46,7 @@ def _adaptive(title: str, attack: type[Attack], **usual: Any) -> CataloguedAttac
     return CataloguedAttack(title=title, kind="adaptive", attack=attack, usual=usual)
 
 
-# As published, every step is taken.
+# Every step is taken, as published.
 _PGD: Mapping[str, Any] = {"step_size": 1 / 255, "stops": False}
 
 # In the order in which an evaluation runs them.
@@ -70,9 +74,14 @@ ADAPTIVE = tuple(name for name, entry in ATTACKS.items() if entry.kind == "adapt
 
 
 def make(name: str, **settings: Any) -> Attack:
-    """An attack by its name, with other settings where given: fields of its class.
+    """Builds an attack by its name.
 
-    Raises InputError for another name, and for settings that the attack does not have or allow.
+    Args:
+        name: One of `ATTACKS`.
+        **settings: Fields of the attack's class, in place of its usual settings.
+
+    Raises:
+        InputError: If the name is not known, or the attack does not have or allow a setting.
     """
     if name not in ATTACKS:
         raise InputError(f"unknown attack {name!r}; known: {', '.join(ATTACKS)}")
@@ -84,6 +93,14 @@ def make(name: str, **settings: Any) -> Attack:
 
 
 def settings_of(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings offered that a known attack has."""
+    """Returns those of the settings offered that an attack has.
+
+    Args:
+        name: One of `ATTACKS`.
+        offered: Values by the names of fields; those of other attacks may be among them.
+
+    Raises:
+        KeyError: If the name is not known.
+    """
     known = {field.name for field in dataclasses.fields(ATTACKS[name].attack)}
     return {setting: value for setting, value in offered.items() if setting in known}

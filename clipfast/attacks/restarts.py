@@ -13,9 +13,16 @@ __all__ = ["best_of"]
 
 
 def best_of(ascents: Iterable[Callable[[Tensor], Ascended]], pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels [N, 3, H, W] of each image's highest loss, and bool [N], whether an ascent broke it.
+    """Runs several ascents and returns each image's best pixels.
 
-    ascents: each of the images rows [n]. A broken image keeps its pixels, and later ascents are not given it.
+    An image that an ascent breaks keeps its pixels, and later ascents are not given it.
+
+    Args:
+        ascents: Each takes the rows int64 [n] of the images to ascend, and ascends those.
+        pixels: float32 [N, 3, H, W], where the images begin.
+
+    Returns:
+        The pixels [N, 3, H, W] of each image's highest loss, and bool [N], whether an ascent broke it.
     """
     attacked, highest = pixels.clone(), pixels.new_full((len(pixels),), -torch.inf)
     broken = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)

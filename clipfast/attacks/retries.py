@@ -18,10 +18,17 @@ __all__ = ["Retries"]
 
 @dataclass(frozen=True, kw_only=True)
 class Retries(Attack):
-    """Asks a system for its answer `times` times, with fresh noise: broken where any answer is wrong.
+    """Asks a system again with fresh noise; an image is broken if any answer is wrong.
 
-    The pixels, which another attack made, stay as they are; eps is not used. An image leaves at its first
-    wrong answer. The system is a black box: no gradients.
+    The pixels, which another attack made, stay as they are, and eps is not used. An image leaves at its
+    first wrong answer. The system is a black box: no gradients are taken.
+
+    Attributes:
+        keeps_pixels: True, as it leaves pixels as they are.
+        times: How often an image is asked about, at least 1.
+
+    Raises:
+        InputError: If `times` is not as described.
     """
 
     keeps_pixels: ClassVar[bool] = True
@@ -31,12 +38,12 @@ class Retries(Attack):
         check_counts(times=self.times)
 
     def applies(self, system: System) -> bool:
-        """Whether the system draws noise: another would answer the same again."""
+        """Returns whether the system draws noise; one that does not would give the same answer again."""
         return system.randomised
 
     @property
     def ticks(self) -> int:
-        """The rounds of questions."""
+        """Number of answers that are asked for, `times`."""
         return self.times
 
     def _run(

@@ -1,4 +1,4 @@
-"""Square: random search on a system's answers, as on a black box."""
+"""Square: random search on a system's answers, without gradients."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ from .system import System
 
 __all__ = ["Square"]
 
-_SHARE = (
-    0.8  # of the picture that the first squares cover; half of it after each of these shares of the queries
-)
+_SHARE = 0.8  # of the picture, which the first squares cover
+# After each of these shares of the queries, the squares cover half of what they did.
 _HALVED_AFTER = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Square attack (Andriushchenko et al., ECCV 2020): tries a change, and keeps it where the margin grows.
+    """Square attack (Andriushchenko et al., ECCV 2020): tries changes, keeps those that raise the margin.
 
-    First vertical stripes, then ever smaller squares, which all images share, of plus or minus eps in each
-    channel. queries: how often it asks about an image, at least 3, each time with fresh noise; an image
-    leaves when it is answered wrongly, and is not asked about a change that is none.
+    The first change is vertical stripes; then come ever smaller squares, which all images share, of plus
+    or minus eps in each channel. Each query is answered with fresh noise. An image is broken, and leaves,
+    at its first wrong answer. It is not asked about a change that leaves it as it was. The system is a
+    black box.
+
+    Attributes:
+        queries: How often the attack asks about an image, from 3 to 999999.
+
+    Raises:
+        InputError: If `queries` is not as described.
     """
 
     queries: int = 100
@@ -40,7 +46,7 @@ class Square(Attack):
 
     @property
     def ticks(self) -> int:
-        """The queries."""
+        """Number of queries."""
         return self.queries
 
     def _run(
@@ -75,7 +81,7 @@ class Square(Attack):
         return attacked, broken
 
     def _change(self, pixels: Tensor, query: int, eps: float) -> Tensor:
-        """What is tried of pixels [n, 3, H, W]: they as they are, stripes, then a square."""
+        """Returns what a query tries: pixels [n, 3, H, W] as they are, stripes, or a square."""
         n, channels, height, width = pixels.shape
         if query == 0:
             return pixels

@@ -1,4 +1,4 @@
-"""What is compared: the reference's schedules, the engine, undefended CLIP: closures of no arguments."""
+"""The columns that are compared, as functions without arguments: reference, engine, undefended CLIP."""
 
 from __future__ import annotations
 
@@ -22,12 +22,25 @@ from .scenario import GatedImages, published_noise
 
 __all__ = ["Towers", "check", "closure", "names"]
 
+# A column's work on a batch.
 Closure = Callable[[], object]
+# pixels float32 [N, 3, H, W] in [0, 1] -> embeddings float32 [N, D].
 Encode = Callable[[Tensor], Tensor]
 
 
 class Towers:
-    """The forms of one tower that the columns run, each made once: compiling takes minutes."""
+    """The forms of one tower that the columns run, each made once, as compiling takes minutes.
+
+    Args:
+        tower: The eager tower in float32.
+        compile: Whether there are columns under torch.compile.
+        precisions: The precisions of the columns, of "fp32", "bf16" and "fp16".
+
+    Attributes:
+        eager: The eager tower.
+        compiles: Whether there are columns under torch.compile.
+        precisions: The precisions of the columns.
+    """
 
     def __init__(self, tower: ImageTower, *, compile: bool, precisions: tuple[str, ...]) -> None:
         self.eager = tower
@@ -36,29 +49,42 @@ class Towers:
         self._made: dict[tuple[str, str], Any] = {}
 
     def cast(self, precision: str) -> Encode:
-        """The eager tower with its weights cast once, as an owner of PyTorch would run it."""
+        """Returns the eager tower with its weights cast once, as a user of PyTorch would run it."""
         if precision == "fp32":
             return self.eager
         return self._once("cast", precision, lambda: _Cast(self.eager, dtype_of(precision)))
 
     def compiled(self, precision: str) -> Encode:
-        """That under torch.compile."""
+        """Returns the tower of `cast` under torch.compile."""
         return self._once("compiled", precision, lambda: torch.compile(self.cast(precision), dynamic=False))
 
     def graphs(self, precision: str) -> Encode:
-        """That under torch.compile's own CUDA graphs."""
+        """Returns the tower of `cast` under torch.compile with its own CUDA graphs."""
         cast = self.cast(precision)
         return self._once(
             "graphs", precision, lambda: torch.compile(cast, dynamic=False, mode="reduce-overhead")
         )
 
     def autocast(self, pixels: Tensor) -> Tensor:
-        """The eager tower under float16 autocast."""
+        """Runs the eager tower under float16 autocast.
+
+        Args:
+            pixels: float32 [N, 3, H, W] in [0, 1].
+
+        Returns:
+            Embeddings float32 [N, D].
+        """
         with torch.autocast(pixels.device.type, torch.float16):
             return self.eager(pixels).float()
 
     def engine(self, precision: str, config: CounterattackConfig, *, compile: bool = False) -> Engine:
-        """An engine over the tower's encoder, eager or compiled."""
+        """Returns a new engine over the tower's encoder.
+
+        Args:
+            precision: The precision of the encoder.
+            config: The settings of the counterattack.
+            compile: Whether the encoder runs under torch.compile.
+        """
         encoder = self._once("packed", precision, lambda: make_encoder(self.eager, dtype=dtype_of(precision)))
         if compile:
             encoder = self._once("packed compiled", precision, lambda: CompiledEncoder(encoder))
@@ -72,7 +98,7 @@ class Towers:
 
 
 class _Cast(torch.nn.Module):
-    """The tower with weights cast once, as an owner of eager PyTorch would run it in low precision."""
+    """The tower with its weights cast once, as a user of eager PyTorch would run it in low precision."""
 
     def __init__(self, tower: ImageTower, dtype: torch.dtype) -> None:
         super().__init__()
@@ -85,7 +111,7 @@ class _Cast(torch.nn.Module):
 
 
 def names(towers: Towers) -> list[str]:
-    """Every column."""
+    """Returns the names of all columns."""
     columns = ["reference", "reference early return"]
     columns += ["reference compiled"] if towers.compiles else []
     for precision in towers.precisions:
@@ -95,13 +121,25 @@ def names(towers: Towers) -> list[str]:
         columns += [f"undefended eager {precision}", f"undefended packed {precision}"]
         if towers.compiles:
             columns += [f"undefended compiled {precision}", f"undefended packed compiled {precision}"]
-    if towers.compiles and "fp16" in towers.precisions:  # how the published code runs, and its best effort
+    # How the published code runs, and the fastest form that PyTorch makes of it.
+    if towers.compiles and "fp16" in towers.precisions:
         columns += ["reference autocast fp16", "reference graphs fp16"]
     return columns
 
 
 def closure(name: str, towers: Towers, images: GatedImages) -> Closure:
-    """A column's work on a batch. Each defence draws its noise itself: torch's generator, or the engine's."""
+    """Returns a column's work on a batch.
+
+    Each defence draws its noise itself, from torch's generator or the engine's own.
+
+    Args:
+        name: One of `names`.
+        towers: The forms of the tower.
+        images: The batch, and settings that counter a known part of it.
+
+    Returns:
+        The work. An engine's raises RuntimeError if other images are countered than expected.
+    """
     x, config = images.pixels, images.config
     kind, *words = name.split()
     precision = next((word for word in words if word in towers.precisions), "fp32")
@@ -140,9 +178,15 @@ def _undefended(encode: Encode, x: Tensor) -> Closure:
 
 
 def check(towers: Towers, images: GatedImages, precision: str) -> None:
-    """Compares an engine with the reference on the same noise; no figure is worth more than that.
+    """Compares an engine with the reference on the same noise; figures of one that differs mean nothing.
 
-    Raises RuntimeError where it disagrees by more than the tests allow.
+    Args:
+        towers: The forms of the tower.
+        images: The batch.
+        precision: The engine's precision.
+
+    Raises:
+        RuntimeError: If it disagrees by more than the tests allow.
     """
     x, config = images.pixels, images.config
     noise = published_noise(x, config)

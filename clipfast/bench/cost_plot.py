@@ -1,4 +1,4 @@
-"""A benchmark's result as one plot: what a defence costs by how many images it counters."""
+"""A benchmark's result as one plot: a defence's cost against the number of images that it counters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_costs"]
 
-# Columns: their label, colour and precision.
+# Columns: label, colour, precision.
 _LINES = {
     "reference": ("reference, fp32", "0.6", "fp32"),
     "reference early return": ("reference with early return, fp32", "0.25", "fp32"),
@@ -23,10 +23,16 @@ _LINES = {
 
 
 def draw_costs(result: dict[str, Any], path: Path, model: str = "ViT-B-32") -> None:
-    """Plots cost over undefended CLIP against the countered share of a batch, for each batch size measured.
+    """Plots cost over undefended CLIP against the countered share of a batch, for each batch size.
 
-    Raises InputError where the result has no batch of that model with two shares, and ModuleNotFoundError
-    naming the extra without matplotlib.
+    Args:
+        result: What `run_benchmark` returned.
+        path: The picture to write.
+        model: The model whose rows are drawn.
+
+    Raises:
+        InputError: If the result has no batch of that model with two shares or more.
+        ModuleNotFoundError: If matplotlib is not installed; names the extra that has it.
     """
     try:
         from matplotlib.figure import Figure

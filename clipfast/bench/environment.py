@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code."""
+"""What a benchmark's figures depend on besides the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..torch_private import has_amx
 
 __all__ = ["ALLOCATORS", "environment"]
 
-# glibc hands freed memory back to the kernel and faults it in again; large thresholds keep it.
+# glibc gives freed memory back to the kernel and faults it in again. With large thresholds it is kept.
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
     "large thresholds": {
@@ -28,7 +28,7 @@ ALLOCATORS: dict[str, dict[str, str]] = {
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Machine, threads, versions, and which implementations ran."""
+    """Returns machine, threads, versions and the implementations that ran, as JSON values."""
     found: dict[str, Any] = {
         "clipfast": __version__,
         "torch": torch.__version__,

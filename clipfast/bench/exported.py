@@ -1,4 +1,4 @@
-"""What is compared of exported classifiers: ONNX Runtime, OpenVINO and AOTInductor against the reference."""
+"""The columns of exported classifiers: ONNX Runtime, OpenVINO and AOTInductor against the reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,18 @@ __all__ = ["Artifacts", "exported_columns"]
 
 
 class Artifacts:
-    """A tower's exports, written into `folder` and loaded: the defence as lab files, and undefended ONNX."""
+    """A tower's exports, written into a folder and loaded.
+
+    Args:
+        tower: The tower.
+        model: open_clip's name of the model, whose tokenizer is used.
+        folder: Where the files are written.
+        threads: How many threads ONNX Runtime and OpenVINO use.
+
+    Attributes:
+        defended: The defence under the profile "lab", by runtime: "onnx", "openvino" and "aotinductor".
+        undefended: The plain image encoder in ONNX Runtime.
+    """
 
     def __init__(self, tower: ImageTower, model: str, folder: Path, threads: int) -> None:
         names = [f"class {i}" for i in range(10)]
@@ -44,14 +55,32 @@ class Artifacts:
 
 @torch.no_grad()
 def undefended(tower: ImageTower, x: Tensor) -> Tensor:
-    """f(x) by open_clip's own eager pass."""
+    """Returns f(x) by open_clip's own eager pass.
+
+    Args:
+        tower: The tower.
+        x: float32 [N, 3, H, W] in [0, 1].
+
+    Returns:
+        float32 [N, D].
+    """
     return tower(x)
 
 
 def exported_columns(
     tower: ImageTower, artifacts: Artifacts, images: GatedImages
 ) -> dict[str, Callable[[], object]]:
-    """Each column's work on a batch; the artifacts' noise is drawn by their runtime."""
+    """Returns each column's work on a batch; the runtimes draw the noise of the artifacts.
+
+    Args:
+        tower: The tower that was exported.
+        artifacts: Its exports.
+        images: The batch, on the CPU, and settings that counter a known part of it.
+
+    Returns:
+        The work by the column's name. That of a defended artifact raises RuntimeError if other images are
+        countered than expected.
+    """
     x, config = images.pixels, images.config
     pixels = x.numpy()
 

@@ -1,4 +1,4 @@
-"""Which scenarios a full or a quick benchmark runs, and what the project has promised of them."""
+"""The scenarios of a full or a quick benchmark, and the figures that they must reach."""
 
 from __future__ import annotations
 
@@ -11,18 +11,36 @@ __all__ = ["BARS", "EXPORTED_BARS", "Bar", "Job", "jobs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Scenarios of one model that share a process, under one allocator. compile: with compiled columns."""
+    """Scenarios of one model that share a process, under one allocator.
+
+    Attributes:
+        allocator: A name of `clipfast.bench.environment.ALLOCATORS`.
+        scenarios: The scenarios, in order.
+        compile: Whether there are columns under torch.compile.
+        exports: Whether the columns are exported files.
+        peaks: Columns whose peak memory is measured too, at the last scenario.
+    """
 
     allocator: str
     scenarios: tuple[Scenario, ...]
     compile: bool = False
-    exports: bool = False  # the columns are exported files
-    peaks: tuple[str, ...] = ()  # columns whose peak memory is measured too, at the last scenario
+    exports: bool = False
+    peaks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """What ViT-B/32 must reach on two CPU threads, in the worse of both allocators."""
+    """What ViT-B/32 must reach on two CPU threads, with the worse of both allocators.
+
+    Attributes:
+        batch: The batch size that it holds for.
+        countered: How many images of the batch are countered.
+        fp32_over_reference: How many times faster than the reference the float32 engine is at least.
+        bf16_over_reference: How many times faster than the reference the bfloat16 engine is at least.
+        fp32_over_early_return: How many times faster than the reference with early return the float32
+            engine is at least.
+        over_floor: The time over undefended CLIP's, in the same precision and its fastest form, at most.
+    """
 
     batch: int
     countered: int
@@ -51,7 +69,8 @@ BARS = (
     ),
 )  # fmt: skip
 
-# What exported ViT-B/32 must reach on two CPU threads: (any countered, figure) -> bar; of a time, at most.
+# What exported ViT-B/32 must reach on two CPU threads: (any countered, figure) -> bar. A figure that is a
+# time may be the bar at most; any other must be the bar at least.
 EXPORTED_BARS = {
     (False, "onnx over reference"): 4.0,
     (True, "onnx over reference"): 1.7,
@@ -67,7 +86,13 @@ _PEAKS = ("reference", "reference early return", "engine fp32", "engine bf16")
 
 
 def jobs(device: str, *, quick: bool, exports: bool = False) -> list[Job]:
-    """The processes of a benchmark, in order. exports: of exported files, on a CPU, and not of the engine."""
+    """Returns the processes of a benchmark, in order.
+
+    Args:
+        device: "cpu", or a GPU.
+        quick: Whether a few scenarios are enough.
+        exports: Whether exported files are measured, on a CPU, in place of the engine.
+    """
 
     def scenarios(model: str, *rows: tuple[int, int, int]) -> tuple[Scenario, ...]:
         return tuple(

@@ -38,7 +38,13 @@ _COLUMNS = {
 
 
 def result_tables(result: dict[str, Any]) -> Iterator[Table]:
-    """Times, ratios, the bars of ViT-B/32, and peak memory."""
+    """Yields tables of times, ratios, the bars of ViT-B/32, and peak memory.
+
+    If exported files were measured, it yields one table of their ratios and bars.
+
+    Args:
+        result: What `run_benchmark` returned.
+    """
     exported = [row for row in result["rows"] if "onnx" in row["seconds"]]
     if exported:
         yield _exports(exported)
@@ -109,7 +115,7 @@ def _bars(rows: list[dict[str, Any]]) -> Table:
 
 
 def _figures(bar: Bar, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, list[float], bool]]:
-    """(figure, bar, the best engine's value in each regime, whether more is better)."""
+    """Yields (figure, bar, the best engine's value with each allocator, whether more is better)."""
     wanted = ("ViT-B-32", bar.batch, bar.countered)
     found = []
     for row in rows:
@@ -147,7 +153,7 @@ def _figures(bar: Bar, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float,
 
 
 def _exports(rows: list[dict[str, Any]]) -> Table:
-    """Each figure of exported files in each regime, and its bar."""
+    """Returns a table of each figure of exported files with each allocator, and its bar."""
     headings = ("allocator", "batch", "countered", "figure", "measured (quartiles)", "bar", "")
     table = Table(*headings, title="exported files: ratios, medians of rounds")
     for row in rows:

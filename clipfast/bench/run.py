@@ -30,9 +30,18 @@ def run_benchmark(
     progress: Callable[[str], None],
     save: Callable[[Any], None],
 ) -> dict[str, Any]:
-    """Measures and returns the result; `save` gets it as it stands after each process.
+    """Measures, and returns the result.
 
-    Raises RuntimeError where a process fails, with what it said.
+    Args:
+        device: "cpu", or a GPU.
+        threads: How many threads torch and the runtimes use.
+        quick: Whether a few scenarios are enough.
+        exports: Whether exported files are measured in place of the engine.
+        progress: Called with a line of text after each round and each measurement of peak memory.
+        save: Called with the result as it stands after each process, failed ones included.
+
+    Raises:
+        RuntimeError: If a process fails, with the end of its error output.
     """
     result: dict[str, Any] = {"device": device, "environments": [], "rows": [], "peaks": []}
     for job in jobs(device, quick=quick, exports=exports):
@@ -82,7 +91,7 @@ def _measure(
         code = process.returncode
         errors.seek(0)
         said = errors.read()[-4000:]
-    for key, measured in rounds.items():  # what was measured stands, whatever came after
+    for key, measured in rounds.items():  # what was measured is kept, even if the process failed later
         seconds = {name: [r[name] for r in measured] for name in sorted(measured[0])}
         result["rows"].append({"allocator": job.allocator, "scenario": json.loads(key), "seconds": seconds})
     if code:
@@ -90,10 +99,18 @@ def _measure(
 
 
 def summary(row: dict[str, Any]) -> dict[str, Any]:
-    """A row's medians in milliseconds and its ratios.
+    """Returns a row's medians in milliseconds and its ratios.
 
-    over_reference, over_early_return: how many times faster an engine is. over_floor: its time over that of
-    undefended CLIP in the same precision, by the fastest form. Each ratio is the median over rounds.
+    Args:
+        row: One of a result's rows, of a benchmark of the engine.
+
+    Returns:
+        The medians by column under "milliseconds", and the ratios of each engine under "engines". Each
+        ratio is the median over rounds, with its quartiles. "over_reference" and "over_early_return" are
+        how many times faster the engine is; "over_reference_same_precision" too, if that reference was
+        measured. "over_floor" is its time over that of undefended CLIP in the same precision, by the
+        fastest form, which "floor" names. "over_eager_undefended" is its time over that of eager
+        undefended CLIP in float32.
     """
     seconds: dict[str, list[float]] = row["seconds"]
     medians = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
@@ -116,7 +133,11 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def exported_summary(row: dict[str, Any]) -> dict[str, Any]:
-    """A row's ratios, medians over its rounds: {figure: Ratio}, named as in `plan.EXPORTED_BARS`."""
+    """Returns a row's ratios, medians over its rounds with quartiles, named as in `plan.EXPORTED_BARS`.
+
+    Args:
+        row: One of a result's rows, of a benchmark of exported files.
+    """
     seconds: dict[str, list[float]] = row["seconds"]
     figures = {
         f"{name} over reference": ratio(seconds["reference"], seconds[name])
@@ -134,5 +155,13 @@ def exported_summary(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:
-    """Writes a result whole or not at all."""
+    """Writes a result as JSON, whole or not at all.
+
+    Args:
+        result: What `run_benchmark` returned.
+        path: The file to write.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     write_text(path, json.dumps(result, indent=1) + "\n")

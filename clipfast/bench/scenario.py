@@ -19,7 +19,14 @@ __all__ = ["GatedImages", "Scenario", "make_images", "make_tower", "published_no
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One row of the table. countered: images of the batch that the gate holds back."""
+    """One row of the table.
+
+    Attributes:
+        model: open_clip's name of the model.
+        batch: The number of images.
+        countered: How many of them the gate counters.
+        rounds: How often each column is timed.
+    """
 
     model: str
     batch: int
@@ -28,29 +35,40 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """For tables and progress."""
+        """The scenario in words, for tables and progress."""
         return f"{self.model} batch {self.batch}, {self.countered} countered"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Returns the fields as JSON holds them."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatedImages:
-    """Pixels float32 [N, 3, H, W], and settings under which just `countered` of them are countered."""
+    """A batch, and settings under which a known part of it is countered.
+
+    Attributes:
+        pixels: float32 [N, 3, H, W] in [0, 1].
+        config: The settings.
+        countered: bool [N], the images that are countered.
+    """
 
     pixels: Tensor
     config: CounterattackConfig
-    countered: Tensor  # bool [N]
+    countered: Tensor
 
 
 @torch.no_grad()
 def make_tower(model: str, device: torch.device) -> ImageTower:
-    """The model's image tower with random weights: they prove speed, never accuracy.
+    """Builds a model's image tower with random weights, which prove speed and never accuracy.
 
-    A patch projection that sees no patch's mean, and strongly what is left, gives the drift of a trained
-    tower: about 0.1 on smooth images, ten times less on noise. Low precision would drown another drift.
+    The patch projection ignores each patch's mean and amplifies what is left. That gives the drift of a
+    trained tower: about 0.1 on smooth images, ten times less on noise. Any other drift would be lost in
+    low precision.
+
+    Args:
+        model: open_clip's name of the model.
+        device: Where the tower runs.
     """
     torch.manual_seed(0)
     clip = open_clip.create_model(model, pretrained=None, device=device)
@@ -60,15 +78,32 @@ def make_tower(model: str, device: torch.device) -> ImageTower:
 
 
 def published_noise(pixels: Tensor, config: CounterattackConfig) -> Tensor:
-    """U(-eps, eps) per pixel as the published code draws it, by torch's generator: shaped as the pixels."""
+    """Returns U(-eps, eps) per pixel as the published code draws it, by torch's generator.
+
+    Args:
+        pixels: float32 [N, 3, H, W].
+        config: The settings, whose eps is in [0, 1] pixel units.
+
+    Returns:
+        float32 [N, 3, H, W], on the device of `pixels`.
+    """
     return torch.empty_like(pixels).uniform_(-config.eps, config.eps)
 
 
 @torch.no_grad()
 def make_images(tower: ImageTower, batch: int, countered: int) -> GatedImages:
-    """Smooth images, which drift, and noise, which hardly does: the gate tells them apart at any draw.
+    """Makes a batch of which the gate counters a given number, at any draw of noise.
 
-    Raises RuntimeError where it does not.
+    It is of smooth images, which drift, and of noise, which hardly does. The noise images are the
+    countered ones.
+
+    Args:
+        tower: The tower that measures drift.
+        batch: The number of images.
+        countered: How many of them are to be countered.
+
+    Raises:
+        RuntimeError: If the drifts of the two kinds are too close.
     """
     device, size = tower.mean.device, tower.image_size
     generator = torch.Generator().manual_seed(batch)

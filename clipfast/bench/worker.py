@@ -1,4 +1,4 @@
-"""One process of a benchmark: one model's scenarios, or one column's peak memory. JSON lines on stdout."""
+"""One process of a benchmark, which writes JSON lines: a model's scenarios, or a column's peak memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ __all__ = ["measure_job"]
 
 
 def measure_job() -> None:
-    """Reads a job from the first argument and runs it."""
+    """Reads a job from the first command line argument, and runs it.
+
+    Raises:
+        RuntimeError: If an engine or artifact does not counter the images that it should, if an engine
+            differs from the reference, or if the drifts of a batch do not allow for its gate.
+    """
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
     device = torch.device(job["device"])

@@ -1,1 +1,1 @@
-"""Measuring what a gate reads of pictures, and choosing its threshold."""
+"""Measures what a gate reads of pictures, and chooses its threshold."""

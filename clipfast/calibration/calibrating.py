@@ -34,7 +34,7 @@ __all__ = [
     "set_threshold",
 ]
 
-# Files -> the readable ones and their pixels [N, 3, H, W], uint8, some at a time.
+# Reads files in batches: files -> the readable ones and their pixels, uint8 [N, 3, H, W], batch by batch.
 Batches = Callable[[list[Path]], Iterable[tuple[Sequence[Path], NDArray[Any]]]]
 
 
@@ -42,12 +42,22 @@ Batches = Callable[[list[Path]], Iterable[tuple[Sequence[Path], NDArray[Any]]]]
 class CalibrationRequest:
     """What to calibrate on and how.
 
-    clean: a folder of pictures. attacked: one of attacked pictures; or attack_eps, the l-inf budget, in
-    [0, 1] pixel units, of PGD-10 on the undefended model. rate: the share of clean pictures that may be
-    countered; or balanced, the best balanced accuracy. labels: whether folders are named as the classes.
-    attacked_share: of the traffic that the expected cost is for. seed: of noise, attack and bootstraps.
+    Attributes:
+        clean: A folder of clean pictures.
+        attacked: A folder of attacked pictures, or None.
+        attack_eps: The l-inf budget, in [0, 1] pixel units, of PGD-10 on the undefended model, or None
+            for no attack.
+        rate: The share of clean pictures that may be countered, or None with `balanced`.
+        balanced: Whether to set the best balanced accuracy.
+        labels: Whether pictures lie in folders that are named as the classes.
+        attacked_share: The share of attacked images in the traffic that the expected cost is for, in
+            [0, 1].
+        seed: The seed of noise, attack and bootstraps.
 
-    Raises InputError for options that do not go together.
+    Raises:
+        InputError: If both a folder of attacked pictures and an attack are given; both a rate and
+            balanced accuracy, or neither; or balanced accuracy or a positive `attacked_share` without
+            attacked pictures.
     """
 
     clean: Path
@@ -73,7 +83,7 @@ class CalibrationRequest:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders that are read: of clean pictures, and of attacked ones where they are given."""
+        """The folders that are read: that of clean pictures, and that of attacked ones if it is given."""
         return [self.clean, *([] if self.attacked is None else [self.attacked])]
 
 
@@ -84,10 +94,20 @@ def calibrate_folders(
     *,
     total: Callable[[int], object] | None = None,
 ) -> Calibration:
-    """Measures the pictures and sets the threshold. total: called with the number of files.
+    """Measures the pictures of a request and sets the threshold.
 
-    Raises InputError for a folder that is not there or holds no pictures, for class folders that are not
-    named as the classes, for settings without a gate, and as `calibrate` does.
+    Args:
+        classifier: The classifier to calibrate.
+        request: The pictures and how to set the threshold.
+        batches: Reads files.
+        total: Called with the number of files.
+
+    Returns:
+        The calibration, whose config has the new threshold.
+
+    Raises:
+        InputError: If the config has no gate; a folder is missing or holds no pictures; class folders are
+            not named as the classes; no picture can be read; or as for `calibrate`.
     """
     if classifier.config.gate == "none":
         raise InputError("expected settings with a gate, got gate 'none': it needs no threshold")
@@ -117,9 +137,21 @@ def set_threshold(
     attacked: Measured | None,
     skipped: int,
 ) -> Calibration:
-    """`calibrate` as a request has it, for what a classifier measured with a config. Raises as that does.
+    """Calls `calibrate` as a request has it, for what a classifier measured with a config.
 
-    skipped: the number of files that could not be read.
+    Args:
+        classifier: The classifier that measured drift.
+        request: How to set the threshold, and the facts that the figures are quoted with.
+        config: The settings that drift was measured with.
+        clean: What was measured of clean pictures.
+        attacked: What was measured of attacked pictures, or None if there are none.
+        skipped: The number of files that could not be read.
+
+    Returns:
+        The calibration, whose config has the new threshold.
+
+    Raises:
+        InputError: As for `calibrate`.
     """
     return calibrate(
         clean,
@@ -143,10 +175,23 @@ def measure(
     attack_eps: float | None = None,
     seed: int = 0,
 ) -> tuple[Measured, Measured | None]:
-    """What a gate and its branches make of pictures, and of the same pictures attacked.
+    """Measures what a gate and its branches make of pictures, and of the same pictures attacked.
 
-    batches, labels, attack_eps: as `pictures_of` takes them; without labels no answer is judged. A picture's
-    noise depends on the seed and its place alone. Raises InputError for no pictures.
+    A picture's noise depends on the seed and its place in the list alone.
+
+    Args:
+        classifier: The classifier whose gate is measured.
+        batches: Files and their pixels, [N, 3, H, W], uint8, or float in [0, 1].
+        labels: The class of each file; without them no answer is judged.
+        attack_eps: As in `CalibrationRequest`.
+        seed: The seed of noise and attack.
+
+    Returns:
+        What was measured of the pictures, and of the same pictures attacked; None for the latter without
+        an attack.
+
+    Raises:
+        InputError: If there are no pictures; or as for `DefendedClassifier.predict`.
     """
     gauge = Gauge(classifier)
     clean: list[Measured] = []
@@ -161,12 +206,19 @@ def measure(
 
 
 class Pictures(NamedTuple):
-    """N pictures of a list, on the classifier's device, and the same attacked."""
+    """N pictures of a list, and the same pictures attacked.
 
-    first: int  # their place in the list
-    clean: Tensor  # [N, 3, H, W], uint8 or float in [0, 1]
-    attacked: Tensor | None  # float32 [N, 3, H, W] in [0, 1], where an attack was asked for
-    labels: Tensor | None  # int64 [N]
+    Attributes:
+        first: The place of the first picture in the list.
+        clean: [N, 3, H, W], uint8, or float in [0, 1], on the classifier's device.
+        attacked: float32 [N, 3, H, W] in [0, 1] on the classifier's device, or None without an attack.
+        labels: int64 [N] on the CPU, or None without labels.
+    """
+
+    first: int
+    clean: Tensor
+    attacked: Tensor | None
+    labels: Tensor | None
 
 
 def pictures_of(
@@ -177,11 +229,18 @@ def pictures_of(
     attack_eps: float | None = None,
     seed: int = 0,
 ) -> Iterator[Pictures]:
-    """Pictures with what an attack makes of them.
+    """Attacks pictures, a batch at a time.
 
-    batches: files and their pixels [N, 3, H, W], uint8 or float in [0, 1]. labels: each file's class; without
-    them the attack moves away from the label that undefended CLIP predicts. attack_eps: as in
-    `CalibrationRequest`; None attacks nothing.
+    Args:
+        classifier: The classifier whose undefended model is attacked.
+        batches: Files and their pixels, [N, 3, H, W], uint8, or float in [0, 1].
+        labels: The class of each file. Without them the attack moves away from the label that undefended
+            CLIP predicts.
+        attack_eps: As in `CalibrationRequest`; None attacks nothing.
+        seed: The seed of the attack.
+
+    Yields:
+        The pictures of each batch, clean and attacked.
     """
     attackable, done = undefended(classifier), 0
     for files, array in batches:
@@ -200,9 +259,20 @@ def pictures_of(
 
 
 def folder_labels(root: Path, files: Iterable[Path], classnames: Sequence[str]) -> dict[Path, int]:
-    """The class of each file below `root`: the folder right below it is named as the class, spaces or _.
+    """Returns the class of each file, by the folder right below `root` that it lies in.
 
-    Raises InputError for a file in no folder, or in one of another name.
+    The folder is named as the class, with spaces or underscores.
+
+    Args:
+        root: The folder of class folders.
+        files: Files below `root`.
+        classnames: The class names.
+
+    Returns:
+        The index of each file's class.
+
+    Raises:
+        InputError: If a file lies in no folder below `root`, or in one that is not named as a class.
     """
     known = {name.replace(" ", "_"): index for index, name in enumerate(classnames)}
     labels = {}
@@ -219,14 +289,18 @@ def folder_labels(root: Path, files: Iterable[Path], classnames: Sequence[str]) 
 
 
 def files_below(root: Path) -> list[Path]:
-    """The pictures in a folder. Raises InputError where there is none of that name."""
+    """Returns the pictures in a folder and in those below it, in sorted order.
+
+    Raises:
+        InputError: If there is no such folder, or it holds no pictures.
+    """
     if not root.is_dir():
         raise InputError(f"expected a folder of pictures, got {root}")
     return list(image_files([root]))
 
 
 def _quoted(classifier: DefendedClassifier, request: CalibrationRequest, skipped: int) -> dict[str, Any]:
-    """What the figures are quoted with."""
+    """The facts that the figures are quoted with."""
     attack = None
     if request.attack_eps is not None:
         away_from = "the true label" if request.labels else "the predicted label"

@@ -1,4 +1,4 @@
-"""All gates on the same pictures: which tells attacked ones from clean ones, and what it costs."""
+"""Compares all gates on the same pictures: how well each tells attacked from clean ones, and its cost."""
 
 from __future__ import annotations
 
@@ -32,13 +32,22 @@ __all__ = ["calibrate_gates", "candidate_gates", "plot_gates", "recommended_gate
 def candidate_gates(
     config: CounterattackConfig, image_size: tuple[int, int], blocks: int = 1
 ) -> dict[str, CounterattackConfig]:
-    """The gates that are compared, by what readers see of them.
+    """Returns the settings of the gates that are compared, by names for readers.
 
-    blocks: of the tower that measures; of several, tokens are compared too after half and three quarters.
+    All else is as in the config, with one exception, for images that pass. After a gate other than
+    drift's they are answered by what is known then, at no further cost. This is f(x), or after an
+    agreement gate both embeddings if the config answers images that pass by several. After the drift gate
+    they are answered as the config says, or by f(x) if that is by several.
 
-    All else is as in the config, but that images which pass any gate but drift's are answered by what is
-    known then, and costs nothing more: f(x), or of agreement both embeddings where the config answers images
-    that pass by several.
+    Args:
+        config: The settings to vary. With the gate "agreement", its own transform is a candidate too.
+        image_size: (height, width) of the pixels; the low-pass filter's radius depends on it.
+        blocks: Of the tower that the gate measures with. Of several, tokens are compared after half and
+            after three quarters of them.
+
+    Returns:
+        The drift gate, drift at noise of 8, 16 and 32 grey levels, agreement under several transforms, and
+        agreement of tokens under the blur. None is marked as calibrated.
     """
     radius = f"{csr_radius(image_size):.4g}"
     transforms = ("blur", "gaussian 1.0", f"low_pass {radius}", "mirror", "crop 0.9 centre")
@@ -78,11 +87,23 @@ def calibrate_gates(
     *,
     total: Callable[[int], object] | None = None,
 ) -> dict[str, Calibration]:
-    """A calibration of each of `candidate_gates` on the same pictures, by name.
+    """Calibrates each of `candidate_gates` on the same pictures.
 
-    f(x) is made once for all gates, so that each costs a forward pass a picture. total: called with the
-    number of files. Raises InputError without attacked pictures, with labels, as no answer is made, for norm
-    "l2", and as `calibrate_folders` does.
+    f(x) is computed once for all gates, so that each gate costs one forward pass a picture.
+
+    Args:
+        classifier: The classifier to calibrate; its config is varied. It may have the gate "none".
+        request: The pictures and how to set the thresholds.
+        batches: Reads files.
+        total: Called with the number of files.
+
+    Returns:
+        The calibration of each gate, by its name.
+
+    Raises:
+        InputError: If the request has no attacked pictures and no attack, or has labels or the best
+            balanced accuracy, as no answer is computed; the config's norm is not "linf"; a folder is
+            missing or holds no pictures; no picture can be read; or as for `calibrate`.
     """
     if request.attacked is None and request.attack_eps is None:
         raise InputError("to compare gates expected attacked pictures or an attack, got clean ones alone")
@@ -110,10 +131,16 @@ def calibrate_gates(
 
 
 def recommended_gate(found: dict[str, Calibration], config: CounterattackConfig) -> str | None:
-    """The config's own gate if it tells attacked pictures from clean ones, else the one that does so best.
+    """Returns the name of the gate to use, or None if no gate tells attacked pictures from clean ones.
 
-    Its own first: which gate is hard to evade was found by attacking it, and separation says nothing of that.
-    Best is the highest lower end of an AUROC's interval. None where no interval lies above 0.5.
+    It is the config's own gate if that one separates, else the one that separates best. The own gate
+    comes first because how hard a gate is to evade was found by attacking it, and separation says nothing
+    about that. Best means the highest lower end of an AUROC's interval. A gate separates if that is above
+    0.5.
+
+    Args:
+        found: The calibrations by name, as `calibrate_gates` returns them.
+        config: The settings whose gate is preferred.
     """
     separating = [name for name, one in found.items() if _of(one).kind == "separates"]
     own = [name for name in separating if _measures_alike(found[name].config, config)]
@@ -121,7 +148,11 @@ def recommended_gate(found: dict[str, Calibration], config: CounterattackConfig)
 
 
 def plot_gates(found: dict[str, Calibration]) -> str:
-    """An SVG file's text: the receiver operating characteristic of each gate."""
+    """Returns the text of an SVG file: the receiver operating characteristic of each gate.
+
+    Args:
+        found: The calibrations by name, as `calibrate_gates` returns them.
+    """
     measured = {}
     for name, one in found.items():
         assert one.attacked is not None
@@ -146,7 +177,7 @@ def _measured(
     batches: Iterable[tuple[Sequence[Path], NDArray[Any]]],
     request: CalibrationRequest,
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """What each gate measures of all pictures, and of the same attacked; empty where none are."""
+    """What each gate measures of all pictures, and of the same pictures attacked; empty if none are."""
     clean: dict[str, list[NDArray[np.float32]]] = {name: [] for name in configs}
     attacked: dict[str, list[NDArray[np.float32]]] = {name: [] for name in configs}
     for part in pictures_of(classifier, batches, attack_eps=request.attack_eps, seed=request.seed):

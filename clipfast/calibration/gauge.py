@@ -14,7 +14,11 @@ __all__ = ["Gauge"]
 
 
 class Gauge:
-    """A classifier with its gate open, and with its gate shut where labels are to be judged."""
+    """Measures drift with a classifier, and with labels what it answers on either side of its gate.
+
+    Args:
+        classifier: The classifier, whose threshold is not used.
+    """
 
     def __init__(self, classifier: DefendedClassifier) -> None:
         closed = dataclasses.replace(classifier.config, tau_threshold=0.0)
@@ -30,9 +34,19 @@ class Gauge:
     def __call__(
         self, pixels: Tensor, labels: Tensor | None = None, *, seed: int, first_image: int = 0
     ) -> Measured:
-        """The drift of pixels [N, 3, H, W], uint8 or float in [0, 1]; with labels, int64 [N], who is right.
+        """Measures pictures.
 
-        seed, first_image: of the noise, see `DefendedClassifier.predict`.
+        Args:
+            pixels: [N, 3, H, W], uint8, or float in [0, 1].
+            labels: int64 [N], or None not to judge answers.
+            seed: The seed of the noise; see `DefendedClassifier.predict`.
+            first_image: The index of the first image; see `DefendedClassifier.predict`.
+
+        Returns:
+            The drifts, and with labels which pictures are right.
+
+        Raises:
+            InputError: As for `DefendedClassifier.predict`.
         """
         passed = self._passing.predict(pixels, seed=seed, first_image=first_image)
         drift, tokens = passed.drift.cpu().numpy().astype(np.float32), None

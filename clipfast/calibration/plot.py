@@ -1,4 +1,4 @@
-"""A calibration as a picture: what the gate measures, its ROC, and accuracy along the curve."""
+"""A picture of a calibration: what the gate measures, its ROC, and accuracy along the curve."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ __all__ = ["plot"]
 
 
 def plot(calibration: Calibration) -> str:
-    """An SVG file's text: histograms of the gate's measure and the threshold, then what labels and attacks
-    allow."""
+    """Returns the text of an SVG file that shows a calibration.
+
+    It shows histograms of the gate's measure with the threshold. With attacked pictures it shows the
+    gate's receiver operating characteristic too, and with labels accuracy over the share of clean
+    pictures countered.
+
+    Args:
+        calibration: The calibration.
+    """
     clean, attacked = calibration.clean, calibration.attacked
     gate = GATES[calibration.config.gate]
     drift = None if attacked is None else attacked.drift

@@ -1,4 +1,4 @@
-"""Receiver operating characteristics of gates as a chart."""
+"""A chart of the receiver operating characteristics of gates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ __all__ = ["roc_chart"]
 
 
 def roc_chart(measured: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], *, label: str) -> str:
-    """An SVG element's text: a curve a gate, by what readers see of it.
+    """Returns the text of an SVG element with a curve for each gate.
 
-    measured: what a gate measured of clean and of attacked pictures, [N] and [M], low of attacked ones.
-    label: what is shown, for those who do not see it.
+    Args:
+        measured: By the gate's name for readers, what it measured of clean pictures, float32 [N], and of
+            attacked ones, float32 [M]. It is low for attacked pictures.
+        label: What the chart shows, in words for those who do not see it.
+
+    Raises:
+        InputError: If a gate measured no clean or no attacked pictures, or a drift is not finite.
     """
     curves = {
         name: list(zip(*(shares.tolist() for shares in roc(clean, attacked)), strict=True))

@@ -14,14 +14,17 @@ __all__ = ["Separation", "countered_share", "roc", "separation"]
 
 AUROC_RESAMPLES = 2000
 
-# How a gate fares, by where the interval of its AUROC lies.
+# The result for a gate, by where the interval of its AUROC lies.
 SeparationKind = Literal["separates", "does not separate", "is inverted"]
 
 
 class Separation(NamedTuple):
-    """The AUROC of a low measure as a sign of attack, in [0, 1], and its bootstrap interval.
+    """How well a low measure is a sign of attack.
 
-    0.5 is chance; 1 means that every attacked picture measures lower than every clean one, 0 the reverse.
+    Attributes:
+        auroc: The area under the receiver operating characteristic, in [0, 1]. 0.5 is chance; 1 means
+            that every attacked picture measures lower than every clean one, and 0 the reverse.
+        interval: Its 95 % bootstrap interval.
     """
 
     auroc: float
@@ -29,7 +32,11 @@ class Separation(NamedTuple):
 
     @property
     def kind(self) -> SeparationKind:
-        """ "does not separate" where the interval holds 0.5, "is inverted" where it lies below."""
+        """What the interval of the AUROC shows.
+
+        It is "separates" if the interval lies above 0.5, "is inverted" if it lies below, and "does not
+        separate" if it contains 0.5.
+        """
         if self.interval.low > 0.5:
             return "separates"
         return "is inverted" if self.interval.high < 0.5 else "does not separate"
@@ -45,31 +52,63 @@ class Separation(NamedTuple):
 
 
 def countered_share(drift: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
-    """The share of drifts [N] strictly below each of T thresholds: float64 [T], as the gate counters."""
+    """Returns the share of drifts strictly below each threshold, as the gate counters.
+
+    Args:
+        drift: [N], at least one.
+        thresholds: [T], or one number.
+
+    Returns:
+        float64 [T], or one number, in [0, 1].
+
+    Raises:
+        InputError: If there are no drifts, they are not [N], or one is not finite.
+    """
     ordered = np.sort(_drifts(drift))
     return np.searchsorted(ordered, np.asarray(thresholds), side="left") / len(ordered)
 
 
 def roc(clean: ArrayLike, attacked: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The gate's receiver operating characteristic: countered shares of clean and of attacked pictures.
+    """Returns the gate's receiver operating characteristic.
 
-    float64 [T + 1] each, over every threshold that tells two drifts apart, from (0, 0) to (1, 1).
+    There is a point for each threshold that tells two drifts apart, from (0, 0) to (1, 1).
+
+    Args:
+        clean: [N], the drifts of clean pictures.
+        attacked: [M], the drifts of attacked pictures.
+
+    Returns:
+        The countered shares of clean and of attacked pictures, float64 [T + 1] each for T distinct
+        drifts.
+
+    Raises:
+        InputError: If there are no drifts of either kind, they are not [N] and [M], or one is not finite.
     """
     thresholds = np.unique(np.concatenate([_drifts(clean), _drifts(attacked), [np.inf]]))
     return countered_share(clean, thresholds), countered_share(attacked, thresholds)
 
 
 def separation(clean: ArrayLike, attacked: ArrayLike, *, seed: int = 0) -> Separation:
-    """The AUROC of drifts clean [N] and attacked [M]: how often an attacked picture measures lower than a
-    clean one, ties counting half. Its interval, 95 %, is the percentile bootstrap's over pictures, clean and
-    attacked drawn apart, which is cautious where they are pairs. Raises InputError for no drifts.
+    """Returns the AUROC of drifts, with its interval.
+
+    The AUROC is how often an attacked picture measures lower than a clean one; ties count half. The
+    interval, 95 %, is the percentile bootstrap's over pictures. Clean and attacked pictures are drawn
+    independently, which is cautious if they are pairs.
+
+    Args:
+        clean: [N], the drifts of clean pictures.
+        attacked: [M], the drifts of attacked pictures.
+        seed: The seed of the bootstrap.
+
+    Raises:
+        InputError: If there are no drifts of either kind, they are not [N] and [M], or one is not finite.
     """
     ordered, others = np.sort(_drifts(clean)), np.sort(_drifts(attacked))
-    # Clean drifts up to here are below an attacked one, and from there on above it.
+    # For each attacked drift: how many clean drifts are below it, and how many are not above it.
     below, above = (np.searchsorted(ordered, others, side=side) for side in ("left", "right"))
 
     def area(clean_counts: NDArray[np.int64], attacked_counts: NDArray[np.int64]) -> float:
-        """The AUROC of pictures that count several times or not at all."""
+        """The AUROC if each picture counts as often as it was drawn."""
         seen = np.concatenate([[0], np.cumsum(clean_counts)])
         higher = seen[-1] - (seen[below] + seen[above]) / 2
         return float(higher @ attacked_counts / (seen[-1] * attacked_counts.sum()))

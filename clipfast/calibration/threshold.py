@@ -1,4 +1,4 @@
-"""Drift thresholds and what they cost: from measured drifts to a config marked as calibrated."""
+"""Drift thresholds and their cost: from measured drifts to a config that is marked as calibrated."""
 
 from __future__ import annotations
 
@@ -35,26 +35,35 @@ __all__ = [
 
 CALIBRATION_SCHEMA = 1
 
-# With fewer an interval of the AUROC says nothing.
+# With fewer pictures an interval of the AUROC says nothing.
 LEAST_PICTURES = 10
 # The share of the clean pictures, and of the attacked, that may pass early though the embeddings disagree.
 EARLY_MISSED = 0.01
 
 
 class Right(NamedTuple):
-    """Which of N pictures are classified right: bool [N], by what is done with them."""
+    """Which of N pictures are classified right, by what the defence does with them.
+
+    Attributes:
+        undefended: bool [N], right without a defence.
+        passed: bool [N], right by the defence's answer if it lets them pass.
+        countered: bool [N], right by the defence's answer if it counters them.
+    """
 
     undefended: NDArray[np.bool_]
-    passed: NDArray[np.bool_]  # what the defence answers where it lets them pass
-    countered: NDArray[np.bool_]  # and where it counters them
+    passed: NDArray[np.bool_]
+    countered: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The drift of N pictures, float32 [N], and what each branch of the gate makes of them, with labels.
+    """What was measured of N pictures.
 
-    tokens: how well tokens agree at the gate's depth, float32 [N], where images may pass early; drift is then
-    of the embeddings, of all of them.
+    Attributes:
+        drift: float32 [N], what the gate measures. Where `tokens` are given, by embeddings alone.
+        right: Which pictures are right on each side of the gate; None without labels.
+        tokens: float32 [N], how well tokens agree at the gate's depth, for settings under which images may
+            pass early; else None.
     """
 
     drift: NDArray[np.float32]
@@ -65,7 +74,13 @@ class Measured:
         return len(self.drift)
 
     def accuracy(self, threshold: float) -> float:
-        """The share that is right where drifts strictly below the threshold are countered."""
+        """Returns the share of right pictures if drifts strictly below a threshold are countered.
+
+        The share is in [0, 1]. Needs `right`.
+
+        Args:
+            threshold: The threshold.
+        """
         assert self.right is not None
         return float(np.where(self.drift < threshold, self.right.countered, self.right.passed).mean())
 
@@ -77,7 +92,11 @@ class Measured:
 
     @classmethod
     def joined(cls, parts: list[Measured]) -> Measured:
-        """The pictures of all parts, in order."""
+        """Returns the pictures of all parts, in order.
+
+        Args:
+            parts: At least one. Either all have `right` or none does.
+        """
         rights = [part.right for part in parts if part.right is not None]
         tokens = [part.tokens for part in parts if part.tokens is not None]
         assert {len(rights), len(tokens)} <= {0, len(parts)}
@@ -90,11 +109,19 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A threshold and what it does with the pictures that it was set on.
+    """A threshold and its effect on the pictures that it was set on.
 
-    config: marked as calibrated. rule: how the threshold was chosen, in words. run: what the figures are
-    quoted with. attacked_share: of the traffic that the expected cost is for. drift_encoder: whether another
-    tower measures drift. blocks: of the tower that measures.
+    Attributes:
+        config: The settings with the threshold, marked as calibrated.
+        rule: How the threshold was chosen, in words.
+        run: The facts that the figures are quoted with, such as model, attack and seed.
+        clean: What was measured of the clean pictures.
+        attacked: What was measured of the attacked pictures, or None if there are none.
+        separation: How well the gate tells attacked from clean pictures, or None without attacked ones.
+        attacked_share: The share of attacked images in the traffic that the expected cost is for, in
+            [0, 1].
+        drift_encoder: Whether another tower than the one that answers measures drift.
+        blocks: The number of blocks of the tower that measures drift, or None if it is not known.
     """
 
     config: CounterattackConfig
@@ -108,7 +135,14 @@ class Calibration:
     blocks: int | None = None
 
     def figures(self) -> dict[str, float]:
-        """What the threshold does, by name: shares in [0, 1], passes an image, numbers of pictures."""
+        """Returns the effect of the threshold, by name.
+
+        Names with "countered", "accuracy" or "share", and those of the AUROC, are shares in [0, 1].
+        `forward_passes` and `backward_passes` are encoder passes an image. Names with "pictures" are
+        counts. `clean_countered_low` and `clean_countered_high` are the 95 % score interval (Wilson, JASA
+        1927) of `clean_countered`. `attack_eps` is in [0, 1] pixel units. Figures that need attacked
+        pictures, labels or an attack are left out without them.
+        """
         countered = self._countered(self.config.tau_threshold)
         interval = wilson(round(countered[0] * len(self.clean)), len(self.clean))
         figures = {
@@ -146,7 +180,11 @@ class Calibration:
         }
 
     def curve(self) -> dict[str, list[float]]:
-        """Figures at every hundredth of the drifts, by name: lists of equal length."""
+        """Returns figures at the percentiles of the measured drifts, by name, as lists of equal length.
+
+        Each list has a value for each distinct one of 101 thresholds from the smallest to the largest
+        drift.
+        """
         pooled = np.concatenate([m.drift for m in (self.clean, self.attacked) if m is not None])
         thresholds = np.unique(np.quantile(pooled, np.linspace(0, 1, 101))).tolist()
         columns: dict[str, list[float]] = {"tau_threshold": thresholds}
@@ -161,7 +199,14 @@ class Calibration:
         return columns
 
     def to_json(self) -> str:
-        """The report as JSON: how it was made, the config, the figures, the curve, quantiles of drift."""
+        """Returns the report as JSON text.
+
+        It holds how the calibration was run, the rule, the config, the separation in words, the figures,
+        the curve and the percentiles of drift.
+
+        Raises:
+            ValueError: If a number is not finite.
+        """
         quantiles = {
             name: np.quantile(measured.drift, np.linspace(0, 1, 101)).tolist()
             for name, measured in (("clean", self.clean), ("attacked", self.attacked))
@@ -224,18 +269,34 @@ def calibrate(
 ) -> Calibration:
     """Sets tau_threshold on measured drifts, and marks the config as calibrated.
 
-    With an early_threshold in the config it sets that too, by `threshold_early`.
+    A rate is a promise about clean pictures alone. It holds whether the gate separates or not, and
+    `separation` tells which. Balanced accuracy is about telling attacked from clean pictures. If the gate
+    cannot do that, the best threshold is fitted to chance, so that it is refused.
 
-    config: the settings that drift was measured with. weights: the fingerprint of the tower that measured
-    it. rate: the share of clean pictures that may be countered; None for the best balanced accuracy of
-    telling clean from attacked. attacked_share, drift_encoder, blocks, run: see `Calibration`. seed: of
-    bootstraps.
+    If the config has an early_threshold, that is set too, by `threshold_early`.
 
-    A rate is a promise about clean pictures alone and holds whether the gate separates or not; `separation`
-    then says which. Balanced accuracy is about telling attacked from clean: where that cannot be done its
-    best threshold is one fitted to chance. Raises InputError then, and for too few pictures, for a rate
-    outside of (0, 1), for an attacked_share outside of [0, 1], and without attacked pictures for one above 0
-    or an early_threshold.
+    Args:
+        clean: What was measured of clean pictures.
+        attacked: What was measured of attacked pictures, or None if there are none.
+        config: The settings that drift was measured with.
+        weights: The fingerprint of the image tower that measured drift.
+        rate: The share of clean pictures that may be countered, between 0 and 1. None sets the best
+            balanced accuracy of telling clean from attacked pictures.
+        attacked_share: See `Calibration`.
+        drift_encoder: See `Calibration`.
+        blocks: See `Calibration`.
+        run: See `Calibration`.
+        seed: The seed of bootstraps.
+
+    Returns:
+        The calibration, whose config has the new thresholds.
+
+    Raises:
+        InputError: If the rate is not between 0 and 1; `attacked_share` is outside [0, 1], or above 0
+            without attacked pictures; the config has an early_threshold and there are no attacked
+            pictures; there are too few clean pictures for the rate, or fewer than 10 of either kind where
+            there are attacked ones; balanced accuracy is asked for without attacked
+            pictures or with a gate that does not separate; or drifts are not finite.
     """
     if not 0 <= attacked_share <= 1:
         raise InputError(f"expected a share of attacked traffic in [0, 1], got {attacked_share!r}")
@@ -285,11 +346,18 @@ def calibrate(
 
 
 def threshold_for_rate(drift: ArrayLike, rate: float) -> float:
-    """The largest threshold that counters at most floor(rate * N) of N clean pictures.
+    """Returns the largest threshold that counters at most floor(rate * N) of N clean pictures.
 
-    It lies halfway between two drifts, so that rounding moves no picture over it, and is a float32. Pictures
-    of equal drift are countered all or none: none, where all would be too many. Raises InputError for a rate
-    outside of (0, 1), and for fewer pictures than let one be countered.
+    It is a float32, and lies halfway between two drifts so that rounding moves no picture over it.
+    Pictures of equal drift are countered all or none: none if all would be too many.
+
+    Args:
+        drift: [N], the drifts of clean pictures.
+        rate: The share of them that may be countered, between 0 and 1.
+
+    Raises:
+        InputError: If the rate is not between 0 and 1, or there are too few pictures for one to be
+            countered.
     """
     ordered = np.sort(np.asarray(drift, np.float32))
     if not 0 < rate < 1:
@@ -300,13 +368,23 @@ def threshold_for_rate(drift: ArrayLike, rate: float) -> float:
             f"expected at least {math.ceil(1 / rate - 1e-9)} clean pictures for a rate of {rate:g}, "
             f"got {len(ordered)}"
         )
-    # The first that must pass. Those of its drift pass too.
+    # The first picture that must pass. Those of the same drift pass too.
     return _between(ordered, int(np.searchsorted(ordered, ordered[count], side="left")))
 
 
 def threshold_balanced(clean: ArrayLike, attacked: ArrayLike) -> float:
-    """The threshold of the best balanced accuracy, (clean passed + attacked countered) / 2; the lowest of
-    equals, which is the cheapest. Halfway between two drifts, a float32."""
+    """Returns the threshold of the best balanced accuracy, (clean passed + attacked countered) / 2.
+
+    Of equally good thresholds it is the lowest, which is the cheapest. It is a float32, and lies halfway
+    between two drifts.
+
+    Args:
+        clean: [N], the drifts of clean pictures.
+        attacked: [M], the drifts of attacked pictures.
+
+    Raises:
+        InputError: If there are no drifts of either kind, or they are not finite.
+    """
     pooled = np.unique(np.concatenate([np.asarray(d, np.float32) for d in (clean, attacked)]))
     thresholds = np.array([_between(pooled, i) for i in range(len(pooled))])
     gained = countered_share(attacked, thresholds) - countered_share(clean, thresholds)
@@ -314,10 +392,18 @@ def threshold_balanced(clean: ArrayLike, attacked: ArrayLike) -> float:
 
 
 def threshold_early(clean: Measured, attacked: Measured, tau_threshold: float) -> float:
-    """The lowest early_threshold that the gate's decisions bear: a float32, from 0.01 to 1.
+    """Finds the lowest early_threshold at which hardly any image passes early that should be countered.
 
-    Of the clean pictures, and of the attacked, at most EARLY_MISSED are those that the embeddings would have
-    countered and that pass early. 1, where no lower one is.
+    Should be countered: by the agreement of its embeddings. Of the clean pictures, and of the attacked ones,
+    at most the share EARLY_MISSED are such.
+
+    Args:
+        clean: What was measured of clean pictures, tokens included.
+        attacked: What was measured of attacked pictures, tokens included.
+        tau_threshold: The threshold of the embeddings' agreement.
+
+    Returns:
+        A float32 from 0.01 to 1, halfway between two pictures. It is 1 if no lower one will do.
     """
     lowest = 0.01
     for measured in (clean, attacked):
@@ -339,9 +425,14 @@ def expected_passes(
     blocks: int | None = None,
     drift_encoder: bool = False,
 ) -> Passes:
-    """Encoder passes an image on average, where shares of the images are countered and pass early.
+    """Returns the encoder passes an image, on average; see `clipfast.defence.passes.engine_passes`.
 
-    See `engine_passes`.
+    Args:
+        config: The settings of the defence.
+        countered: The share of images that are countered, in [0, 1].
+        early: The share of images that pass early, in [0, 1].
+        blocks: The number of blocks of the tower that measures drift, or None if it is not known.
+        drift_encoder: Whether another tower than the one that answers measures drift.
     """
     fates = ((1 - countered - early, 0, 0), (countered, 1, 0), (early, 0, 1))
     each = [
@@ -355,26 +446,40 @@ def expected_passes(
 
 
 def write_calibration(calibration: Calibration, path: Path) -> Path:
-    """Writes the config as JSON, and the report beside it; returns the report's path.
+    """Writes the config as JSON, and the report beside it.
 
-    Raises InputError where a file cannot be written.
+    Args:
+        calibration: The calibration.
+        path: The file for the config.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        InputError: If a file cannot be written.
     """
     report = report_path(path)
     write_text(report, calibration.to_json())
-    write_text(path, calibration.config.to_json() + "\n")  # last: whoever finds it finds the report
+    write_text(path, calibration.config.to_json() + "\n")  # last, so that its report is always there
     return report
 
 
 def report_path(config: Path) -> Path:
-    """Where the report stands of the calibration that wrote a config file: beside it."""
+    """Returns the path of the report beside a config file, with the suffix .calibration.json."""
     return config.with_suffix(".calibration.json")
 
 
 def figures_beside(path: Path) -> dict[str, float] | None:
-    """The figures of the calibration that wrote the config file at `path`, from the report beside it.
+    """Reads the figures of a calibration from the report beside its config file.
 
-    None where there is no such report, or where it is of another config. Raises InputError for a report that
-    cannot be read.
+    Args:
+        path: The config file.
+
+    Returns:
+        The figures by name, or None if there is no report or it is of another config.
+
+    Raises:
+        InputError: If the report, or a config file that has one, cannot be read.
     """
     report = report_path(path)
     if not report.exists():
@@ -390,7 +495,7 @@ def figures_beside(path: Path) -> dict[str, float] | None:
 
 
 def _between(ordered: NDArray[np.float32], index: int) -> float:
-    """A float32 above ordered[index - 1], or 0, and not above ordered[index]; halfway if there is one."""
+    """A float32 above ordered[index - 1], or 0, and at most ordered[index]: halfway if possible."""
     low = ordered[index - 1] if index else np.float32(0)
     middle = low + (ordered[index] - low) / np.float32(2)
     return float(middle if middle > low else ordered[index])

@@ -40,15 +40,19 @@ for _name, _module in {
 
 
 def main(command: typer.Typer = app) -> None:
-    """Runs a command line; problems with the input end it with a message and exit code 2.
+    """Runs a command line.
 
-    So do packages that are missing, files that cannot be written and memory that does not suffice; a file
-    that is verified and disagrees ends it with exit code 1.
+    A problem with the input ends it with a message and exit code 2. So do missing packages, files that
+    cannot be read or written, and too little memory. The exit code is 1 if a verified file disagrees, or
+    if whoever reads standard output stops reading.
+
+    Args:
+        command: The command line to run.
     """
     spin_briefly()  # before a command imports torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # of names that the terminal has no letters for
+            stream.reconfigure(errors="backslashreplace")  # for names with letters the terminal lacks
     try:
         try:
             command()
@@ -61,7 +65,7 @@ def main(command: typer.Typer = app) -> None:
     except ModuleNotFoundError as error:
         _fail(str(names_extra("this command", error)))
     except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read has enough
+        if error.errno == errno.EPIPE:  # the reader of standard output has closed it
             _close_output()
             sys.exit(1)
         _close_output()
@@ -74,7 +78,7 @@ def main(command: typer.Typer = app) -> None:
 
 
 def _close_output() -> None:
-    """Drops what cannot be written, which Python would try again at the end."""
+    """Drops what cannot be written, because Python would try to write it again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -84,7 +88,7 @@ def _fail(message: str, *, code: int = 2) -> NoReturn:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Also of torch's errors, which is not imported for their sake."""
+    """Whether memory ran out. Recognises torch's errors by name, so that torch need not be imported."""
     named = type(error).__name__ == OutOfMemoryError.__name__
     return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 

@@ -120,7 +120,7 @@ def command(
     if plot is not None and plot.suffix != ".svg":
         raise InputError(f"expected a file named .svg for the plot, got {plot}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)  # that is what this is for
+        warnings.simplefilter("ignore", UncalibratedWarning)  # it is about to be calibrated
         classifier = options.defended_classifier(
             model=model,
             pretrained=pretrained,
@@ -185,7 +185,7 @@ def command(
 
 
 def _base(gates: Literal["all"] | None) -> Preset:
-    """Whose stages are calibrated: the recommended ones have no gate of their own."""
+    """The preset whose stages are calibrated. The recommended one has no gate of its own."""
     return "published" if gates is None else "recommended"
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answered", "FileClassifier", "ReadHere", "classify_files", "command"]
 
-_MANY = 16  # files, for which a bar is shown
+_MANY = 16  # from this number of files on, a bar is shown
 
 
 def command(
@@ -105,33 +105,64 @@ def command(
 
 
 class Answered(NamedTuple):
-    """What became of some files: those that could be read, their N answers, and the errors of the others."""
+    """The result for some files: those that could be read, and the errors of the others.
+
+    Attributes:
+        files: The N files that could be read.
+        prediction: Their N answers, or None if N is 0.
+        errors: The errors of the files that could not be read.
+    """
 
     files: list[Path]
-    prediction: Prediction[Any] | None  # None of no file
+    prediction: Prediction[Any] | None
     errors: list[InputError]
 
 
 class FileClassifier(Protocol):
-    """What answers for picture files."""
+    """A classifier that answers for picture files."""
 
     def answers(self, files: list[Path], size: int) -> Iterator[Answered]:
-        """Up to `size` files at a time."""
+        """Answers for files, a batch at a time.
+
+        Args:
+            files: The picture files.
+            size: The largest number of files in a batch.
+
+        Yields:
+            The result for each batch, in the order of the files.
+        """
         ...
 
     def stats(self) -> Stats:
-        """Of all the answers."""
+        """Returns the counts over all answers."""
         ...
 
 
 class ReadHere:
-    """A classifier of pixels for files that are read here. seed: of its noise, see `predict`."""
+    """A file classifier that reads the files itself and gives their pixels to a classifier.
+
+    Args:
+        classifier: The classifier of pixels.
+        seed: The seed of its noise; see `DefendedClassifier.predict`.
+    """
 
     def __init__(self, classifier: DefendedClassifier | ArtifactClassifier, seed: int | None = None) -> None:
         self._classifier, self._seed = classifier, seed
 
     def answers(self, files: list[Path], size: int) -> Iterator[Answered]:
-        """Up to `size` files at a time."""
+        """Answers for files, a batch at a time.
+
+        Args:
+            files: The picture files.
+            size: The largest number of files in a batch.
+
+        Yields:
+            The result for each batch, in the order of the files.
+
+        Raises:
+            InputError: As for the classifier's `predict`. Files that cannot be read raise nothing.
+            ArtifactError: As for `ArtifactClassifier.predict`.
+        """
         done = 0
         for good, pixels, bad in batches(self._classifier.preprocess, files, size):
             prediction = None
@@ -141,7 +172,7 @@ class ReadHere:
             yield Answered(good, prediction, bad)
 
     def stats(self) -> Stats:
-        """Of all the answers."""
+        """Returns the classifier's counts."""
         return self._classifier.stats()
 
 
@@ -155,8 +186,17 @@ def classify_files(
 ) -> None:
     """Classifies image files and those in folders, and prints a table or a JSON object a line.
 
-    make: gives the classifier; called once there is a file. Reports what cannot be read on stderr, goes on
-    with the rest, and raises typer.Exit(1) at the end.
+    What cannot be read is reported on stderr, and the rest goes on.
+
+    Args:
+        images: Image files, or folders of them.
+        make: Makes the classifier. Called once, and only if there is a file.
+        batch_size: The largest number of files in a batch, at least 1.
+        topk: How many classes to list for each image, at least 1.
+        as_json: Whether to print a JSON object a line instead of a table.
+
+    Raises:
+        typer.Exit: With code 1 if there are no files, or if some could not be read.
     """
     files: list[Path] = []
     failed = 0
@@ -169,7 +209,7 @@ def classify_files(
         raise typer.Exit(1)
     with printed_warnings():
         classifier = make()
-    # Folded, not cut: the end of a path or a name is what tells it from others.
+    # Long cells are folded and not cut, because paths and names often differ only at the end.
     image, best, changed = (
         Column(name, overflow="fold") for name in ("image", "class", "changed the answer")
     )
@@ -202,8 +242,11 @@ def classify_files(
 def _from_artifact(
     artifact: Path, device: str, settled: dict[str, object], where: dict[str, Any]
 ) -> ArtifactClassifier:
-    """Reads an exported file. settled: the options that it leaves no choice in, None if not given. where:
-    keyword arguments of `load_artifact`."""
+    """Reads an exported file.
+
+    settled: the options that the file decides itself, None if not given. where: keyword arguments of
+    `load_artifact`.
+    """
     from ..artifacts.formats import format_of
     from ..artifacts.loading import load_artifact
 

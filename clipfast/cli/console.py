@@ -1,7 +1,7 @@
 """What commands print with: both streams, progress, warnings, and what was left out.
 
-Standard output is a command's result and stays where its user sent it: nothing here writes to it, or has
-what is written to it go elsewhere while progress is shown.
+Standard output is a command's result. Nothing here writes to it, and showing progress does not redirect
+it.
 """
 
 from __future__ import annotations
@@ -28,27 +28,32 @@ from ..errors import InputError, UncalibratedWarning
 
 __all__ = ["ProgressBar", "printed_warnings", "spinner", "stderr", "stdout", "tell", "tell_skipped"]
 
-# Names with colons are names, and no pictures.
+# No emoji: rich would replace words between colons in names by pictures.
 stderr = Console(stderr=True, emoji=False)
 stdout = Console(emoji=False)
 
-SECONDS_A_LINE = 60.0  # of progress, where stderr is a file
+SECONDS_A_LINE = 60.0  # between two lines of progress, if stderr is not a terminal
 
 
 def tell(label: str, message: str) -> None:
-    """Prints a line on stderr. label: of rich's markup; message: as it is, and not wrapped."""
+    """Prints a line on stderr.
+
+    Args:
+        label: The beginning of the line, in rich's markup.
+        message: The rest of the line, printed as it is and not wrapped.
+    """
     stderr.print(f"{label} {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def tell_skipped(errors: Sequence[InputError]) -> None:
-    """Says what could not be read."""
+    """Prints the errors of files that were skipped, a line each."""
     for error in errors:
         tell("[red]skipped[/]", str(error))
 
 
 @contextlib.contextmanager
 def printed_warnings() -> Iterator[None]:
-    """Prints what is warned of inside, each message once."""
+    """Prints the warnings that are given inside the context when it ends, each message once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UncalibratedWarning)
         yield
@@ -57,9 +62,13 @@ def printed_warnings() -> Iterator[None]:
 
 
 class ProgressBar(Progress):
-    """One task's bar with the time left, on stderr, or lines where no terminal shows bars.
+    """One task's bar with the time left, on stderr.
 
-    done: the column that says how far it is.
+    If stderr is not a terminal, it prints a line a minute instead.
+
+    Args:
+        done: The column that shows how far the task is.
+        disable: Whether to show nothing.
     """
 
     def __init__(self, done: ProgressColumn, *, disable: bool = False) -> None:
@@ -68,7 +77,12 @@ class ProgressBar(Progress):
         self._told = time.monotonic()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """Some of a task is done."""
+        """Advances a task.
+
+        Args:
+            task_id: The task.
+            advance: The number of steps that are done since the last call.
+        """
         super().advance(task_id, advance)
         if self.disable or self.console.is_terminal or time.monotonic() - self._told < SECONDS_A_LINE:
             return
@@ -81,7 +95,7 @@ class ProgressBar(Progress):
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """The bar is away while standard output is printed to where both show on terminals."""
+        """Hides the bar inside the context if the bar and standard output show on a terminal."""
         shown = self.live.is_started and stderr.is_interactive and stdout.is_terminal
         if shown:
             self.stop()
@@ -92,7 +106,14 @@ class ProgressBar(Progress):
 
 @contextlib.contextmanager
 def spinner(message: str) -> Iterator[Callable[[str], None]]:
-    """A message on stderr while something is done, where a terminal shows it; gives what changes it."""
+    """Shows a message on stderr while something is done, if stderr is a terminal.
+
+    Args:
+        message: The first message.
+
+    Yields:
+        A function that replaces the message.
+    """
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
     with Progress(
         *columns, console=stderr, transient=True, redirect_stdout=False, disable=not stderr.is_terminal

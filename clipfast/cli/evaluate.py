@@ -101,7 +101,7 @@ def command(
 
 
 class _Stretches:
-    """An evaluation's stretches of work: one bar after another."""
+    """Shows an evaluation's stretches of work, one bar after another."""
 
     def __init__(self, bar: ProgressBar) -> None:
         self._bar = bar

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-# With one that is refused, so that its reason is told.
+# int8 is accepted here and refused later, so that the user reads why.
 AskedPrecision = Literal[Precision, "int8"]
 
 
@@ -114,7 +114,7 @@ def command(
                     preset=preset,
                     device=device,
                 )
-            # Checked as the rest is, by `export`.
+            # `export` checks these names.
             named: Any = None if outputs is None else [name.strip() for name in outputs.split(",")]
             figures = figures_beside(config) if config is not None and classifier.calibrated else None
             exported = export(

@@ -1,4 +1,4 @@
-"""The options that commands share, and the classifier that they make."""
+"""The options that several commands share, and the classifier that they make."""
 
 from __future__ import annotations
 
@@ -65,9 +65,14 @@ EnginePrecision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option()]
 
 
 def runtime_options(runtime: str | None, providers: list[str] | None) -> dict[str, Any]:
-    """Keyword arguments of `load_artifact`.
+    """Returns keyword arguments of `load_artifact` for a runtime and its providers.
 
-    runtime: by name, None where none was asked for. Raises InputError for providers of one that has none.
+    Args:
+        runtime: The runtime's name, or None if none was asked for.
+        providers: ONNX Runtime's execution providers in order of preference, or None.
+
+    Raises:
+        InputError: If providers are given for a runtime other than onnxruntime.
     """
     if not providers:
         return {"runtime": runtime or "auto"}
@@ -77,12 +82,23 @@ def runtime_options(runtime: str | None, providers: list[str] | None) -> dict[st
 
 
 def read_config(file: Path) -> CounterattackConfig:
-    """Counterattack settings from a JSON file. Raises InputError for one that cannot be read."""
+    """Reads counterattack settings from a JSON file.
+
+    Raises:
+        InputError: If the file cannot be read, or does not hold valid settings.
+    """
     return CounterattackConfig.from_json(read_text(file))
 
 
 def checked_device(name: str) -> str:
-    """A device that is here; of auto the first GPU, else the CPU. Raises InputError for another one."""
+    """Returns the name of a device that is on this machine.
+
+    Args:
+        name: The device's name. "auto" is the first GPU, or the CPU if there is none.
+
+    Raises:
+        InputError: If there is no such device.
+    """
     import torch
 
     if name == "auto":
@@ -107,11 +123,28 @@ def defended_classifier(
     precision: str = "fp32",
     checkpoint: Path | None = None,
 ) -> DefendedClassifier:
-    """The classifier that the options ask for, with a bundled model's own names and settings where they name
-    none.
+    """Builds the classifier that the options ask for.
 
-    checkpoint: a fine-tuned image tower in the place of the model's, which then measures drift. Raises
-    InputError for options that do not go together, and as the constructors of `DefendedClassifier` do.
+    Class names and settings that the options leave out are a bundled model's own, if the model is one.
+
+    Args:
+        model: The model's name, or None for the first bundled one.
+        pretrained: open_clip's tag or a file of weights, or None.
+        classnames: Class names as `listed_classnames` takes them, or None.
+        templates: A file with one prompt template a line, or None.
+        config: A file with settings as JSON, or None.
+        preset: The name of settings, or None.
+        device: A device as `checked_device` takes it.
+        precision: See `DefendedClassifier`.
+        checkpoint: A fine-tuned image tower that replaces the model's, or None. The model's own tower
+            then measures drift.
+
+    Returns:
+        The classifier. It warns as `DefendedClassifier` does.
+
+    Raises:
+        InputError: If options do not go together, a file cannot be read, or class names are missing; or
+            as for the constructors of `DefendedClassifier`.
     """
     from ..classifier import DefendedClassifier
     from ..models.bundled import BUNDLED, bundled_defaults, bundled_folder
@@ -139,9 +172,14 @@ def defended_classifier(
 
 
 def named_model(model: str | None, pretrained: str | None) -> str:
-    """The model's name, that of the first bundled one where none is given.
+    """Returns the model's name, or that of the first bundled model if none is given.
 
-    Raises InputError for weights without an architecture and for an architecture without weights.
+    Args:
+        model: The model's name, or None.
+        pretrained: open_clip's tag or a file of weights, or None.
+
+    Raises:
+        InputError: If weights are given without an architecture, or an architecture without weights.
     """
     from ..models.bundled import BUNDLED
     from ..models.loading import check_weights_named
@@ -154,16 +192,20 @@ def named_model(model: str | None, pretrained: str | None) -> str:
 
 
 def listed_classnames(value: str) -> list[str]:
-    """Class names: a,b,c; or one a line of a file or a pipe, or with - of standard input.
+    """Reads class names from an option's value.
 
-    Raises InputError for what looks like a path and leads nowhere.
+    Args:
+        value: Names as a,b,c; a file or pipe with one name a line; or - for standard input.
+
+    Raises:
+        InputError: If the value looks like a path, and there is no such file; or a file cannot be read.
     """
     if value == "-":
         return lines_of(sys.stdin.read())
     path = Path(value)
     try:
         is_readable = path.exists() and not path.is_dir()
-    except (OSError, ValueError):  # a list longer than a file's name may be
+    except (OSError, ValueError):  # a list of names can be longer than a path may be
         is_readable = False
     if is_readable:
         return read_lines(path)

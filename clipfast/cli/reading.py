@@ -1,4 +1,4 @@
-"""Pictures read in batches, past those that cannot be read."""
+"""Reads pictures in batches, and goes on if some cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ __all__ = ["batches"]
 def batches(
     preprocess: Preprocess, files: list[Path], size: int
 ) -> Iterator[tuple[list[Path], NDArray[Any], list[InputError]]]:
-    """(readable files, their pixels, the errors of the others), up to `size` files at a time."""
+    """Reads picture files, a batch at a time.
+
+    Args:
+        preprocess: The transform from files to pixels.
+        files: The files.
+        size: The largest number of files in a batch.
+
+    Yields:
+        The N readable files of a batch, their pixels uint8 [N, 3, H, W], and the errors of the others. N
+        may be 0.
+    """
     rest = iter(files)
     while chunk := list(islice(rest, size)):
         good: list[Path] = []

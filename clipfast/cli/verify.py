@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-Compare = Callable[..., "Verification"]  # of a session, telling of its steps
+Compare = Callable[..., "Verification"]  # takes a session, and a function that is told of each step
 
 
 def command(
@@ -71,7 +71,7 @@ def command(
     from ..artifacts.parts import sha256_of
     from ..verification.loading import load_on_device
 
-    digest = sha256 or sha256_of(file)  # what is read is the same in every runtime
+    digest = sha256 or sha256_of(file)  # so that every runtime reads the same bytes
     device = options.checked_device(device)
     names = runtimes or (["onnxruntime"] if providers else format_of(file).installed_runtimes())
     chosen = [options.runtime_options(name, providers) for name in names]
@@ -103,8 +103,10 @@ def _comparison(
     config: Path | None,
     device: str,
 ) -> tuple[Compare, list[str]]:
-    """What compares this file, in any runtime, with the model that it was exported from; and what it says of
-    itself that no comparison shows, a line each."""
+    """A function that compares this file, in any runtime, with its model; and lines about the file.
+
+    The lines are what the file says of itself that no comparison shows.
+    """
     from ..artifacts.encoder import ImageEncoder
     from ..artifacts.encoder_metadata import is_encoder
     from ..artifacts.metadata import Metadata

@@ -1,1 +1,1 @@
-"""The counterattack, fast: schedule (pure functions), engine, differentiable forms, precision, cost model."""
+"""The counterattack, fast: schedule of pure functions, engine, gradients, precision, cost model."""

@@ -1,4 +1,4 @@
-"""One call of the engine on its way: what is answered, and the countered rows that wait for a full chunk."""
+"""One call of the engine in progress: its answers, and the countered rows that wait for a full chunk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,23 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """Images that are defended in chunks: each is probed, and its countered rows wait with their activations.
+    """Images that are defended in chunks: each chunk is probed, and its countered rows wait.
 
-    They wait until they fill a chunk of their own. Never are more than three chunks' activations held: those
-    that wait, fewer than a chunk, those of a probe, and a chunk that is joined of both, or that a step makes.
-    A step that fails can be repeated, at another size of chunks.
+    They wait with their activations until they fill a chunk of their own. At most three chunks'
+    activations are held at once: the rows that wait, which are fewer than a chunk; those of a probe; and
+    a chunk that is joined of both, or that a step makes. If a step fails, it can be repeated with another
+    size of chunks.
+
+    Args:
+        schedule: The passes and their order.
+        pixels: [N, 3, H, W], uint8 or float in [0, 1]; N at least 1.
+        noise: The noise of the N images, within eps.
+        with_delta: Whether the result has the perturbations.
+        with_clean: Whether the result has f(x) of every image.
+        with_answer: Whether countered images are answered. If not, their embedding is NaN.
+
+    Attributes:
+        probed: How many images were probed so far.
     """
 
     def __init__(
@@ -37,11 +49,16 @@ class Batch:
         self._schedule, self._pixels, self._noise = schedule, pixels, noise
         self._with_delta, self._with_clean, self._with_answer = with_delta, with_clean, with_answer
         self.probed = 0
-        self._waiting: list[tuple[Tensor, Probe]] = []  # images int64 [M], and what is held of them
+        self._waiting: list[tuple[Tensor, Probe]] = []  # images, int64 [M], and what is known of them
         self._answer: Counterattacked | None = None
 
     def run(self, chunks: Callable[[int, int], list[int]], chunk: int) -> None:
-        """Goes on to the end. chunks: the sizes that so many images are cut into, for a size of chunks."""
+        """Goes on to the end, from where it stands.
+
+        Args:
+            chunks: Gives the sizes that a number of images is cut into, for a size of chunks.
+            chunk: The size of chunks.
+        """
         self._drain(chunk)
         for size in chunks(len(self._pixels) - self.probed, chunk):
             self._probe(size)
@@ -50,7 +67,7 @@ class Batch:
             self._counter(chunk)
 
     def result(self) -> Counterattacked:
-        """All answers. delta has no rows where it was not asked for."""
+        """Returns all answers; delta has no rows if it was not asked for."""
         assert self._answer is not None
         return self._answer
 
@@ -84,7 +101,7 @@ class Batch:
         return self._answer
 
     def _drain(self, chunk: int) -> None:
-        """Counters what fills a chunk. Before more is probed: what waits is what there is least room for."""
+        """Counters what fills a chunk, before more is probed: room is scarcest for what waits."""
         while sum(len(images) for images, _ in self._waiting) >= chunk:
             self._counter(chunk)
 
@@ -102,7 +119,7 @@ class Batch:
         del self._waiting[0]
 
     def _cut(self, chunk: int) -> None:
-        """Makes the first chunk of what waits one piece. Whatever fails here, nothing that waits is lost."""
+        """Makes the first chunk of what waits one piece. If this fails, nothing that waits is lost."""
         pieces, n = [], 0
         for images, held in self._waiting:
             pieces.append(selected((images, held), slice(chunk - n)))
@@ -113,5 +130,5 @@ class Batch:
         first = joined(pieces) if len(pieces) > 1 else pieces[0]
         self._waiting[: len(pieces)] = [first, rest] if len(rest[0]) else [first]
         del pieces, first
-        if len(rest[0]):  # a copy: a view of it would hold what went into the first
+        if len(rest[0]):  # copied, as a view would keep the memory of what went into the first
             self._waiting[1] = mapped(torch.clone, rest)

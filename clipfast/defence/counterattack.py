@@ -1,6 +1,6 @@
-"""The ascent of images that a gate held back, from the activations of what the probe has embedded.
+"""The ascent of images that a gate held back, from the activations that the probe saved.
 
-x and perturbations are in the encoder's layout; `clipfast.reference` is the plain form.
+x and perturbations are in the encoder's layout. `clipfast.reference` is the plain form.
 """
 
 from __future__ import annotations
@@ -21,21 +21,43 @@ __all__ = ["Probe", "counterattack"]
 
 
 class Probe(NamedTuple):
-    """What is known of N images when the gate is read."""
+    """What is known of N images when the gate is read.
 
-    x: Tensor  # the pixels
-    base: Tensor  # what f(x + d) takes of x
-    d: Tensor  # d0
-    clean: Tensor  # [N, D] f(x)
-    noisy: Tensor  # [N, D] f(x + d0)
-    saved: Saved  # the activations of f(x + d0)
-    other: Tensor | None = None  # [N, D] f(t(x)), where the gate made it
+    Attributes:
+        x: The pixels, in layout.
+        base: What f(x + d) takes of x (`Encoder.project`).
+        d: d0, in layout.
+        clean: f(x), [N, D].
+        noisy: f(x + d0), [N, D].
+        saved: The activations of f(x + d0).
+        other: f(t(x)), [N, D], if the gate made it.
+    """
+
+    x: Tensor
+    base: Tensor
+    d: Tensor
+    clean: Tensor
+    noisy: Tensor
+    saved: Saved
+    other: Tensor | None = None
 
 
 def counterattack(
     encoder: Encoder, probed: Probe, config: CounterattackConfig, implementation: Implementation = "auto"
 ) -> Tensor:
-    """delta = sum_k w_k d_k in layout, w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps."""
+    """Computes delta = sum_k w_k d_k, with w_k = exp(beta k) / sum_j exp(beta j), k = 0..steps.
+
+    The formula is TTC's (arXiv 2503.03613, section 3).
+
+    Args:
+        encoder: The image tower, f.
+        probed: What is known of the N images; `other` is needed for the objective "towards".
+        config: Settings of the counterattack, with at least one step.
+        implementation: Of the operators between passes, see `clipfast.ops`.
+
+    Returns:
+        delta in layout, [N, ...], in [0, 1] pixel units.
+    """
     x, base, d, clean, embedding, saved, other = probed
     goal = other if config.objective == "towards" else None
     velocity = None
@@ -45,7 +67,8 @@ def counterattack(
     for k in range(1, config.steps + 1):
         cotangent, scale = _cotangent(embedding, clean, goal, implementation)
         gradient = encoder.input_gradient(saved, cotangent).contiguous()
-        # With momentum, d is the point ahead: a step from there is v_k from d_(k-1).
+        # With momentum, d is the point ahead, d_(k-1) + momentum v_(k-1). A step from it leads to
+        # d_(k-1) + v_k.
         d, total = ops.ascend(
             x,
             d,
@@ -64,7 +87,7 @@ def counterattack(
             if config.momentum:
                 velocity = _velocity(velocity, gradient, scale, config, implementation)
                 d = d + config.momentum * velocity
-            saved = ()  # let go of before as much is made anew
+            saved = ()  # freed before the next pass makes as much
             embedding, saved = encoder.forward(base, d)
     assert total is not None
     return total
@@ -73,10 +96,10 @@ def counterattack(
 def _cotangent(
     moved: Tensor, clean: Tensor, goal: Tensor | None, implementation: Implementation
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of what is ascended to f(x + d) [N, D], each image's at a scale of its own [N]."""
+    """The gradient of the objective to f(x + d), [N, D], divided by a scale for each image, [N]."""
     if goal is None:
         return ops.cotangent(moved.contiguous(), clean.contiguous(), implementation=implementation)
-    # Of cos(e, a) - cos(e, b): what of the unit vectors' difference a - b is at a right angle to e.
+    # Of unit vectors, the gradient of cos(e, a) - cos(e, b) to e is the part of a - b orthogonal to e.
     here, a, b = (F.normalize(embedding) for embedding in (moved, goal, clean))
     apart = a - b
     return ops.cotangent(
@@ -93,7 +116,7 @@ def _velocity(
     implementation: Implementation,
 ) -> Tensor:
     """v_k = momentum v_(k-1) and an unbounded step of the gradient (NAC): float32, in layout."""
-    # A step of length 1/2 from mid-grey is cut by no bound; its weight makes it as long as is asked for.
+    # A step of length 1/2 from mid-grey meets no bound. Its weight gives it the length that is asked for.
     exact = torch.promote_types(gradient.dtype, torch.float32)
     grey = torch.full_like(gradient, 0.5, dtype=exact)
     return ops.ascend(

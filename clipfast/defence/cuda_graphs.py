@@ -17,7 +17,12 @@ Tensors = tuple[Tensor, ...]
 
 
 class Graph(Protocol):
-    """A function bound to its inputs' memory: `replay` reads `inputs` and fills `outputs`."""
+    """A function bound to its inputs' memory: `replay` reads `inputs` and fills `outputs`.
+
+    Attributes:
+        inputs: The tensors that it reads.
+        outputs: The tensors that it fills.
+    """
 
     inputs: Tensors
     outputs: Tensors
@@ -28,7 +33,16 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A function of CUDA tensors as one graph, captured over copies of its first inputs."""
+    """A function of CUDA tensors as one graph, captured over copies of its first inputs.
+
+    Args:
+        function: A function of tensors that gives tensors, with no shape that depends on a value.
+        inputs: Its first inputs.
+
+    Attributes:
+        inputs: Copies of the first inputs, which a replay reads.
+        outputs: What a replay fills.
+    """
 
     def __init__(self, function: Callable[..., Tensors], inputs: Tensors) -> None:
         self.inputs = tuple(tensor.clone() for tensor in inputs)
@@ -48,22 +62,30 @@ class CudaGraph:
 
 
 class Graphs:
-    """Captured functions by key. Outputs are copies, which no later call overwrites.
+    """Captured functions by key.
 
-    capture: makes a `Graph` of a function and its first inputs.
+    Args:
+        capture: Makes a `Graph` of a function and its first inputs.
     """
 
     def __init__(self, capture: Callable[[Callable[..., Tensors], Tensors], Graph] = CudaGraph) -> None:
         self._capture = capture
         self._graphs: dict[Hashable, tuple[Graph, Any]] = {}  # a graph, and its outputs in their structure
-        # One lock: graphs share a memory pool's stream order, and a capture tolerates no work beside it.
+        # One lock for all: graphs share a memory pool's stream order, and no other work may run during a
+        # capture.
         self._lock = threading.Lock()
         self._idle: torch.Event | None = None
 
     def run(self, key: Hashable, function: Callable[..., Any], *inputs: Any) -> Any:
-        """function(*inputs), by the graph of that key; captured now where there is none.
+        """Computes function(*inputs) by the graph of a key, which is captured now if there is none.
 
-        Inputs and outputs: structures of tensors, see `clipfast.defence.rows`, alike for all calls of a key.
+        Args:
+            key: Names the function and the shapes of its inputs.
+            function: A function of structures of tensors (see `clipfast.defence.rows`).
+            inputs: Its inputs, alike for all calls of a key.
+
+        Returns:
+            The function's result, in copies that no later call overwrites.
         """
         with self._lock:
             tensors = leaves(inputs)

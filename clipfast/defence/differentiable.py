@@ -35,13 +35,36 @@ Mode = Literal["bpda", "unrolled", "undefended"]
 class DifferentiableDefence(nn.Module):
     """Defended logits as a differentiable function of the pixels.
 
-    mode "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): gate and
-    counterattack are computed and then held constant, so the gradient is that of f at x + delta, or of f at
-    all views of it. "unrolled": the gradient runs through the steps too, each sign smoothed to tanh(g /
-    (smoothing * mean |g|)); needs double backward. "undefended": f alone, no noise and no defence. All but
-    "unrolled" run on the engine, and give a gradient once; it is in float32, on the model's own tower where
-    the engine is of lower precision. Each call draws noise from torch's generator unless given some: average
-    calls for EOT. Made by `DefendedClassifier.differentiable`. Raises InputError for another mode.
+    `DefendedClassifier.differentiable` makes it. Each call draws noise from torch's generator unless it
+    is given some: average over calls for EOT.
+
+    The modes "bpda" and "undefended" run on the engine, and give a gradient once, in float32. If the
+    engine has no exact gradient, as in lower precision, the gradient is taken on the model's own tower.
+
+    Args:
+        mode: "bpda" (backward pass differentiable approximation; Athalye et al., ICML 2018): gate and
+            counterattack are computed and then held constant, so that the gradient is that of f at x +
+            delta, or of f at all views of it. "unrolled": the gradient runs through the steps too, each
+            sign smoothed as in `smooth_sign`; it needs a double backward pass. "undefended": f alone,
+            with no noise and no defence.
+        config: Settings of the defence.
+        image_tower: The model's image tower.
+        drift_tower: The tower that the gate measures with, if it is another one.
+        head: Takes embeddings [N, D] to logits [N, C], differentiably.
+        engine: Gives the engine that runs the defence; asked at each call, as the engine follows the
+            weights.
+        smoothing: How smooth the signs of the mode "unrolled" are, as in `smooth_sign`.
+
+    Attributes:
+        mode: As given, like the other arguments but `engine`.
+        config: As given.
+        image_tower: As given.
+        drift_tower: As given.
+        smoothing: As given.
+        head: As given.
+
+    Raises:
+        InputError: If there is no such mode.
     """
 
     def __init__(
@@ -67,7 +90,19 @@ class DifferentiableDefence(nn.Module):
         self._engine = engine  # asked at each call, as it follows the weights
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1]; noise as in `predict`."""
+        """Computes the defended logits.
+
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1].
+            noise: float [N, 3, H, W] within eps, as for `DefendedClassifier.predict`; drawn if None. The
+                mode "undefended" does not read it.
+
+        Returns:
+            The logits, float32 [N, C].
+
+        Raises:
+            InputError: For bad pixels or noise.
+        """
         if self.mode == "undefended":
             return self.head(self.embed(self._pixels(pixels)))
         x, start = self._inputs(pixels, noise)
@@ -78,11 +113,21 @@ class DifferentiableDefence(nn.Module):
         return self.head(self._answered(x, self._counter(x.detach(), start)))
 
     def drift(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """What the gate measures [N], with its gradient: to push an image over the gate.
+        """Computes what the gate measures, with its gradient: to push an image over the gate.
 
-        With an early_threshold an image passes in two ways, and this is of the one that it is nearer to: the
-        embeddings' agreement, or as much more than tau_threshold as the tokens' agreement has above
-        early_threshold.
+        With an early_threshold an image passes the gate in two ways. This is the measure of the way that it
+        is nearer to: the agreement of embeddings, or tau_threshold plus what the agreement of tokens has
+        above early_threshold. An image passes if it is at least tau_threshold.
+
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1].
+            noise: float [N, 3, H, W] within eps; drawn if None.
+
+        Returns:
+            The measure of each image, [N]. Of the gate "none" it is 0 and has no gradient.
+
+        Raises:
+            InputError: For bad pixels or noise.
         """
         x, start = self._inputs(pixels, noise)
         tower, config = self.embed if self.drift_tower is None else self.drift_tower, self.config
@@ -95,15 +140,15 @@ class DifferentiableDefence(nn.Module):
         return torch.maximum(deep, shallow - early + config.tau_threshold)
 
     def embed(self, x: Tensor) -> Tensor:
-        """f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient, in float32."""
+        """Computes f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient, in float32."""
         engine = self._engine()
         if not (x.requires_grad and torch.is_grad_enabled()):
             return engine.embed(x)
-        # The last resort of encoders would spend a forward pass more.
+        # An encoder by autograd would spend one more forward pass.
         return engine.embed_with_gradient(x) if engine.has_exact_gradient else self.image_tower(x)
 
     def _counter(self, x: Tensor, start: Tensor) -> Counterattacked:
-        """What the defence adds to x, and to which images it does so, constant."""
+        """What the defence adds to x, and to which images, as constants."""
         with torch.autocast(x.device.type, enabled=False):
             return self._engine().run(x.contiguous(), Noise(start.contiguous()), with_answer=False)
 
@@ -151,11 +196,19 @@ class DifferentiableDefence(nn.Module):
 
 
 def smooth_sign(gradient: Tensor, *, smoothing: float = 0.1) -> Tensor:
-    """tanh(g / (smoothing * mean |g|)), the mean being each image's: a sign [N, 3, H, W] with a gradient."""
+    """Computes tanh(g / (smoothing * mean |g|)), a sign with a gradient; the mean is over each image.
+
+    Args:
+        gradient: g, [N, 3, H, W].
+        smoothing: The larger, the smoother.
+    """
     scale = gradient.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
     return torch.tanh(gradient / (smoothing * scale + torch.finfo(gradient.dtype).tiny))
 
 
 def twice_differentiable() -> AbstractContextManager[object]:
-    """Attention that has a gradient of its gradient, which the fused kernels lack on some devices."""
+    """Returns a context in which attention has a gradient of its gradient.
+
+    The fused kernels lack that on some devices.
+    """
     return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

@@ -1,4 +1,4 @@
-"""Runs the schedule on batches of any size: chunks, compiled towers, CUDA graphs, what a warm-up covers."""
+"""Runs the schedule on batches of any size: chunks, compiled towers, CUDA graphs, warm-up."""
 
 from __future__ import annotations
 
@@ -27,23 +27,40 @@ from .transforming import transforms_of
 
 __all__ = ["Engine"]
 
-# What fits the caches of two cores and still fills their vector units; benchmarks/README.md measures it.
+# Fits the caches of two cores and still fills their vector units; measured in benchmarks/README.md.
 _CPU_CHUNK = 8
 _CUDA_CHUNK = 256
 _CPU_MEMORY = 3 << 29
-# So many chunks' activations are held at once at most: see `clipfast.defence.batch`.
+# At most so many chunks' activations are held at once: see `clipfast.defence.batch`.
 _CHUNKS_HELD = 3
 
 
 class Engine:
-    """The counterattack over an encoder: `clipfast.reference`'s answers, each pass made once.
+    """The counterattack over an encoder: `clipfast.reference`'s answers, with each pass made once.
 
-    encoder, drift_encoder: see `clipfast.encoders`; on `device`, for images of `image_size`. A
-    `CompiledEncoder` runs at a few batch sizes that others are padded to; on a GPU each stage is then one
-    CUDA graph. memory: bytes that saved activations may take (default 1.5 GiB on a CPU, half of what is free
-    on a GPU); it bounds the chunk. implementation: of the operators between passes, see `clipfast.ops`.
+    Safe across threads: a call's state is its own. A `CompiledEncoder` runs at a few batch sizes, to
+    which others are padded; on a GPU each stage is then one CUDA graph.
 
-    Safe across threads: a call's state is its own.
+    Args:
+        encoder: The image tower, see `clipfast.encoders`; on `device`, for images of `image_size`.
+        config: Settings of the defence.
+        image_size: (height, width) of the pixels.
+        device: Where the encoders' weights are.
+        drift_encoder: The tower that the gate measures with, if it is another one.
+        memory: Bytes that saved activations may take; by default 1.5 GiB on a CPU, half of what is free
+            on a GPU. It bounds the size of chunks.
+        implementation: Of the operators between passes, see `clipfast.ops`.
+
+    Attributes:
+        marks_pixels: True: an image with a pixel outside of [0, 1] gets the drift NaN.
+        config: As given.
+        encoder: As given.
+        drift_encoder: As given.
+        schedule: The passes and their order.
+        chunk: The size of chunks, in images. Halved when memory runs out.
+
+    Raises:
+        InputError: If a transform of the config does not fit the image size.
     """
 
     marks_pixels = True
@@ -92,14 +109,21 @@ class Engine:
         with_clean: bool = False,
         with_answer: bool = True,
     ) -> Counterattacked:
-        """Defends pixels [N, 3, H, W], uint8 or float in [0, 1], contiguous; N at least 1.
+        """Defends a batch of images.
 
-        noise: within eps, contiguous. with_delta: else delta has no rows. with_clean: f(x) of every image;
-        else NaN where it was not needed. with_answer: else the embedding of countered images is NaN. An image
-        with a pixel outside of [0, 1] has the drift NaN.
+        An image with a pixel outside of [0, 1] has the drift NaN. If memory runs out, the chunk is
+        halved, for later calls too, with a warning; results so far are kept.
 
-        Where memory runs out the chunk is halved, for later calls too, with a warning; results so far are
-        kept. Raises OutOfMemoryError where a chunk of one image does not fit.
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1], contiguous; N at least 1.
+            noise: The noise of the N images, within eps, contiguous.
+            with_delta: Whether to give the perturbations. If not, delta has no rows.
+            with_clean: Whether to give f(x) of every image. If not, it is NaN for images of which it was
+                not needed.
+            with_answer: Whether to answer countered images. If not, their embedding is NaN.
+
+        Raises:
+            OutOfMemoryError: If a chunk of one image does not fit.
         """
         batch = Batch(
             self.schedule,
@@ -125,7 +149,7 @@ class Engine:
     def warmup(self, batch_sizes: Iterable[int]) -> None:
         """Compiles and captures all that batches of these sizes run, so that no later call has to.
 
-        That holds for both types of pixels, and for noise that is given as for noise that is drawn.
+        That holds for pixels of both dtypes, and for noise that is given as for noise that is drawn.
         """
         chunks = {n for size in batch_sizes for n in self.chunks(size, self.chunk)}
         for n in chunks:
@@ -139,7 +163,15 @@ class Engine:
             self.schedule.every_stage(pixels, Noise(torch.full_like(pixels, self.config.eps / 2)))
 
     def chunks(self, n: int, chunk: int) -> list[int]:
-        """The sizes that n images are cut into: equal ones; where sizes are padded, full ones and a rest."""
+        """Returns the sizes of the chunks that n images are cut into.
+
+        They are as equal as can be. If sizes are padded (a compiled encoder), they are full ones and a
+        rest.
+
+        Args:
+            n: Number of images.
+            chunk: The largest size of a chunk.
+        """
         if self._compiles:
             return [min(chunk, n - i) for i in range(0, n, chunk)]
         parts = math.ceil(n / chunk)
@@ -152,19 +184,27 @@ class Engine:
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
-        """f(x) [N, D] of float32 pixels [N, 3, H, W]: undefended CLIP by the same encoder, in chunks."""
+        """Computes f(x) of pixels, in chunks: undefended CLIP by the same encoder.
+
+        Args:
+            pixels: float32 [N, 3, H, W] in [0, 1].
+
+        Returns:
+            f(x), [N, D].
+        """
         chunks = pixels.split(self.chunks(len(pixels), self.chunk))
         return torch.cat([self.schedule.embed(self.encoder.to_layout(chunk)) for chunk in chunks])
 
     @property
     def has_exact_gradient(self) -> bool:
-        """Whether `embed_with_gradient` is of float32, and costs one pass in each direction."""
+        """Whether `embed_with_gradient` is in float32 and costs one pass in each direction."""
         return self.encoder.form != "autograd" and self.encoder.dtype == torch.float32
 
     def embed_with_gradient(self, pixels: Tensor) -> Tensor:
-        """f(x) [N, D] of float32 pixels [N, 3, H, W], in chunks, with its gradient to them, once.
+        """Computes f(x) [N, D] of float32 pixels [N, 3, H, W], with a gradient that can be taken once.
 
-        For attackers, whose batches come in any size: a compiled encoder runs as it was before.
+        It runs in chunks. It is for attackers, whose batches come in any size: a compiled encoder runs
+        uncompiled.
         """
         encoder = self.encoder.eager if isinstance(self.encoder, CompiledEncoder) else self.encoder
         chunks = pixels.split(self.chunks(len(pixels), self.chunk))
@@ -181,7 +221,7 @@ class Engine:
         return 1 << (n - 1).bit_length() if self._compiles else n
 
     def _at_bucket(self, name: str, stage: Callable[..., Any], *inputs: Any) -> Any:
-        """Runs a stage at a compiled batch size: rows are repeated, and the copies' results dropped."""
+        """Runs a stage at a compiled batch size: rows are repeated, and the results of copies dropped."""
         first = leaves(inputs)[0]
         n = len(first)
         bucket = self._bucket(n)
@@ -202,9 +242,9 @@ class Engine:
 
 
 def _out_of_memory(call: Callable[..., None], *args: Any) -> str | None:
-    """Why a call ran out of memory, or None where it did not; any other error is raised.
+    """Why a call ran out of memory, or None if it did not; any other error is raised.
 
-    The error itself is let go of: its traceback holds all that the call had made.
+    The error itself is not kept, as its traceback holds all that the call had made.
     """
     try:
         call(*args)

@@ -1,7 +1,7 @@
 """What each gate measures of an image: how f(x) compares with the embedding of a picture beside it.
 
-What else is to be known of a gate stands in `clipfast.config.GATES`; `clipfast.reference_stages` is the plain
-form. The gate "none" compares nothing.
+Other facts about a gate are in `clipfast.config.GATES`. `clipfast.reference_stages` is the plain form.
+The gate "none" compares nothing.
 """
 
 from __future__ import annotations
@@ -21,28 +21,42 @@ __all__ = ["MEASURES", "Compared", "Gated", "Measure"]
 
 
 class Compared(NamedTuple):
-    """What a gate may compare x with, in layout."""
+    """What a gate may compare x with, in layout.
+
+    Attributes:
+        x: The pixels.
+        d: d0.
+        transformed: Takes x to t(x), both in layout.
+    """
 
     x: Tensor
-    d: Tensor  # d0
-    transformed: Callable[[Tensor], Tensor]  # x -> t(x), both in layout
+    d: Tensor
+    transformed: Callable[[Tensor], Tensor]
 
 
 class Gated(NamedTuple):
-    """What a gate says of N images."""
+    """What a gate says of N images.
 
-    drift: Tensor  # [N] what it measured
-    countered: Tensor  # [N] bool
-    clean: Tensor | None  # [N, D] f(x) of the tower that measured, where one did
-    other: Tensor | None  # [N, D] f of the picture that x was compared with
+    Attributes:
+        drift: [N], what it measured.
+        countered: bool [N], which images it holds back.
+        clean: f(x), [N, D], of the tower that measured; None if none did.
+        other: f of the picture that x was compared with, [N, D]; None if there was none.
+    """
+
+    drift: Tensor
+    countered: Tensor
+    clean: Tensor | None
+    other: Tensor | None
 
 
 class Measure(NamedTuple):
-    """A gate in two functions.
+    """A gate as two functions.
 
-    beside: the perturbation of x, in layout, that leads to the picture it is compared with.
-    compare: f(x) and f(x + that), [N, D], the threshold, and the operators' implementation -> drift [N], and
-    which images are countered, bool [N].
+    Attributes:
+        beside: Gives the perturbation of x, in layout, that leads to the picture that x is compared with.
+        compare: Takes f(x) and f(x + that perturbation), both [N, D], the threshold, and the operators'
+            implementation. Gives the drift [N], and which images are countered, bool [N].
     """
 
     beside: Callable[[Compared, CounterattackConfig], Tensor]

@@ -1,4 +1,4 @@
-"""What is made of a model's weights and kept while they stay: packed encoders, class weights."""
+"""What is made of a model's weights and kept until they change: packed encoders, class weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ T = TypeVar("T")
 
 
 class Once(Generic[T]):
-    """Holds what is made once, when it is needed; empty in copies, as packed weights cannot be copied."""
+    """Holds what is made once, when it is first needed.
+
+    Copies and unpickled ones are empty, as packed weights cannot be copied.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._made: T | None = None
 
     def get(self, make: Callable[[], T]) -> T:
-        """What was made, made now where it was not."""
+        """Returns what `make` gave at the first call; safe across threads."""
         with self._lock:
             if self._made is None:
                 self._made = make()
@@ -39,19 +42,36 @@ class Once(Generic[T]):
 
 
 class Head(NamedTuple):
-    """The zero-shot head."""
+    """The zero-shot head.
 
-    class_weights: Tensor  # float32 [D, C]
-    logit_scale: Tensor  # float32, a scalar
+    Attributes:
+        class_weights: float32 [D, C], columns of unit length.
+        logit_scale: What cosines are multiplied by, float32, a scalar.
+    """
+
+    class_weights: Tensor
+    logit_scale: Tensor
 
 
 class ModelState:
     """A model's encoders and head, made when they are first needed and anew when its weights change.
 
-    `refresh` is the one rule of staleness: it looks whether the weights are those that all of this was made
-    from. Shared by the classifiers of one model; copies make their own.
-    dtype: of the large products' operands. compile: see `DefendedClassifier`. head: made already.
-    Raises InputError for bad class names and templates.
+    `refresh` is the one place that decides on staleness: it looks whether the weights are still those
+    that all of this was made from. The classifiers of one model share a state; copies make their own.
+
+    Args:
+        image_tower: The model's image tower.
+        drift_tower: The tower that the gate measures with, if it is another one.
+        tokenizer: The model's tokenizer.
+        classnames: Names of the C classes.
+        templates: Templates of prompts, see `clipfast.models.class_weights`.
+        dtype: Of the large products' operands.
+        compile: Whether encoders run through torch.compile.
+        head: The head, if it is made already.
+
+    Raises:
+        InputError: For bad class names or templates, and for class weights or a scale that are not
+            finite.
     """
 
     def __init__(
@@ -84,19 +104,27 @@ class ModelState:
         return self._head
 
     def null_embedding(self) -> Tensor:
-        """The embedding of the templates without a class name: float32 [D], of unit length."""
+        """Computes the embedding of the templates without a class name: float32 [D], of unit length."""
         with self._lock:
             return null_embedding(self._image_tower.model, self._tokenizer, self._templates)
 
     @property
     def changes(self) -> int:
-        """How often other weights were found; a move to another device is no change."""
+        """How often other weights were found; a move to another device does not count."""
         return self._changes
 
     def refresh(self) -> int:
-        """A number that is another one where weights were replaced, written to or moved since.
+        """Looks whether the weights have changed, and if so lets go of what was made of them.
 
-        Raises InputError for weights that are not float32.
+        The encoders are made anew when they are next needed, the head at once if the text tower has
+        changed.
+
+        Returns:
+            A version, which is another number once weights were replaced, written to or moved.
+
+        Raises:
+            InputError: For weights that are not float32, and for class weights or a scale that are not
+                finite.
         """
         with self._lock:
             text_holds = self._text.holds()
@@ -110,14 +138,18 @@ class ModelState:
             return self._version
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Follows a move of the towers. function: of a tensor, what `nn.Module._apply` was given."""
+        """Follows a move of the towers to another device.
+
+        Args:
+            function: Takes a tensor to its new place; what `nn.Module._apply` was given.
+        """
         with self._lock:
             self._head = Head(*map(function, self._head))
             self._encoders, self._version = Once(), self._version + 1
             self._look()
 
     def encoders(self) -> tuple[Encoder, Encoder | None]:
-        """The image tower's encoder and the drift tower's."""
+        """Returns the image tower's encoder, and the drift tower's or None."""
         return self._encoders.get(self._make_encoders)
 
     def _make_encoders(self) -> tuple[Encoder, Encoder | None]:
@@ -152,7 +184,11 @@ class ModelState:
 
 
 def check_float32(*models: nn.Module) -> None:
-    """Raises InputError for models of other parameters, and of such that no gradient goes through."""
+    """Checks that all parameters of models are float32 and can have gradients.
+
+    Raises:
+        InputError: For parameters of another dtype, and for those made in `torch.inference_mode`.
+    """
     parameters = [p for model in models for p in model.parameters()]
     if any(p.is_inference() for p in parameters):
         raise InputError("expected a model that gradients go through, got one made in torch.inference_mode()")

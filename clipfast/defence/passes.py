@@ -11,7 +11,12 @@ __all__ = ["Passes", "engine_passes"]
 
 @dataclass(frozen=True)
 class Passes:
-    """Encoder passes an image, on average: forward, backward."""
+    """Encoder passes an image, on average.
+
+    Attributes:
+        forward: Forward passes.
+        backward: Backward passes.
+    """
 
     forward: float
     backward: float
@@ -32,17 +37,30 @@ def engine_passes(
     with_clean: bool = False,
     with_answer: bool = True,
 ) -> tuple[float, int]:
-    """Forward and backward passes of a batch in which some images were countered.
+    """Computes the engine's encoder passes for a batch in which some images were countered.
 
-    A countered image costs, beyond its probe, as many of both as there are steps, but that the probe made the
-    first step's forward pass, and a forward pass of what it is answered from: f(x + delta), or each view, but
-    for those that the gate has made where nothing is added. The probe is 2 forward passes; where the gate
-    reads others first, it is those 2, or none where nothing is measured, and then what is not known yet and
-    is needed: of images that pass, only what they are answered from; with_clean: f(x) of those too.
-    with_answer: what countered images are answered from. An ascent towards f(t(x)) needs that too, where the
-    gate did not make it. early: how many passed early. blocks: of the tower that measures, of which a gate
-    with a depth runs so many for t(x), and the others of images alone that do not pass early; None: all of
-    them, which is the most that it can be.
+    The probe is 2 forward passes of every image. If the gate reads other passes and goes first, those are
+    2 (or none, for the gate "none"), and then come the passes for what is needed and not yet known. A
+    passing image needs only what it is answered from. A countered image needs, besides, as many forward
+    and backward passes as there are steps, where the probe counts as the first step's forward pass. It
+    also needs what it is answered from: f(x + delta), or each view, except for views that the gate
+    embedded if nothing is added. An ascent towards f(t(x)) needs that embedding too, if the gate did not
+    make it.
+
+    Args:
+        config: Settings of the defence.
+        images: Number of images in the batch.
+        countered: How many of them were countered.
+        early: How many of them passed early.
+        blocks: The number of blocks of the tower that measures. A gate with a depth runs only so many of
+            them for t(x), and the others only for images that do not pass early. None counts all of
+            them, which is the most that it can be.
+        drift_encoder: Whether the gate measures with a tower of its own.
+        with_clean: Whether f(x) is asked for of every image.
+        with_answer: Whether what countered images are answered from is asked for.
+
+    Returns:
+        The numbers of forward and of backward passes, over the whole batch.
     """
     passed = images - countered
     gates = config.gate != "none"
@@ -74,5 +92,5 @@ def _views_made(config: CounterattackConfig, drift_encoder: bool) -> int:
 
 
 def _passing(config: CounterattackConfig) -> int:
-    """What an image that passes is answered from, where nothing of it is known."""
+    """How many passes an image's answer takes if it passes the gate and nothing of it is known."""
     return {"noise": 1, "clean": 1, "both": 2, "views": len(config.views)}[config.pass_through]

@@ -15,9 +15,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def available(device: torch.device) -> tuple[str, ...]:
-    """The precisions that this device's arithmetic units take.
+    """Returns the precisions that a device's arithmetic units take, of "fp32", "bf16" and "fp16".
 
-    Raises InputError for a device that is neither a CPU nor a CUDA GPU.
+    Raises:
+        InputError: If the device is neither a CPU nor a CUDA GPU.
     """
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"expected a model on cpu or cuda, got {device}")
@@ -35,9 +36,17 @@ def available(device: torch.device) -> tuple[str, ...]:
 
 
 def resolve(precision: str, device: torch.device) -> str:
-    """The precision to run in: the one asked for, or float32 with a warning on a CPU without bfloat16.
+    """Returns the precision to run in: the one asked for, or "fp32" on a CPU without bfloat16 units.
 
-    Raises InputError for an unknown precision, and for float16 or bfloat16 that the device lacks.
+    That fallback of "bf16" comes with a RuntimeWarning.
+
+    Args:
+        precision: "fp32", "bf16" or "fp16".
+        device: Where the model is.
+
+    Raises:
+        InputError: If the precision is unknown, or the device lacks it; if the device is neither a CPU
+            nor a CUDA GPU.
     """
     usable = available(device)
     if precision in usable:
@@ -51,5 +60,5 @@ def resolve(precision: str, device: torch.device) -> str:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The dtype of the large products' operands."""
+    """Returns the dtype of the large products' operands in a precision: "fp32", "bf16" or "fp16"."""
     return _DTYPES[precision]

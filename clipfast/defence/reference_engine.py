@@ -19,18 +19,28 @@ __all__ = ["DefenceEngine", "ReferenceEngine"]
 
 
 class DefenceEngine(Protocol):
-    """What a defended classifier runs on: see `clipfast.defence.engine.Engine`."""
+    """What a defended classifier runs on; `clipfast.defence.engine.Engine` is the fast one.
+
+    Attributes:
+        config: Settings of the defence.
+        marks_pixels: Whether `run` gives an image with a pixel outside of [0, 1] the drift NaN.
+    """
 
     config: CounterattackConfig
-    marks_pixels: bool  # whether `run` gives an image with a pixel outside of [0, 1] the drift NaN
+    marks_pixels: bool
 
     def run(
         self, pixels: Tensor, noise: Noise[Tensor], *,
         with_delta: bool = True, with_clean: bool = False, with_answer: bool = True,
     ) -> Counterattacked:  # fmt: skip
-        """Defends pixels [N, 3, H, W], uint8 or float32.
+        """Defends a batch of images.
 
-        with_clean: f(x) of every image, needed or not. with_answer: what countered images are answered from.
+        Args:
+            pixels: [N, 3, H, W], uint8 or float32 in [0, 1].
+            noise: The noise of the N images, within eps.
+            with_delta: Whether the perturbations are asked for.
+            with_clean: Whether f(x) is asked for of every image.
+            with_answer: Whether the embeddings that countered images are answered from are asked for.
         """
         ...
 
@@ -39,21 +49,32 @@ class DefenceEngine(Protocol):
         ...
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """f(x) [N, D] of float32 pixels [N, 3, H, W]."""
+        """Computes f(x) [N, D] of float32 pixels [N, 3, H, W]."""
         ...
 
     @property
     def has_exact_gradient(self) -> bool:
-        """Whether `embed_with_gradient` is of float32, and costs one pass in each direction."""
+        """Whether `embed_with_gradient` is in float32 and costs one pass in each direction."""
         ...
 
     def embed_with_gradient(self, pixels: Tensor) -> Tensor:
-        """f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient to them."""
+        """Computes f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient to them."""
         ...
 
 
 class ReferenceEngine:
-    """`clipfast.reference` on a classifier's own towers: eager float32, nothing packed, nothing compiled."""
+    """`clipfast.reference` on a classifier's own towers: eager float32, nothing packed, nothing compiled.
+
+    Args:
+        image_tower: The model's image tower.
+        config: Settings of the defence.
+        drift_tower: The tower that the gate measures with, if it is another one.
+
+    Attributes:
+        has_exact_gradient: True.
+        marks_pixels: False: pixels are to be checked before.
+        config: As given.
+    """
 
     has_exact_gradient = True
     marks_pixels = False
@@ -73,7 +94,15 @@ class ReferenceEngine:
         with_clean: bool = False,
         with_answer: bool = True,  # noqa: ARG002
     ) -> Counterattacked:
-        """See DefenceEngine; delta and all answers come whether they are asked for or not."""
+        """Defends a batch of images.
+
+        Args:
+            pixels: [N, 3, H, W], uint8 or float32 in [0, 1].
+            noise: The noise of the N images, within eps.
+            with_delta: Not read: the perturbations are always given.
+            with_clean: Whether to give f(x) of every image. If not, it may be NaN for images that pass.
+            with_answer: Not read: all images are always answered.
+        """
         x, start = as_unit(pixels), draw_noise(noise, pixels.shape, self.config)
         measuring = self._tower if self._drift_tower is None else self._drift_tower
         result = counterattack_early_return(
@@ -87,12 +116,12 @@ class ReferenceEngine:
         return result
 
     def warmup(self, batch_sizes: Iterable[int]) -> None:
-        """Nothing waits."""
+        """Does nothing, as no first call waits."""
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """See DefenceEngine."""
+        """Computes f(x) [N, D] of float32 pixels [N, 3, H, W], with autograd's gradient."""
         return self._tower(pixels)
 
     def embed_with_gradient(self, pixels: Tensor) -> Tensor:
-        """See DefenceEngine."""
+        """Computes f(x) [N, D] of float32 pixels [N, 3, H, W], with autograd's gradient."""
         return self._tower(pixels)

@@ -1,4 +1,4 @@
-"""Tensors with the batch first, in tuples that may be nested and have gaps, taken as one thing."""
+"""Structures of tensors with the batch first: tuples that may be nested and have None in places."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from torch import Tensor
 
 __all__ = ["joined", "leaves", "mapped", "refilled", "selected"]
 
-# Tensors, None, and (named) tuples of them.
+# A tensor, None, or a (named) tuple of these.
 Rows = TypeVar("Rows")
 
 
 def mapped(function: Callable[..., Tensor], first: Rows, *others: Rows) -> Rows:
-    """What a function makes of the tensors at each place of structures that are alike."""
+    """Applies a function to the tensors at each place of structures that are alike.
+
+    Args:
+        function: Takes one tensor of each structure and gives one.
+        first: A structure: a tensor, None, or a (named) tuple of structures.
+        others: Structures of the same form.
+
+    Returns:
+        A structure of the same form, with None where the first has None.
+    """
     value: Any = first
     if value is None:
         return first
@@ -26,19 +35,24 @@ def mapped(function: Callable[..., Tensor], first: Rows, *others: Rows) -> Rows:
 
 
 def selected(structure: Rows, rows: Tensor | slice) -> Rows:
-    """Some rows of every tensor: int64 [M], or a slice."""
+    """Returns some rows of every tensor of a structure.
+
+    Args:
+        structure: A tensor, None, or a (named) tuple of structures.
+        rows: The rows' indices, int64 [M], or a slice.
+    """
     if isinstance(rows, slice):
         return mapped(lambda tensor: tensor[rows], structure)
     return mapped(lambda tensor: tensor.index_select(0, rows), structure)
 
 
 def joined(structures: list[Rows]) -> Rows:
-    """The rows of structures that are alike, one after the other."""
+    """Joins the rows of structures that are alike, one after the other."""
     return mapped(lambda *tensors: torch.cat(tensors), *structures)
 
 
 def leaves(structure: Any) -> tuple[Tensor, ...]:
-    """The tensors in order."""
+    """Returns the tensors of a structure, in order."""
     if structure is None:
         return ()
     if isinstance(structure, Tensor):
@@ -47,5 +61,10 @@ def leaves(structure: Any) -> tuple[Tensor, ...]:
 
 
 def refilled(structure: Rows, tensors: Iterator[Tensor]) -> Rows:
-    """The structure with other tensors in the places of its own, in order."""
+    """Returns the structure with other tensors in place of its own.
+
+    Args:
+        structure: A tensor, None, or a (named) tuple of structures.
+        tensors: The other tensors, in the order of `leaves`.
+    """
     return mapped(lambda _: next(tensors), structure)

@@ -1,11 +1,14 @@
 """A defence's three stages (TTC, arXiv 2503.03613, section 3, and others) as pure functions.
 
-Each pass is made once. `start` gives x and d0, `probe` f(x) and f(x + d0), the gate reads them,
-`clipfast.defence.counterattack` ascends from the activations that the probe saved, for countered rows alone,
-and `finish` embeds the result. `Schedule` puts them in order, for engine and exporters alike. The answers are
-`clipfast.reference`'s, for 2 forward passes where an image passes the gate and 4 forward and 2 backward where
-it is countered. The gate goes before the probe where another tower measures it, and where it reads other
-passes or none. x and perturbations are in the encoder's layout. implementation: of the operators between the
+Each pass is made once. `start` gives x and d0, and `probe` f(x) and f(x + d0), which the gate reads.
+`clipfast.defence.counterattack` ascends from the activations that the probe saved, for countered rows
+alone, and `finish` embeds the result. `Schedule` puts them in order, for the engine and for exporters.
+
+The answers are `clipfast.reference`'s. With published settings they cost 2 forward passes for an image
+that passes the gate, and 4 forward and 2 backward passes for one that is countered. The gate goes before
+the probe if another tower measures it, or if it reads other passes or none.
+
+x and perturbations are in the encoder's layout. `implementation` is that of the operators between the
 passes, see `clipfast.ops`.
 """
 
@@ -42,7 +45,7 @@ __all__ = [
 ]
 
 
-# A stage's name, the stage and its inputs -> what the stage gives.
+# Runs a stage: takes its name, the stage and its inputs, and gives what the stage gives.
 Run = Callable[..., Any]
 
 
@@ -51,15 +54,25 @@ def _directly(_: str, stage: Callable[..., Any], *inputs: Any) -> Any:
 
 
 class Halfway(NamedTuple):
-    """N images after the gate: those that pass are answered, those that it holds back wait for the loop."""
+    """N images after the gate: those that pass are answered, those that it holds back wait for the loop.
 
-    drift: Tensor  # [N]
-    countered: Tensor  # [N] bool
-    clean_embedding: Tensor  # [N, D] f(x); NaN where it was not needed
-    embedding: Tensor  # [N, D] the answer of those that pass
-    delta: Tensor  # [N, ...] their perturbation, in layout
-    rows: Tensor  # int64 [M] which are held back
-    held: Probe | None  # of those; None where there are none
+    Attributes:
+        drift: [N], what the gate measured.
+        countered: bool [N].
+        clean_embedding: f(x), [N, D]. NaN for images of which it was not needed.
+        embedding: What images that pass are answered from, [N, D].
+        delta: The perturbation of images that pass, in layout, [N, ...].
+        rows: The images that are held back, int64 [M].
+        held: What is known of those M images; None if there are none.
+    """
+
+    drift: Tensor
+    countered: Tensor
+    clean_embedding: Tensor
+    embedding: Tensor
+    delta: Tensor
+    rows: Tensor
+    held: Probe | None
 
 
 def start(
@@ -69,9 +82,20 @@ def start(
     config: CounterattackConfig,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """x, and d0: noise within eps, moved where x + d0 would leave [0, 1].
+    """Computes x, and d0: noise within eps, moved where x + d0 would leave [0, 1].
 
-    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: shaped alike where it is given.
+    Args:
+        encoder: The image tower, whose layout the results are in.
+        pixels: [N, 3, H, W], uint8 or float in [0, 1].
+        noise: The noise of the N images: numbers within eps, shaped as the pixels, or keys to draw it.
+        config: Gives eps and the norm.
+        implementation: Of the operators between the passes.
+
+    Returns:
+        x and d0 in layout, [N, ...], in [0, 1] pixel units.
+
+    Raises:
+        InputError: As `clipfast.ops.perturb` does.
     """
     return ops.perturb(
         pixels,
@@ -88,9 +112,14 @@ def start(
 def probe(
     encoder: Encoder, x: Tensor, d: Tensor, *, double: bool = True, clean: Tensor | None = None
 ) -> Probe:
-    """f(x) and f(x + d). double: in one batch of twice the size, which small batches gain from.
+    """Computes f(x) and f(x + d).
 
-    clean: f(x) [N, D], where it is known.
+    Args:
+        encoder: The image tower, f.
+        x: The pixels, in layout.
+        d: A perturbation, in layout.
+        double: Whether to compute both in one batch of twice the size, which speeds up small batches.
+        clean: f(x), [N, D], if it is known.
     """
     base = encoder.project(x)
     if clean is not None:
@@ -101,25 +130,45 @@ def probe(
 
 
 def passed(probed: Probe, config: CounterattackConfig) -> tuple[Tensor, Tensor]:
-    """The embedding and the perturbation of images that pass the gate."""
+    """Returns the embedding and the perturbation of images that pass the gate.
+
+    They are f(x + d0) and d0 with pass_through "noise", else f(x) and 0.
+
+    Args:
+        probed: What is known of the images.
+        config: Gives pass_through.
+    """
     if config.pass_through == "noise":
         return probed.noisy, probed.d
     return probed.clean, torch.zeros_like(probed.d)
 
 
 def finish(encoder: Encoder, base: Tensor, delta: Tensor) -> Tensor:
-    """f(x + delta): [N, D]."""
+    """Computes f(x + delta), [N, D].
+
+    Args:
+        encoder: The image tower, f.
+        base: What `Encoder.project` gives of x.
+        delta: The perturbation, in layout.
+    """
     return encoder.embed(base, delta)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A defence in two halves, between which rows are chosen: the order of passes for engine and exporters.
+    """A defence in two halves, between which rows are chosen: the order of passes.
 
-    Each half is made of stages, functions of tensors whose shapes depend on no value. run: how a stage is
-    run, by its name. threshold: float32, a scalar or one an image, [N]. drift_encoder: the tower that
-    measures drift, where it is another one. implementation: of the operators between passes. transforms:
-    those that the config names, see `clipfast.defence.transforming.transforms_of`.
+    The engine and the exporters share it. Each half is made of stages, which are functions of tensors
+    whose shapes depend on no value.
+
+    Attributes:
+        encoder: The image tower, f.
+        config: Settings of the defence.
+        threshold: The gate's threshold, float32, a scalar or one for each image, [N].
+        drift_encoder: The tower that the gate measures with, if it is another one.
+        implementation: Of the operators between passes.
+        run: Runs a stage, given its name, the stage and its inputs.
+        transforms: Those that the config names, see `clipfast.defence.transforming.transforms_of`.
     """
 
     encoder: Encoder
@@ -136,10 +185,14 @@ class Schedule:
         return self.drift_encoder is not None or not GATES[self.config.gate].reads_probe
 
     def first_half(self, pixels: Tensor, noise: Noise[Tensor], *, with_clean: bool = False) -> Halfway:
-        """Up to the gate, for N images: 2 forward passes of each, and what those that pass need besides.
+        """Runs up to the gate: 2 forward passes of each image, and what those that pass need besides.
 
-        pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: within eps. with_clean: f(x) of every image,
-        needed or not.
+        The gate "none" needs no passes of its own.
+
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1].
+            noise: The noise of the N images, within eps.
+            with_clean: Whether to compute f(x) of every image, needed or not.
         """
         x, d = start(self.encoder, pixels, noise, self.config, self.implementation)
         if self.gates_first:
@@ -150,19 +203,32 @@ class Schedule:
         return Halfway(gated.drift, gated.countered, gated.clean, *passed(probed, self.config), rows, held)
 
     def embed(self, x: Tensor) -> Tensor:
-        """f(x) [N, D] of x in layout."""
+        """Computes f(x) [N, D] of x in layout."""
         return self.run("embed", self._embed, x)
 
     def second_half(self, held: Probe) -> tuple[Tensor, Tensor]:
-        """f(x + delta) [M, D] and delta in layout, of images that the gate held back."""
+        """Counters images that the gate held back.
+
+        Args:
+            held: What is known of the M images.
+
+        Returns:
+            What they are answered from, f(x + delta) or the mean of its views, [M, D], and delta in
+                layout.
+        """
         return self.run("counterattack", self._counterattack, held)
 
     def perturbation(self, held: Probe) -> Tensor:
-        """delta alone, in layout: for an attacker, who embeds x + delta with a gradient."""
+        """Computes delta alone, in layout: for an attacker, who embeds x + delta with a gradient."""
         return self.run("perturbation", self._perturbation, held)
 
     def every_stage(self, pixels: Tensor, noise: Noise[Tensor]) -> None:
-        """Runs each stage once on N images, whatever the gate says: what a warm-up is."""
+        """Runs each stage once on N images, whatever the gate says: a warm-up.
+
+        Args:
+            pixels: [N, 3, H, W], uint8 or float in [0, 1].
+            noise: The noise of the N images, within eps.
+        """
         x, d = start(self.encoder, pixels, noise, self.config, self.implementation)
         if not self.gates_first:
             held = self.run("probe", self._probe, x, d)[1]
@@ -176,9 +242,9 @@ class Schedule:
     def _gate(
         self, pixels: Tensor, noise: Noise[Tensor], x: Tensor, d: Tensor, *, masked: bool = False
     ) -> Gated:
-        """The gate by itself, 2 forward passes at most of the tower that measures it.
+        """The gate by itself: 2 forward passes at most of the tower that measures, or none.
 
-        x, d: as `start` gave them. masked: as if no image passed early, so that no shape depends on a value.
+        x and d are those of `start`. masked: no shape depends on a value, as if no image passed early.
         """
         if self.config.gate == "none":
             drift = 0 * x.flatten(1).sum(dim=1)  # NaN of an image with a pixel out of range
@@ -219,10 +285,10 @@ class Schedule:
         return self.encoder if self.drift_encoder is None else self.drift_encoder
 
     def _known(self, gated: Gated, x: Tensor, *, masked: bool = False) -> tuple[Tensor | None, Tensor | None]:
-        """f(x) and f(t(x)), of those what the gate made, if its tower is the one that answers.
+        """f(x) and f(t(x)) as far as the gate made them, if its tower is the one that answers.
 
-        Without such a gate f(x), where images are answered from it whichever way the gate sends them. Of an
-        image that passed early f(x) stands for f(t(x)), so that it alone answers.
+        Without such a gate only f(x), if images are answered from it whichever way the gate sends them. For
+        an image that passed early f(x) stands in for f(t(x)), so that it alone answers.
         """
         if self.drift_encoder is None and self.config.gate != "none":
             return gated.clean, gated.other if self.config.gate_embeds_transformed else None
@@ -311,7 +377,7 @@ class Schedule:
         return Gated(*compare(clean, other, self.threshold, self.implementation), clean, other)
 
     def _pass_on(self, x: Tensor, d: Tensor, clean: Tensor | None, other: Tensor | None) -> Tensor:
-        """What images are answered from that a gate before the probe let pass."""
+        """What images are answered from that pass a gate before the probe."""
         if self.config.pass_through == "noise":
             return self.encoder.embed(self.encoder.project(x), d)
         if self.config.pass_through == "views":
@@ -322,7 +388,7 @@ class Schedule:
         return mean_of_views([clean, self._embed_transformed(x) if other is None else other], "equal")
 
     def _probe_gated(self, x: Tensor, d: Tensor, clean: Tensor | None, other: Tensor | None) -> Probe:
-        if not self.config.steps:  # nothing ascends from f(x + d0)
+        if not self.config.steps:  # nothing ascends, so that f(x + d0) is not needed
             base = self.encoder.project(x)
             clean = self.encoder.embed(base) if clean is None else clean
             return Probe(x, base, d, clean, clean, (), other)
@@ -345,7 +411,7 @@ class Schedule:
         config = self.config
         if not config.views:
             return finish(self.encoder, held.base, delta)
-        # Where nothing was added, these views have been seen.
+        # If nothing was added to the images, these views are embedded already.
         known = {} if config.moves else {config.transform: held.other, "identity": held.clean}
         return self._viewed(held.x + delta, known)
 
@@ -366,9 +432,9 @@ class Schedule:
 
 
 def _chosen(structure: Rows, rows: Tensor, n: int) -> Rows | None:
-    """Some of n rows: the structure itself where they are all of them, None where there are none.
+    """Some of n rows: the structure itself if they are all of them, None if there are none.
 
-    An exported graph knows no number of rows, and takes what there is.
+    An exported graph does not know the number of rows, and always selects.
     """
     if not torch.compiler.is_exporting():
         if not len(rows):
@@ -386,11 +452,15 @@ def defend(
     masked: bool = False,
     with_clean: bool = False,
 ) -> Counterattacked:
-    """The whole defence of N images, any of them countered, as one graph.
+    """Runs the whole defence of N images, any of them countered, as one graph.
 
-    pixels: [N, 3, H, W], uint8 or float in [0, 1]. noise: within eps. masked: counter every image and let
-    the gate choose between results, so that no shape depends on a value. with_clean: f(x) of every image,
-    needed or not.
+    Args:
+        schedule: The passes and their order.
+        pixels: [N, 3, H, W], uint8 or float in [0, 1].
+        noise: The noise of the N images, within eps.
+        masked: Whether to counter every image and let the gate choose between results, so that no shape
+            depends on a value.
+        with_clean: Whether to compute f(x) of every image, needed or not.
     """
     if masked:
         return _masked(schedule, pixels, noise)
@@ -410,7 +480,7 @@ def _masked(schedule: Schedule, pixels: Tensor, noise: Noise[Tensor]) -> Counter
         known = schedule._known(gated, x, masked=True)
         held = schedule._probe_gated(x, d, *known)
         embedding, delta = passed(held, config)
-        # Where nothing ascends, f(x + d0) was not made.
+        # If nothing ascends, f(x + d0) was not computed.
         if config.passes_by_several or not config.steps:
             embedding = schedule._pass_on(x, d, held.clean, known[1])
     else:

@@ -1,7 +1,8 @@
 """Transforms of pictures as products with constant matrices, which every format and device has.
 
-All but the low-pass filter change rows and columns by themselves: t(x) = R x C in each plane, R [H, H] and
-C [W, W]. The low-pass filter is round, and so takes the discrete Fourier transform, as products too.
+All but the low-pass filter change rows and columns separately: t(x) = R x C in each plane, with R [H, H]
+and C [W, W]. The low-pass filter has a round cut-off, and so takes the discrete Fourier transform, as
+products too.
 """
 
 from __future__ import annotations
@@ -28,9 +29,19 @@ def transforms_of(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, PictureMap]:
-    """All transforms that a config names, for pictures of (height, width), each with its constants made.
+    """Makes all transforms that a config names, each with its constants.
 
-    Raises InputError where one does not fit the size.
+    Args:
+        config: Names the transforms.
+        size: (height, width) of the pictures in pixels.
+        device: Where the constants are.
+        dtype: Of the constants and the pictures.
+
+    Returns:
+        The transforms by their text.
+
+    Raises:
+        InputError: If a transform does not fit the size.
     """
     return {name: picture_map(name, size, device, dtype) for name in config.transforms()}
 
@@ -38,9 +49,19 @@ def transforms_of(
 def picture_map(
     transform: str, size: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> PictureMap:
-    """t(x), clamped to [0, 1], which a low-pass filter leaves, and sums by rounding.
+    """Makes t(x), clamped to [0, 1], which a low-pass filter or the rounding of sums may leave.
 
-    Raises InputError where one does not fit the size.
+    Args:
+        transform: A transform or several in a row, as text; see `clipfast.transforms`.
+        size: (height, width) of the pictures in pixels.
+        device: Where the constants are.
+        dtype: Of the constants and the pictures.
+
+    Returns:
+        A function of pictures, [N, 3, H, W] in [0, 1], that gives the same.
+
+    Raises:
+        InputError: If the transform is unknown, or does not fit the size.
     """
     maps: list[PictureMap] = []
     for is_low_pass, steps in itertools.groupby(parse_chain(transform), lambda step: step.name == "low_pass"):
@@ -54,7 +75,7 @@ def picture_map(
 def _product(
     steps: list[Transform], size: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> PictureMap:
-    """Transforms in a row that change rows and columns by themselves, as one."""
+    """Transforms in a row that change rows and columns separately, as one."""
     if not steps:
         return lambda pixels: pixels
     matrices = [_matrices(step, size) for step in steps]
@@ -67,7 +88,7 @@ def _product(
 
 
 def _matrices(step: Transform, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What changes the columns' length H, and what the rows' length W: float64 [H, H] and [W, W]."""
+    """The matrices that multiply columns (of length H) and rows (of W): float64 [H, H] and [W, W]."""
     step.check_size(size)
     if step.name == "mirror":
         down, across = (torch.eye(side, dtype=torch.float64) for side in size)
@@ -91,7 +112,7 @@ def _filtering(side: int, weights: list[float]) -> Tensor:
 
 
 def _enlarging(side: int, first: int, part: int) -> Tensor:
-    """Bilinear enlarging of `part` pixels from `first` on to all `side`, by pixels' centres: [side, side]."""
+    """Bilinear enlarging of `part` pixels from `first` on to all `side`, by centres: [side, side]."""
     matrix = torch.zeros(side, side, dtype=torch.float64)
     for i in range(side):
         at = max((i + 0.5) * part / side - 0.5, 0.0)
@@ -103,14 +124,14 @@ def _enlarging(side: int, first: int, part: int) -> Tensor:
 
 
 def _low_pass(radius: float, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> PictureMap:
-    """Without frequencies beyond a circle of `radius` cycles a picture in the two-dimensional spectrum."""
+    """Removes frequencies beyond a circle of `radius` cycles a picture in the 2-D spectrum."""
     rows, columns = (torch.arange(side).minimum(side - torch.arange(side)) for side in size)
     kept = (rows[:, None] ** 2 + columns**2 <= radius**2).to(device, dtype)
     down, down_i = (part.to(device, dtype) for part in _fourier(size[0]))
     across, across_i = (part.to(device, dtype) for part in _fourier(size[1]))
 
     def low_passed(pixels: Tensor) -> Tensor:
-        # F x G in real numbers; both matrices are symmetric, and their conjugates lead back.
+        # F x G in real numbers. Both matrices are symmetric, and their conjugates invert them.
         half, half_i = down @ pixels, down_i @ pixels
         spectrum = (half @ across - half_i @ across_i) * kept
         spectrum_i = (half @ across_i + half_i @ across) * kept

@@ -1,4 +1,4 @@
-"""Answers that must not be given."""
+"""The check that keeps unusable answers from being given."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ __all__ = ["check_usable"]
 
 
 def check_usable(result: Counterattacked, pixels: Tensor, *, with_clean: bool) -> None:
-    """Raises InputError for drifts that are not finite, and for embeddings without a direction.
+    """Checks that drifts are finite, and that embeddings have a direction.
 
-    pixels: [N, 3, H, W], uint8 or float, of which the error says what is wrong, if that is where it lies.
-    with_clean: whether f(x) was asked for of all images.
+    Args:
+        result: What the defence found of N images.
+        pixels: [N, 3, H, W], uint8 or float. If these are what is wrong, the error says so.
+        with_clean: Whether f(x) was asked for of all images, and is checked too.
+
+    Raises:
+        InputError: If a drift is not finite, or the length of an embedding is 0 or not finite.
     """
     embeddings = (result.embedding, result.clean_embedding) if with_clean else (result.embedding,)
     lengths = torch.stack([embedding.norm(dim=1) for embedding in embeddings])
-    # NaN compares false, and would else pass as "not below the threshold".
+    # NaN compares false, so that it would pass as "not below the threshold".
     usable = result.drift.isfinite() & ((lengths > 0) & lengths.isfinite()).all(dim=0)
     if usable.all():
         return

@@ -12,10 +12,13 @@ __all__ = ["mean_of_views"]
 
 
 def mean_of_views(seen: list[Tensor], weights: ViewWeights) -> Tensor:
-    """The mean of the normalised embeddings of K views, K times [N, D]: [N, D].
+    """Computes the mean of the normalised embeddings of K views, [N, D].
 
-    weights: "equal", or "agreement": exp(10 cos) of each and the equal mean. One view: its normalised
-    embedding.
+    Of one view it is the normalised embedding.
+
+    Args:
+        seen: The views' embeddings, K times [N, D].
+        weights: "equal", or "agreement": exp(10 cos) of each embedding and the equal mean.
     """
     directions = torch.stack([F.normalize(embedding) for embedding in seen])
     mean = directions.mean(dim=0)

@@ -1,1 +1,1 @@
-"""What `clipfast demo` shows: CLIP classifies pictures, falls to an attack, and recovers."""
+"""The experiment of `clipfast demo`: CLIP classifies pictures, is attacked, and is defended."""

@@ -1,4 +1,4 @@
-"""What is left of a system by attackers who know it."""
+"""What attackers who know a system leave right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..attacks.system import System
 
 __all__ = ["ADAPTIVE_ATTACKS", "attacks_on", "still_right"]
 
-# What each goes through, in words. Those of a gate do not apply to a system without one.
+# The way of each attack through a system, in words. Those at a gate do not apply to systems without one.
 ADAPTIVE_ATTACKS = {
     "bpda": "through its answer",
     "gate-passed": "past its gate",
@@ -25,7 +25,7 @@ ADAPTIVE_ATTACKS = {
 
 
 def attacks_on(system: System) -> list[Attack]:
-    """Those of the attacks that apply to a system, with few steps each."""
+    """Returns those of `ADAPTIVE_ATTACKS` that apply to a system, with few steps each."""
     made = (make(name, steps=PGD_STEPS, samples=EOT_SAMPLES) for name in ADAPTIVE_ATTACKS)
     return [attack for attack in made if attack.applies(system)]
 
@@ -41,11 +41,22 @@ def still_right(
     seed: int,
     progress: Callable[[float], object],
 ) -> NDArray[np.bool_]:
-    """Which images are right under every attack on the system itself: bool [N], each of them set in `right`.
+    """Returns which images a system gets right under every adaptive attack on it.
 
-    pixels: float32 [N, 3, H, W]. right: bool [N], the images that are attacked; each attack is made on what
-    the ones before it left. eps: l-inf budget in [0, 1] pixel units. chunk: images attacked at a time.
-    progress: called with the share of all that is done since the last call.
+    Each attack is made on the images that the attacks before it left right.
+
+    Args:
+        system: The system that is attacked.
+        pixels: float32 [N, 3, H, W] in [0, 1].
+        labels: int64 [N].
+        right: bool [N], the images that are attacked.
+        eps: The l-inf budget in [0, 1] pixel units.
+        chunk: How many images are attacked at a time.
+        seed: The seed of attacks and noise.
+        progress: Called with the share of all work that is done since the last call.
+
+    Returns:
+        bool [N], set only for images that are set in `right`.
     """
     left, attacks = right.copy(), attacks_on(system)
     for attack in attacks:

@@ -1,4 +1,4 @@
-"""The demo's measurements, all through the public classifier and through PNG files on disk."""
+"""Attacks and classifies the pictures of a demo, from files on disk."""
 
 from __future__ import annotations
 
@@ -41,18 +41,23 @@ __all__ = [
 ATTACK_EPS = 2 / 255
 _CHUNK_PIXELS = 64 * 96 * 96
 
-# What the systems that the words name are called.
+# The names of the systems that texts refer to.
 UNDEFENDED, TWIN = "undefended", "fine-tuned twin"
 
-_WRITTEN = "pictures.json"  # which files an earlier demo left
+_WRITTEN = "pictures.json"  # the list of the files that a demo writes, so that the next one removes them
 
 
 @dataclass(frozen=True)
 class SystemRow:
-    """One system's accuracy, in [0, 1], and its cost over undefended CLIP on clean and attacked pictures.
+    """One system's accuracy, in [0, 1], and its cost.
 
-    adaptive: the share that is right clean, under the transfer attack and under all that are made on the
-    system itself.
+    Attributes:
+        clean: The share of clean pictures that are right.
+        attacked: The share of pictures that are right under the transfer attack.
+        adaptive: The share of pictures that are right clean, under the transfer attack and under every
+            attack on the system itself.
+        cost_clean: Its time over that of undefended CLIP, on clean pictures.
+        cost_attacked: Its time over that of undefended CLIP, on attacked pictures.
     """
 
     clean: float
@@ -64,7 +69,13 @@ class SystemRow:
 
 @dataclass(frozen=True)
 class Defended:
-    """A preset's settings, and its answers to the N pictures of a demo."""
+    """A preset's settings, and its answers to the N pictures of a demo.
+
+    Attributes:
+        config: The settings.
+        clean: The answers to the clean pictures.
+        attacked: The answers to the attacked pictures.
+    """
 
     config: CounterattackConfig
     clean: Prediction[Tensor]
@@ -73,7 +84,16 @@ class Defended:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found. rows: by the system's name. Pixels are uint8 [N, 3, H, W]; labels int64 [N]."""
+    """The results of a demo on N pictures.
+
+    Attributes:
+        described: Texts about the pictures and the model.
+        rows: Accuracy and cost by the system's name.
+        labels: int64 [N].
+        clean_pixels: uint8 [N, 3, H, W].
+        attacked_pixels: uint8 [N, 3, H, W], under the transfer attack.
+        defences: Settings and answers by preset.
+    """
 
     described: Described
     rows: Mapping[str, SystemRow]
@@ -84,10 +104,22 @@ class DemoResult:
 
 
 def experiment(subject: Subject, out: Path, *, seed: int, progress: Callable[[float], object]) -> DemoResult:
-    """Attacks and classifies a subject's pictures; writes them below `out` as 8-bit PNG files.
+    """Attacks and classifies a subject's pictures, and writes them as 8-bit PNG files.
 
-    progress: called as the attacks go on, with the share of them that is done since the last call. Raises
-    InputError where `out` is not a folder that can be written.
+    The transfer attack is PGD-10 on the undefended model with the l-inf budget `ATTACK_EPS`. Files of an
+    earlier demo in `out` are removed.
+
+    Args:
+        subject: The pictures and classifiers.
+        out: The folder to write to, in its folders clean and attacked.
+        seed: The seed of attacks and noise.
+        progress: Called while the attacks run, with the share of them that is done since the last call.
+
+    Returns:
+        The results.
+
+    Raises:
+        InputError: If `out` is not a folder that can be written.
     """
     classifier, labels = subject.classifier, subject.labels
     files = _places(out, subject.names)
@@ -142,13 +174,13 @@ def experiment(subject: Subject, out: Path, *, seed: int, progress: Callable[[fl
 
 
 def _chunk(image_size: tuple[int, int]) -> int:
-    """How many pictures are attacked at a time: as many as hold the pixels of 64 of the bundled model's."""
+    """How many pictures are attacked at a time: 4 to 64, fewer of large pictures."""
     height, width = image_size
     return max(4, min(64, _CHUNK_PIXELS // (height * width)))
 
 
 def _places(out: Path, names: list[str]) -> dict[str, list[Path]]:
-    """The files of clean and attacked pictures, those of an earlier demo gone."""
+    """The files for clean and attacked pictures; those of an earlier demo are removed."""
     listed = out / _WRITTEN
     places = {kind: [f"{kind}/{name}.png" for name in names] for kind in ("clean", "attacked")}
     try:
@@ -165,7 +197,7 @@ def _places(out: Path, names: list[str]) -> dict[str, list[Path]]:
 
 
 def _write_and_read(files: list[Path], pixels: NDArray[np.uint8], classifier: DefendedClassifier) -> Tensor:
-    """Pixels as they are after a trip through PNG files: uint8 [N, 3, H, W]."""
+    """Pixels written to PNG files and read again: uint8 [N, 3, H, W]."""
     try:
         for file, image in zip(files, pixels, strict=True):
             Image.fromarray(image.transpose(1, 2, 0)).save(file)

@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with everything inside."""
+"""The demo's page: one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,18 @@ _SHOWN = 10
 
 
 def write_gallery(result: DemoResult, out: Path) -> Path:
-    """Writes out/index.html and returns its path."""
+    """Writes the page to index.html in a folder.
+
+    Args:
+        result: The results of the demo.
+        out: The folder.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     text = pages.filled(
         "clipfast.demo",
         lead=html.escape(result.described.lead),

@@ -1,4 +1,4 @@
-"""A defence's three stages in plain words, with the settings that they have."""
+"""A defence's three stages in plain words, with their settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ _COPIES = {
 
 
 class Stages(NamedTuple):
-    """What a defence does with a picture, a few sentences a stage."""
+    """What a defence does with a picture, in a few sentences for each stage.
+
+    Attributes:
+        gate: What is measured, and which pictures are countered.
+        counterattack: How a countered picture is moved.
+        answer: What a picture is classified from.
+    """
 
     gate: str
     counterattack: str
@@ -29,7 +35,7 @@ class Stages(NamedTuple):
 
 
 def stages(config: CounterattackConfig) -> Stages:
-    """What these settings do."""
+    """Returns what a defence with these settings does."""
     return Stages(_gate(config), _counterattack(config), _answer(config))
 
 

@@ -1,4 +1,4 @@
-"""What a demo is about: pictures with labels, a model, and what may be said of both."""
+"""The subject of a demo: pictures with labels, a model, and what may be said of both."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ __all__ = ["DEFENCES", "Described", "ModelChoice", "Subject", "drawn_subject", "
 
 DEFENCES: dict[Preset, str] = {"published": "TTC as published", "recommended": "recommended"}
 
-# The reports of the bundled model use other streams, so these pictures are fresh.
+# The reports on the bundled model use other random streams, so these pictures are new.
 _STREAM = 100
 
 
 class Described(NamedTuple):
-    """Words for readers. title: of the table. lead: what is shown, a sentence or two. pictures: whose
-    accuracy it is, and how their labels were found. limits: what it is no evidence of."""
+    """Texts for readers of a demo.
+
+    Attributes:
+        title: The title of the table.
+        lead: What is shown, in a sentence or two.
+        pictures: The pictures that accuracy is measured on, and how their labels were found.
+        limits: What the demo is no evidence of.
+    """
 
     title: str
     lead: str
@@ -39,7 +45,13 @@ class Described(NamedTuple):
 
 
 class ModelChoice(NamedTuple):
-    """open_clip's names, or a bundled model's. checkpoint: of a fine-tuned twin's image tower."""
+    """The model of a demo.
+
+    Attributes:
+        model: open_clip's name of the model, or a bundled model's name.
+        pretrained: open_clip's tag or a file of weights; None for a model that brings its weights.
+        checkpoint: The image tower of the model's fine-tuned twin, or None.
+    """
 
     model: str = "drawn"
     pretrained: str | None = None
@@ -48,9 +60,15 @@ class ModelChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """names: of N pictures, without spaces. pixels: uint8 [N, 3, H, W]. labels: int64 [N].
+    """N pictures with labels, and the classifiers that a demo compares on them.
 
-    defended: the classifiers by preset, all over one model. twin: over its fine-tuned tower.
+    Attributes:
+        described: Texts about the pictures and the model.
+        names: The names of the N pictures, without spaces.
+        pixels: uint8 [N, 3, H, W].
+        labels: int64 [N], indices into the class names.
+        defended: The classifiers by preset, all over one model.
+        twin: A classifier over the model's fine-tuned tower, or None if there is none.
     """
 
     described: Described
@@ -62,12 +80,17 @@ class Subject:
 
     @property
     def classifier(self) -> DefendedClassifier:
-        """Any of them, for what they have in common."""
+        """One of the classifiers, for what they have in common."""
         return self.defended["recommended"]
 
 
 def drawn_subject(images: int, seed: int) -> Subject:
-    """Freshly drawn pictures, and the bundled model that knows them."""
+    """Draws new pictures, with the bundled model that was trained on such pictures.
+
+    Args:
+        images: The number of pictures.
+        seed: The seed of the pictures, from 0.
+    """
     dataset = find_dataset("drawn")
     defended, twin = _classifiers(ModelChoice(), dataset)
     pictures = draw(images, seed=(_STREAM, seed), size=defended["recommended"].image_size[0])
@@ -94,12 +117,24 @@ def folder_subject(
     seed: int,
     device: str = "cpu",
 ) -> Subject:
-    """Pictures of the user's own, and any model.
+    """Reads a user's own pictures, for any model.
 
-    Of class folders whose names are class names the labels are those; of other pictures they are the
-    undefended model's own answers. classnames: None for a bundled model's, else for the folders' names.
-    images: how many at most, drawn at random. Raises InputError where there are no pictures, for class
-    names that are missing, and as `ModelPair` does.
+    If the pictures lie in class folders whose names are class names, these are their labels. Otherwise
+    their labels are the undefended model's own answers. At most `images` of them are drawn at random;
+    pictures that cannot be read are counted and left out.
+
+    Args:
+        folder: The folder of pictures.
+        choice: The model.
+        classnames: The class names. None takes those of a bundled model, else the names of the class
+            folders.
+        images: The largest number of pictures, at least 1.
+        seed: The seed of the draw, from 0.
+        device: The device of the model.
+
+    Raises:
+        InputError: If there are no pictures or none can be read; class names are missing; `images` or
+            `seed` is too small; or the model or its twin cannot be loaded, as for `ModelPair`.
     """
     if classnames is None and choice.model in BUNDLED:
         classnames = bundled_defaults(bundled_folder(choice.model)).classnames
@@ -141,7 +176,7 @@ def _classifiers(
 
 
 def _pictures(folder: Path, classnames: Sequence[str] | None) -> tuple[Dataset, bool]:
-    """What is below a folder, and whether its labels are true."""
+    """The pictures below a folder, and whether their labels are those of class folders."""
     if not folder.is_dir():
         raise InputError(f"expected a folder of pictures, got {folder}")
     if any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):

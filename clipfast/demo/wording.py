@@ -1,4 +1,4 @@
-"""The demo's table and verdict in words."""
+"""The demo's table and verdict, in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("system", "clean", "PGD-10", "adaptive, worst case", "cost, clean", "
 
 
 def table_rows(result: DemoResult) -> list[tuple[str, ...]]:
-    """The table's cells, row by row, under COLUMNS."""
+    """Returns the table's cells, row by row, in the order of COLUMNS."""
     return [
         (
             name,
@@ -29,7 +29,7 @@ def table_rows(result: DemoResult) -> list[tuple[str, ...]]:
 
 
 def demo_caption(result: DemoResult) -> str:
-    """What was measured, in one paragraph."""
+    """Returns one paragraph that says what was measured."""
     n = len(result.labels)
     through, *gated = ADAPTIVE_ATTACKS.values()
     return (
@@ -44,7 +44,7 @@ def demo_caption(result: DemoResult) -> str:
 
 
 def results_table(result: DemoResult) -> Table:
-    """The table for a terminal."""
+    """Returns the table for a terminal."""
     table = Table(title=result.described.title, caption=demo_caption(result), caption_justify="left")
     for column in COLUMNS:
         table.add_column(column, no_wrap=column == COLUMNS[0])
@@ -54,7 +54,11 @@ def results_table(result: DemoResult) -> Table:
 
 
 def demo_verdict(result: DemoResult) -> list[str]:
-    """The attack, the defences, the adaptive attacks and what it does not show: a line each."""
+    """Returns the verdict, a numbered line each.
+
+    The lines are about the attack, the recommended and the published defence, the adaptive attacks, and
+    what the demo does not show.
+    """
     rows = result.rows
     undefended, recommended, published = (
         rows[name] for name in (UNDEFENDED, DEFENCES["recommended"], DEFENCES["published"])

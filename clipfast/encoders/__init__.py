@@ -27,17 +27,24 @@ __all__ = [
     "make_encoder",
 ]
 
-# Each for the towers that it covers; the others are traced.
+# Each is for the towers that it covers. All other towers are traced.
 _EXPLICIT: tuple[type[ExplicitEncoder], ...] = (VitEncoder,)
 
 _log = logging.getLogger(__name__)
 
 
 def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack: bool = True) -> Encoder:
-    """The fastest form of an image tower that is right.
+    """Makes the fastest form of an image tower that gives right results.
 
-    dtype: of the large products' operands. pack: re-lay the weights for CPU products. Both are for the
-    explicit form alone. Raises InputError as `check_dtype` does.
+    That is the explicit form of a tower that one covers, else the traced form, else the one by autograd.
+
+    Args:
+        tower: The image tower.
+        dtype: Of the large products' operands. Other than float32 for the explicit form alone.
+        pack: Whether the explicit form re-lays the weights for CPU products.
+
+    Raises:
+        InputError: If dtype is not float32 and no explicit form covers the tower.
     """
     check_dtype(tower, dtype)
     if explicit := _explicit(tower):
@@ -50,13 +57,30 @@ def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack:
 
 
 def check_dtype(tower: ImageTower, dtype: torch.dtype) -> None:
-    """Raises InputError for a dtype other than float32 where the explicit form does not apply."""
+    """Checks that an encoder of a tower can run in a dtype: all can in float32, explicit forms in others.
+
+    Args:
+        tower: The image tower.
+        dtype: Of the large products' operands.
+
+    Raises:
+        InputError: If dtype is not float32 and no explicit form covers the tower.
+    """
     if dtype != torch.float32:
         check_explicit(tower, "precision fp32", "bf16 and fp16 need")
 
 
 def check_explicit(tower: ImageTower, expected: str, reason: str) -> None:
-    """Raises InputError where the explicit form does not apply: what was expected then, and who needs it."""
+    """Checks that the explicit form covers a tower.
+
+    Args:
+        tower: The image tower.
+        expected: What was expected of other towers, for the message.
+        reason: What needs the explicit form, for the message.
+
+    Raises:
+        InputError: If it does not.
+    """
     if _explicit(tower) is None:
         raise InputError(f"expected {expected} for a {_name(tower)} image tower: {reason} the explicit ViT")
 

@@ -1,7 +1,7 @@
-"""Softmax attention and its gradient, in the form that is fastest for a number of tokens.
+"""Softmax attention and its gradient, in the form that is fastest for the number of tokens.
 
 Queries come already scaled by head_width ** -0.5. Up to PROBABILITIES_UP_TO tokens the probabilities are
-saved; above, the log-sum-exp of the scores, from which they are made again.
+saved. Above, the log-sum-exp of the scores is saved, and the probabilities are computed again from it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ PROBABILITIES_UP_TO = 128
 
 
 def attend(qkv: Tensor, heads: int, *, flash: bool) -> Tensor:
-    """qkv [B, T, 3W] -> [B, T, W]. flash: by PyTorch's CPU flash kernel."""
+    """Computes attention.
+
+    Args:
+        qkv: Queries, keys and values, [B, T, 3W].
+        heads: Number of heads.
+        flash: Whether to use PyTorch's CPU flash kernel.
+
+    Returns:
+        The attended values, [B, T, W].
+    """
     q, k, v = _heads(qkv, heads)
     if flash:
         return _joined(flash_attention(q, k, v, scale=1.0)[0])
@@ -26,7 +35,16 @@ def attend(qkv: Tensor, heads: int, *, flash: bool) -> Tensor:
 
 
 def attend_saving(qkv: Tensor, heads: int, *, flash: bool) -> tuple[Tensor, Saved]:
-    """`attend`, and what `attention_gradient` needs."""
+    """Computes attention, and saves what `attention_gradient` needs.
+
+    Args:
+        qkv: Queries, keys and values, [B, T, 3W].
+        heads: Number of heads.
+        flash: Whether to use PyTorch's CPU flash kernel, with more than PROBABILITIES_UP_TO tokens.
+
+    Returns:
+        The attended values, [B, T, W], and the saved tensors.
+    """
     if qkv.shape[1] <= PROBABILITIES_UP_TO:
         q, k, v = (part.contiguous() for part in _heads(qkv, heads))  # [B, H, T, D]
         p = torch.softmax(q @ k.mT, -1)  # [B, H, T, T]
@@ -38,15 +56,24 @@ def attend_saving(qkv: Tensor, heads: int, *, flash: bool) -> tuple[Tensor, Save
         return out, (qkv, lse, out) if qkv.dtype == torch.float32 else (qkv, lse)
     scores = _scores(q, k)
     logs = torch.log_softmax(scores, -1)
-    # torch.logsumexp is no operator that torch.export could take for a number of images it does not know.
+    # Not torch.logsumexp, which torch.export cannot take for an unknown number of images.
     lse = scores[..., 0] - logs[..., 0]  # [B, H, T]
     return _joined(logs.exp().to(qkv.dtype) @ v), (qkv, lse)
 
 
 def attention_gradient(saved: Saved, g: Tensor, heads: int) -> Tensor:
-    """The gradient [B, T, W] of attend's result -> that of qkv [B, T, 3W]."""
+    """Takes the gradient of `attend_saving`'s result back to its input.
+
+    Args:
+        saved: What `attend_saving` saved.
+        g: The gradient of the attended values, [B, T, W].
+        heads: Number of heads.
+
+    Returns:
+        The gradient of qkv, [B, T, 3W].
+    """
     g = g.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H, T, D]
-    if len(saved) == 3:  # the flash kernel's backward pass is the fastest in float32 only
+    if len(saved) == 3:  # of the flash kernel, whose backward pass is the fastest in float32 alone
         qkv, lse, out = saved
         q, k, v = _heads(qkv, heads)
         out = out.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -63,7 +90,7 @@ def attention_gradient(saved: Saved, g: Tensor, heads: int) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """[B, H, T, T], in float32 at least: a difference of scores is to be exponentiated."""
+    """The scores q k^T, [B, H, T, T], in float32 at least, as their differences are exponentiated."""
     scores = q @ k.mT
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 

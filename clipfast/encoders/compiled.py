@@ -16,11 +16,24 @@ __all__ = ["CompiledEncoder"]
 
 
 class CompiledEncoder:
-    """An encoder whose methods are compiled by Inductor, one function for each batch size it meets.
+    """An encoder whose passes are compiled by Inductor, one function for each batch size it meets.
 
-    Without CUDA graphs: torch.compile's own are bound to a thread and overwrite earlier outputs. A batch
-    size is compiled when it is first met, under a lock, whole (fullgraph) and for itself alone. The graph is
-    bound to torch's number of threads: setting another one compiles again.
+    A batch size is compiled when it is first met: under a lock, whole (fullgraph), and for that size
+    alone. The compiled function is bound to torch's number of threads, and is compiled again for another
+    number. CUDA graphs of torch.compile are not used, as they are bound to a thread and overwrite earlier
+    outputs.
+
+    Args:
+        encoder: The encoder to compile.
+
+    Attributes:
+        form: The encoder's.
+        patch_size: The encoder's.
+        dtype: The encoder's.
+        eager: The encoder itself, not compiled.
+        to_layout: The encoder's, not compiled.
+        from_layout: The encoder's, not compiled.
+        prefers_double: The encoder's.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -34,11 +47,16 @@ class CompiledEncoder:
         self.prefers_double = encoder.prefers_double
 
     def project(self, x: Tensor) -> Tensor:
-        """See Encoder."""
+        """Runs `Encoder.project`, compiled."""
         return self._run("project", x)
 
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
-        """See Encoder."""
+        """Runs `Encoder.embed`, compiled.
+
+        Args:
+            base: What `project` gives of x, [N, ...].
+            d: A perturbation in the layout, [N, ...], or None.
+        """
         return self._run("embed", base) if d is None else self._run("embed", base, d)
 
     def embed_until(self, base: Tensor, depth: int) -> Tensor:
@@ -50,16 +68,31 @@ class CompiledEncoder:
         return self._run("embed_from", tokens, depth)
 
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
-        """See Encoder."""
+        """Runs `Encoder.forward`, compiled.
+
+        Args:
+            base: What `project` gives of x, [N, ...].
+            d: A perturbation in the layout, [N, ...].
+        """
         return self._run("forward", base, d)
 
     def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
-        """See Encoder."""
+        """Runs `Encoder.forward_pair`, compiled.
+
+        Args:
+            base: What `project` gives of x, [N, ...].
+            d: A perturbation in the layout, [N, ...].
+        """
         return self._run("forward_pair", base, d)
 
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
-        """See Encoder."""
-        # Gathered rows and those of a double batch come in other strides, which a graph is bound to.
+        """Runs `Encoder.input_gradient`, compiled, on contiguous copies of its tensors.
+
+        Args:
+            saved: What `forward` or `forward_pair` saved, or rows of it.
+            cotangent: The gradient of the embedding, [N, D].
+        """
+        # The graph is bound to strides, and gathered rows and those of a double batch have other ones.
         saved = tuple(tensor.contiguous() for tensor in saved)
         return self._run("input_gradient", saved, cotangent.contiguous())
 
@@ -70,7 +103,7 @@ class CompiledEncoder:
         if compiled is not None:
             return compiled(*args)
         with self._lock:
-            if key in self._compiled:  # by a call that was here first
+            if key in self._compiled:  # compiled by another thread meanwhile
                 return self._compiled[key](*args)
             function = _own_code(getattr(self.eager, method), f"{method}_{key[-1]}")
             compiled = torch.compile(function, fullgraph=True, dynamic=False)
@@ -80,7 +113,10 @@ class CompiledEncoder:
 
 
 def _own_code(method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The method as a function with a code object of its own: torch.compile limits recompilations of each."""
+    """The method as a function with a code object of its own, as torch.compile limits recompilations.
+
+    Its limit is for each code object.
+    """
 
     def call(*args: Any) -> Any:
         return method(*args)

@@ -1,4 +1,4 @@
-"""An encoder's embeddings inside autograd: what an attacker's loop runs on."""
+"""An encoder's embeddings inside autograd, for an attacker's loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ __all__ = ["embed_with_gradient"]
 
 
 def embed_with_gradient(encoder: Encoder, pixels: Tensor) -> Tensor:
-    """f(x) [N, D] of float32 pixels [N, 3, H, W], with its gradient to them, once."""
+    """Computes f(x) with a gradient to the pixels that can be taken once.
+
+    Args:
+        encoder: The encoder, f.
+        pixels: float32 [N, 3, H, W] in [0, 1].
+
+    Returns:
+        f(x), [N, D].
+    """
     return _Embedding.apply(pixels, encoder)  # pyright: ignore[reportReturnType]
 
 

@@ -1,7 +1,7 @@
 """Frozen linear layers in both directions, by the fastest products of the machine.
 
-The packed forms call operators that PyTorch keeps private (Inductor's own); a plain form stands in where
-they are missing.
+The packed forms call operators that PyTorch keeps private (Inductor's own). A plain form replaces them
+where they are missing.
 """
 
 from __future__ import annotations
@@ -26,41 +26,84 @@ __all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "pro
 
 
 class Product(ABC):
-    """x [..., in] -> x @ weight.T (+ bias), over a weight [out, in] that stays as it is."""
+    """x [..., in] -> x @ weight.T (+ bias), with a weight that stays as it is.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+    """
 
     @abstractmethod
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None: ...
 
     @classmethod
     def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
-        """The product and its gradient's."""
+        """Makes the product and the product of its gradient, x [..., out] -> x @ weight.
+
+        Args:
+            weight: [out, in].
+            bias: [out], or None; the gradient's product has none.
+        """
         return cls(weight, bias), cls(weight.t(), None)
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x, [..., in] -> [..., out]."""
 
 
 class PlainProduct(Product):
-    """By `F.linear` and `@`: on any device, and what exporters trace. Both directions read one weight."""
+    """The product by `F.linear` and `@`: on any device, and what exporters trace.
+
+    Both directions of a `pair` read one weight.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+
+    Attributes:
+        weight: As given.
+        bias: As given.
+        transposed: Whether this is the gradient's product.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias, self.transposed = weight, bias, False
 
     @classmethod
     def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
-        """The product and its gradient's."""
+        """Makes the product and the product of its gradient, x [..., out] -> x @ weight.
+
+        Args:
+            weight: [out, in].
+            bias: [out], or None; the gradient's product has none.
+        """
         backward = cls(weight, None)
         backward.transposed = True
         return cls(weight, bias), backward
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x: [..., in] -> [..., out], or the other way round if transposed."""
         return x @ self.weight if self.transposed else F.linear(x, self.weight, self.bias)
 
 
 class SplitProduct(Product):
-    """The same out of bfloat16 parts, as exact as float32 products; both directions read one copy."""
+    """The product out of bfloat16 parts, as exact as float32 products (see `clipfast.ops.split_linear`).
+
+    Both directions of a `pair` read one copy of the weight.
+
+    Args:
+        weight: float32 [out, in].
+        bias: float32 [out], or None.
+
+    Attributes:
+        bias: As given.
+        out_features: Width of the result.
+        transposed: Whether this is the gradient's product.
+        blocks: The weight as `clipfast.ops.to_blocks` lays it out.
+
+    Raises:
+        NotImplementedError: If the C++ operators are not available.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         if why_not() is not None:
@@ -70,19 +113,33 @@ class SplitProduct(Product):
 
     @classmethod
     def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
-        """The product and its gradient's."""
+        """Makes the product and the product of its gradient, x [..., out] -> x @ weight.
+
+        Args:
+            weight: float32 [out, in].
+            bias: float32 [out], or None; the gradient's product has none.
+        """
         forward = cls(weight, bias)
         backward = copy.copy(forward)
         backward.bias, backward.out_features, backward.transposed = None, weight.shape[1], True
         return forward, backward
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x: [..., in] -> [..., out], or the other way round if transposed."""
         return split_linear(x, self.blocks, self.bias, self.out_features, transposed=self.transposed)
 
 
 class PackedProduct(Product):
-    """The same over a re-laid weight, which a compiled graph must not look into: to it, one operator."""
+    """A product with a re-laid weight; to a compiled graph it is one operator, which hides the weight.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+
+    Attributes:
+        out_features: Width of the result.
+        bias: As given.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.out_features = weight.shape[0]
@@ -91,14 +148,14 @@ class PackedProduct(Product):
         _products[self._handle] = self
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x, [..., in] -> [..., out]."""
         if torch.compiler.is_compiling():
             return torch.ops.clipfast.packed_product(x, self._handle, self.out_features)
         return self.run(x)
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x, outside of compiled graphs."""
 
 
 _handles = itertools.count()
@@ -110,22 +167,37 @@ declare(
 
 
 class OneDnnProduct(PackedProduct):
-    """By oneDNN over a weight in its blocked layout: float32, bfloat16 and float16."""
+    """The product by oneDNN with a weight in its blocked layout: float32, bfloat16 and float16.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+
+    Raises:
+        ImportError: If this PyTorch lacks the operators.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
         self._packed = torch_private.onednn_pack(weight.contiguous())
 
     def run(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x, [..., in] -> [..., out]."""
         return torch_private.onednn_linear(x, self._packed, self.bias, "none", [], "")
 
 
 class MklProduct(PackedProduct):
-    """By MKL's packed sgemm: float32 only.
+    """The product by MKL's packed sgemm: float32 only.
 
-    The operator takes the packed weight where the batch is of the size it was packed for; the layout does
-    not depend on that size, so each call names its own.
+    The operator takes a packed weight only for the number of rows that it was told at packing. The layout
+    does not depend on that number, so each call names its own.
+
+    Args:
+        weight: float32 [out, in].
+        bias: float32 [out], or None.
+
+    Raises:
+        ImportError: If this PyTorch lacks the operators.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -135,7 +207,7 @@ class MklProduct(PackedProduct):
         self._shape_only = weight.new_empty(1).expand(weight.shape)
 
     def run(self, x: Tensor) -> Tensor:
-        """The product."""
+        """Computes the product of x, [..., in] -> [..., out]."""
         rows = x.numel() // x.shape[-1]
         return torch_private.mkl_linear(x, self._packed, self._shape_only, self.bias, rows)
 
@@ -146,7 +218,13 @@ _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 @functools.cache
 def product_forms(dtype: torch.dtype) -> tuple[type[Product], ...]:
-    """The forms that give right answers on this CPU, the fastest first (benchmarks/README.md)."""
+    """Returns the forms of products that give right results on this CPU, the fastest first.
+
+    The order is measured in benchmarks/README.md. `PlainProduct` is always the last.
+
+    Args:
+        dtype: Of the operands: float32, bfloat16 or float16.
+    """
     candidates: tuple[type[Product], ...] = (OneDnnProduct,)
     if dtype == torch.float32:
         candidates = (SplitProduct, MklProduct, OneDnnProduct)
@@ -154,7 +232,7 @@ def product_forms(dtype: torch.dtype) -> tuple[type[Product], ...]:
 
 
 def _works(form: type[Product], dtype: torch.dtype) -> bool:
-    """Whether a form runs here and is right, for other row counts than it was packed for too."""
+    """Whether a form runs here and is right, also for row counts that it was not packed for."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(96, 160, generator=generator).to(dtype)
     bias = torch.randn(96, generator=generator).to(dtype)
@@ -175,16 +253,30 @@ def _works(form: type[Product], dtype: torch.dtype) -> bool:
 
 
 def products_of(weight: Tensor, bias: Tensor | None, *, pack: bool) -> tuple[Product, Product]:
-    """The fastest product with a weight [out, in] here, and its gradient's; `pack=False`: the plain ones."""
+    """Makes the fastest product with a weight, and the product of its gradient.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+        pack: Whether the weight may be re-laid. If not, or on another device than a CPU, both are plain
+            products.
+    """
     if not pack or weight.device.type != "cpu":
         return PlainProduct.pair(weight, bias)
     return product_forms(weight.dtype)[0].pair(weight, bias)
 
 
 class FrozenLinear:
-    """y = x W^T + b and its gradient to x, with the operands of the products in `dtype`.
+    """y = x W^T + b and its gradient to x, with the products' operands in `dtype`.
 
-    weight: float32 [out, in]; bias: float32 [out] or None.
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+        dtype: What both are converted to.
+        pack: Whether the weight may be re-laid for CPU products.
+
+    Attributes:
+        dtype: Of the operands and the results.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, pack: bool) -> None:
@@ -194,9 +286,9 @@ class FrozenLinear:
         self._forward, self._backward = products_of(weight, bias, pack=pack)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x [..., in] -> `dtype` [..., out]."""
+        """Computes y of x, [..., in] -> `dtype` [..., out]."""
         return self._forward(x.to(self.dtype))
 
     def input_gradient(self, g: Tensor) -> Tensor:
-        """The gradient [..., out] of y -> that of x, `dtype` [..., in]."""
+        """Takes the gradient of y back to x, [..., out] -> `dtype` [..., in]."""
         return self._backward(g.to(self.dtype))

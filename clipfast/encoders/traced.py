@@ -1,8 +1,9 @@
 """Any image tower, from a trace of its forward pass and of the gradient to its pixels.
 
-The trace, by `make_fx` over autograd, is cut where the data flow says: what depends on the cotangent is the
-backward pass, and what it reads of the forward pass is saved. It is made for two batch sizes, and a number
-that differs between them is a multiple of the batch size; so no other dimension is ever taken for it.
+The trace is made by `make_fx` over autograd, and is cut by its data flow: what depends on the cotangent
+is the backward pass, and what that reads of the forward pass is saved. It is made for two batch sizes. A
+number that differs between the two is a multiple of the batch size, so that no other dimension is ever
+mistaken for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["TracedEncoder", "TracingError"]
 
 _aten = torch.ops.aten
 _BATCHES = (5, 7)  # those traced
-_CHECKED = 3  # that of the check: another one, which a wrong dependence on the batch size does not survive
+_CHECKED = 3  # the batch of the check: another size, to find what depends on the batch size wrongly
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
 _VIEWS = (_aten.view.default, unsafe_view.default, reshape_alias.default)
 
@@ -38,11 +39,19 @@ class TracingError(RuntimeError):
 
 
 class TracedEncoder(PixelEncoder):
-    """The traced form of `Encoder`; the layout of pixels is [N, 3, H, W], in the tower's dtype.
+    """The traced form of `Encoder`; its layout is [N, 3, H, W], in the tower's dtype.
 
-    tower: in eval mode, of float32 or float64 weights, which are shared and not copied; its hooks and
-    settings are those of now. Raises TracingError where tracing fails, where the trace does not give the
-    tower's embedding and autograd's gradient, or where an image's gradient depends on the rest of its batch.
+    Args:
+        tower: An image tower in eval mode with float32 or float64 weights, which are shared and not
+            copied. The trace has the hooks and settings that the tower has now.
+
+    Attributes:
+        form: "traced".
+
+    Raises:
+        TracingError: If the tower is in training mode or has weights of another dtype; if tracing fails;
+            if the trace does not give the tower's embedding and autograd's gradient; or if an image's
+            gradient depends on the rest of its batch.
     """
 
     form = "traced"
@@ -69,22 +78,45 @@ class TracedEncoder(PixelEncoder):
 
     @torch.no_grad()
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
-        """f(x + d), or f(x): [N, D], by the tower itself with its own attention kernels.
+        """Computes f(x + d), or f(x) without d, by the tower itself with its own attention kernels.
 
-        An exported graph has the trace instead, which takes no images too.
+        An exported graph has the trace instead, which can take 0 images.
+
+        Args:
+            base: x, [N, 3, H, W].
+            d: A perturbation, [N, 3, H, W].
+
+        Returns:
+            The embedding, [N, D].
         """
         x = base if d is None else base + d
         return self._embed(x) if torch.compiler.is_exporting() else self._tower(x)
 
     @torch.no_grad()
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
-        """f(x + d), and what `input_gradient` needs."""
+        """Computes f(x + d), and saves what `input_gradient` needs.
+
+        Args:
+            base: x, [N, 3, H, W].
+            d: A perturbation, [N, 3, H, W].
+
+        Returns:
+            The embedding, [N, D], and the saved tensors, each with the batch first.
+        """
         embedding, *saved = self._forward(base + d)
         return embedding, tuple(saved)
 
     @torch.no_grad()
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
-        """The cotangent [N, D] of f(x + d) -> that of d [N, 3, H, W]."""
+        """Takes the cotangent of f(x + d) back to d.
+
+        Args:
+            saved: What `forward` saved, or rows of it.
+            cotangent: The gradient of the embedding, [N, D].
+
+        Returns:
+            The gradient of d, [N, 3, H, W].
+        """
         return self._backward(*saved, cotangent)
 
 
@@ -154,9 +186,10 @@ class _Check:
 
 
 class _WithoutAliases(TorchFunctionMode):
-    """Leaves out what autograd would differentiate by strides: writes to views, and a pooling that sets them.
+    """Replaces what autograd would differentiate by strides: writes in place, and one kind of pooling.
 
-    An activation whose input is read again as its output would go wrong; the check would find it.
+    Code that reads an activation's input again, as its output, then gets wrong results; the check finds
+    that.
     """
 
     def __torch_function__(
@@ -191,7 +224,7 @@ def _batch_norm_gradient(
 
 
 def _rolled(x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:
-    """By parts: torch.export does not know whether a tensor that is rolled has any element."""
+    """The roll of a tensor by parts, as torch.export cannot tell whether a tensor has any elements."""
     for shift, dim in zip(shifts, dims, strict=True):
         cut = -shift % x.shape[dim]
         x = torch.cat([x.narrow(dim, cut, x.shape[dim] - cut), x.narrow(dim, 0, cut)], dim=dim)
@@ -222,7 +255,7 @@ class _Part:
 
 
 class _Trace:
-    """The traces for two batch sizes as one, whose arguments name the batch size where they depend on it."""
+    """The traces for two batch sizes as one; arguments that depend on the batch size are named by it."""
 
     def __init__(self, one: fx.GraphModule, other: fx.GraphModule) -> None:
         self.module = one
@@ -233,7 +266,7 @@ class _Trace:
         self._twin = dict(zip(self.nodes, twins, strict=True))
         self.args = {n: self._merged([n.args, n.kwargs], [t.args, t.kwargs]) for n, t in self._twin.items()}
         for node, twin in self._twin.items():
-            if node.target in _VIEWS:  # a -1 among the sizes is undefined for no images
+            if node.target in _VIEWS:  # a size of -1 is undefined for a batch of 0 images
                 shapes = [list(n.meta["val"].shape) for n in (node, twin)]
                 self.args[node] = [(node.args[0], self._merged(*shapes)), {}]
             if node.op == "get_attr" and not _same(_attribute(one, node), _attribute(other, twin)):
@@ -252,9 +285,10 @@ class _Trace:
         return found
 
     def is_cheap_view(self, node: fx.Node) -> bool:
-        """Whether a value is a view of one that is no larger: then that one is read, once for all its views.
+        """Whether a value is a view of one that is no larger, which is then saved once for all views.
 
-        Not where the view's batch axis holds images alone and the other's does not, whose order is unknown.
+        Not if the view's batch axis holds images alone and the other's does not: its order is then
+        unknown.
         """
         if not (isinstance(node.target, OpOverload) and node.target.is_view):
             return False
@@ -306,14 +340,14 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _split(
     one: fx.GraphModule, other: fx.GraphModule
 ) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
-    """pixels -> embedding; pixels -> (embedding, *saved); and (*saved, cotangent) -> gradient."""
+    """Graphs: pixels -> embedding; pixels -> (embedding, *saved); (*saved, cotangent) -> gradient."""
     trace = _Trace(one, other)
     on_cotangent = trace.dependents({trace.cotangent})
     if trace.gradient not in on_cotangent or trace.embedding in on_cotangent:
         raise TracingError("the embedding and the gradient are not those of a forward and a backward pass")
 
     def is_saved(node: fx.Node) -> bool:
-        # What depends on the number of images alone (a pooler's queries) is saved too: it may be dear.
+        # What depends on the number of images alone (a pooler's queries) may be dear, and is saved too.
         return node in trace.on_batch and node not in on_cotangent and not trace.is_cheap_view(node)
 
     read, kept = _ancestors([trace.gradient], is_saved)
@@ -372,7 +406,7 @@ class _Half:
             if "as_strided" in str(node.target):
                 raise TracingError("as_strided reads memory, whose layout may differ")
             args, kwargs = self._filled(self.trace.args[node])
-            # Rows that were gathered are contiguous, whatever the tensor was: a view of it may need a copy.
+            # Gathered rows are contiguous even if the tensor was not, so that a view may need a copy.
             target = _aten.reshape.default if node.target in _VIEWS else node.target
             self.copies[node] = self.graph.create_node(node.op, target, args, kwargs, node.name)
 

@@ -1,9 +1,10 @@
-"""open_clip's VisionTransformer as pure functions: its embedding, and the gradient to its pixels written out.
+"""open_clip's VisionTransformer as pure functions: its embedding, and its gradient to the pixels.
 
-A vision transformer as in CLIP (Radford et al., ICML 2021): patch projection, pre-norm residual blocks,
-class token or mean. CLIP's normalisation is folded into the patch projection, layer scale and the queries'
-scaling into their linears, and QuickGELU's 1.702 into both linears of its MLP, which leaves SiLU. With
-class-token pooling the last block runs for that token alone, its keys and values aside.
+Both are written out, without autograd. It is a vision transformer as in CLIP (Radford et al., ICML 2021):
+patch projection, pre-norm residual blocks, class token or mean. CLIP's normalisation is folded into the
+patch projection. Layer scale and the queries' scaling are folded into their linears, and QuickGELU's
+1.702 into both linears of its MLP, which leaves SiLU. With class-token pooling the last block runs for
+that token alone, apart from its keys and values.
 """
 
 from __future__ import annotations
@@ -120,8 +121,9 @@ class _Block:
 class _LastBlock:
     """The last block under class-token pooling: [B, T, W] -> [B, W].
 
-    With a single query neither keys nor values need exist: q . (W_k y) is (W_k^T q) . y, of which a bias of
-    the keys is a constant that softmax ignores, and sum_t p_t (W_v y_t + b_v) is W_v sum_t p_t y_t + b_v.
+    With a single query, neither keys nor values need to be computed. q . (W_k y) is (W_k^T q) . y; a bias
+    of the keys adds a constant, which softmax ignores. sum_t p_t (W_v y_t + b_v) is W_v sum_t p_t y_t +
+    b_v.
     """
 
     heads: int
@@ -156,12 +158,24 @@ class _LastBlock:
 
 
 class VitEncoder:
-    """The explicit form of `Encoder`; the layout of pixels is [N, patches, 3 * P * P].
+    """The explicit form of `Encoder`; its layout is [N, patches, 3 * P * Q] for patches of P x Q pixels.
 
-    visual: an open_clip VisionTransformer that `covers` accepts. image_mean, image_std: CLIP's
-    normalisation. dtype: of the large products' operands; the residual stream, normalisations, the clean
-    patch projection, the head and all results are float32. pack: re-lay the weights for CPU products, which
-    makes copies (`nbytes`); exporters trace the plain form. flash: PyTorch's CPU flash attention.
+    The residual stream, normalisations, the clean patch projection, the head and all embeddings are
+    float32 (or float64 of a float64 tower). With packed weights on a CPU, attention can use PyTorch's
+    flash kernel.
+
+    Args:
+        visual: An open_clip VisionTransformer that `covers` accepts. CLIP's normalisation is read from
+            its image_mean and image_std.
+        dtype: Of the large products' operands.
+        pack: Whether to re-lay the weights for CPU products, which makes copies of them. Exporters trace
+            the plain form.
+
+    Attributes:
+        form: "explicit".
+        dtype: As given.
+        patch_size: (P, Q), the height and width of a patch in pixels.
+        grid_size: (rows, columns) of patches.
     """
 
     form = "explicit"
@@ -200,7 +214,7 @@ class VitEncoder:
 
     @staticmethod
     def covers(visual: nn.Module) -> bool:
-        """Whether the explicit form computes this tower: each part is one that it knows, and nothing else."""
+        """Returns whether the explicit form knows every part of a tower, and computes it unchanged."""
         if type(visual) is not VisionTransformer or _is_altered(visual):
             return False
         tower: Any = visual
@@ -222,27 +236,43 @@ class VitEncoder:
         )
 
     def to_layout(self, pixels: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, patches, 3 * P * P]."""
+        """Takes pixels [N, 3, H, W] to patches [N, patches, 3 * P * Q]."""
         (rows, columns), (height, width) = self.grid_size, self._patch_size
         patches = pixels.reshape(-1, 3, rows, height, columns, width)
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def from_layout(self, state: Tensor) -> Tensor:
-        """[N, patches, 3 * P * P] -> [N, 3, H, W]."""
+        """Takes patches [N, patches, 3 * P * Q] back to pixels [N, 3, H, W]."""
         (rows, columns), (height, width) = self.grid_size, self._patch_size
         patches = state.reshape(-1, rows, columns, 3, height, width)
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
     def project(self, x: Tensor) -> Tensor:
-        """x in layout -> its projected patches with their positions: float32 [N, patches, W]."""
+        """Computes the projected patches of x in layout, with positions: float32 [N, patches, W]."""
         return self._project(x) + self._positions
 
     def embed(self, base: Tensor, d: Tensor | None = None) -> Tensor:
-        """f(x + d), or f(x): float32 [N, D]."""
+        """Computes f(x + d), or f(x) without d.
+
+        Args:
+            base: What `project` gives of x, float32 [N, patches, W].
+            d: A perturbation, [N, patches, 3 * P * Q].
+
+        Returns:
+            The embedding before L2 normalisation, float32 [N, D].
+        """
         return self.embed_from(self.embed_until(base if d is None else base + self._patch(d), 0), 0)
 
     def embed_until(self, base: Tensor, depth: int) -> Tensor:
-        """The tokens of x after block `depth`: float32 [N, 1 + patches, W]."""
+        """Computes the tokens of x after a block.
+
+        Args:
+            base: What `project` gives of x, float32 [N, patches, W].
+            depth: The number of blocks to run, from 0 to blocks - 1.
+
+        Returns:
+            The tokens, float32 [N, 1 + patches, W], the class token first.
+        """
         x = self._tokens(base)
         if self._norm_pre is not None:
             x = self._norm_pre(x)[0]
@@ -251,7 +281,7 @@ class VitEncoder:
         return x
 
     def embed_from(self, tokens: Tensor, depth: int) -> Tensor:
-        """f(x) of the tokens after block `depth`: float32 [N, D]."""
+        """Computes f(x) [N, D] of the tokens that `embed_until` gave for that depth."""
         x = tokens
         for block in self._blocks[depth:]:
             x = block.embed(x)
@@ -260,21 +290,49 @@ class VitEncoder:
         return self._pool(x)[0]
 
     def forward(self, base: Tensor, d: Tensor) -> tuple[Tensor, Saved]:
-        """f(x + d), and what `input_gradient` needs."""
+        """Computes f(x + d), and saves what `input_gradient` needs.
+
+        Args:
+            base: What `project` gives of x, float32 [N, patches, W].
+            d: A perturbation, [N, patches, 3 * P * Q].
+
+        Returns:
+            The embedding, float32 [N, D], and the saved tensors, each with the batch first.
+        """
         return self._forward(self._tokens(base + self._patch(d)))
 
     def forward_pair(self, base: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Saved]:
-        """f(x), f(x + d), and what `input_gradient` needs of the second."""
+        """Computes f(x) and f(x + d) in one batch of twice the size, and saves for the second.
+
+        Args:
+            base: What `project` gives of x, float32 [N, patches, W].
+            d: A perturbation, [N, patches, 3 * P * Q].
+
+        Returns:
+            f(x) and f(x + d), float32 [N, D], and what `input_gradient` needs of f(x + d).
+        """
         n = base.shape[0]
         embedding, saved = self._forward(self._tokens(torch.cat([base, base + self._patch(d)])))
         return embedding[:n], embedding[n:], tuple(tensor[n:] for tensor in saved)
 
     def prefers_double(self, n: int) -> bool:
-        """On a CPU only where n images do not fill the vector units: a double batch saves both halves."""
+        """Returns whether `forward_pair` is faster for n images than `embed` and `forward`.
+
+        With packed weights on a CPU it is so only for batches too small to fill the vector units, as a
+        double batch saves the activations of both halves.
+        """
         return not self._flash or n * (len(self._positions) + 1) <= _DOUBLE_UP_TO
 
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
-        """The cotangent [N, D] of f(x + d) -> that of d: `dtype` [N, patches, 3 * P * P]."""
+        """Takes the cotangent of f(x + d) back to d.
+
+        Args:
+            saved: What `forward` or `forward_pair` saved, or rows of it.
+            cotangent: The gradient of the embedding, float32 [N, D].
+
+        Returns:
+            The gradient of d, `dtype` [N, patches, 3 * P * Q].
+        """
         stem, blocks, last, pooled = self._parts(saved)
         g = self._pool_gradient(pooled, cotangent)
         if self._last is not None:
@@ -303,7 +361,7 @@ class VitEncoder:
         return x, (*saved, *normed)
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Saved]:
-        """The last tokens -> the embedding [N, D]; [B, W] already where the last block is shortened."""
+        """The last tokens -> the embedding [N, D]; after a shortened last block, of one token, [B, W]."""
         if self._averages and self._norm_after_pool:
             x = x[:, 1:].mean(dim=1)
         y, normed = self._norm_post(x)
@@ -320,13 +378,13 @@ class VitEncoder:
         return self._norm_post.input_gradient(saved, self._spread(g))
 
     def _spread(self, g: Tensor) -> Tensor:
-        """The gradient [N, W] of a mean over the patches -> that of all tokens; the class token has none."""
+        """The gradient of a mean over patches, [N, W] -> that of all tokens; the class token's is 0."""
         patches = self.grid_size[0] * self.grid_size[1]
         spread = (g / patches)[:, None].expand(-1, patches, -1)
         return torch.cat([torch.zeros_like(g)[:, None], spread], dim=1)
 
     def _parts(self, saved: Saved) -> tuple[Saved, list[Saved], Saved, Saved]:
-        """The flat tuple of saved activations as those of ln_pre, the blocks, the last block, the pooling."""
+        """Splits saved activations into those of ln_pre, the blocks, the last block, and the pooling."""
         stem, end = 0 if self._norm_pre is None else _NORM_SAVES, len(saved) - _NORM_SAVES
         last = end - (0 if self._last is None else _LAST_BLOCK_SAVES)
         each = (last - stem) // max(1, len(self._blocks))
@@ -359,7 +417,7 @@ def _last_block(block: Any, linear: _Linear, dtype: torch.dtype) -> _LastBlock:
 
 
 def _attention_weights(block: Any) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Weight and bias of q, k and v, the queries scaled; and those of the output, scaled by layer scale."""
+    """Weight and bias of q, k and v, with queries scaled; and those of the output, with layer scale."""
     attention = block.attn
     scale = torch.ones_like(attention.in_proj_bias)
     scale[: attention.embed_dim] = attention.head_dim**-0.5
@@ -384,7 +442,7 @@ def _scaled(layer: nn.Linear, layer_scale: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _is_altered(visual: nn.Module) -> bool:
-    """Whether the modules do something else than their weights say, or in a precision that is not carried."""
+    """Whether modules do something else than their weights say, or are of an unsupported precision."""
     return (
         visual.training
         or any(forward_hooks(module) or forward_pre_hooks(module) for module in visual.modules())

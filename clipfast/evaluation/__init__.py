@@ -1,7 +1,7 @@
-"""Pictures, attacks and baselines: what a defence is measured with. Itself without torch."""
+"""Pictures, attacks and baselines to measure a defence with; the package itself imports no torch."""
 
 from typing import Literal
 
 __all__ = ["BudgetName"]
 
-BudgetName = Literal["quick", "full"]  # of `clipfast.evaluation.budgets`
+BudgetName = Literal["quick", "full"]  # the names of `clipfast.evaluation.budgets.BUDGETS`

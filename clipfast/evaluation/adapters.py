@@ -1,7 +1,7 @@
-"""The defended classifier in the words of other attack libraries: ART, foolbox, AutoAttack.
+"""The defended classifier as models of other attack libraries: ART, foolbox, AutoAttack.
 
-ART comes with the extra `art`, foolbox with the extra `foolbox`, which nothing else needs, and AutoAttack
-from its repository: pip install git+https://github.com/fra31/auto-attack.
+ART comes with the extra `art` and foolbox with the extra `foolbox`; nothing else needs them. AutoAttack
+comes from its repository: pip install git+https://github.com/fra31/auto-attack.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..errors import InputError, names_extra
 
 __all__ = ["DefendedLogits", "RandomisedDefenceWarning", "as_art", "as_foolbox", "as_function"]
 
+# What gradients go through: see `clipfast.defence.differentiable.DifferentiableDefence`.
 GradientMode = Literal["bpda", "unrolled"]
 
 _NOTE = (
@@ -33,7 +34,19 @@ class RandomisedDefenceWarning(UserWarning):
 class DefendedLogits(nn.Module):
     """Defended logits [N, C] of pixels float [N, 3, H, W] in [0, 1], with gradients: a plain callable.
 
-    randomised, optimises_at_inference: what it says of itself, in `repr` too. The rest as of `as_function`.
+    Args:
+        classifier: The classifier under attack.
+        mode: What gradients go through, as of `as_function`.
+        samples: Draws of noise whose logits are averaged.
+
+    Attributes:
+        defence: The differentiable defence of one draw of noise.
+        samples: Draws of noise whose logits are averaged.
+        randomised: Always True. `repr` says it too.
+        optimises_at_inference: Always True. `repr` says it too.
+
+    Raises:
+        InputError: If the mode is not known.
     """
 
     randomised = True
@@ -46,12 +59,16 @@ class DefendedLogits(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The mean logits over the samples."""
+        """Returns the mean logits [N, C] over the samples, of pixels float [N, 3, H, W] in [0, 1].
+
+        Raises:
+            InputError: If the pixels have another shape, dtype or range.
+        """
         drawn = [self.defence(pixels) for _ in range(self.samples)]
         return drawn[0] if self.samples == 1 else torch.stack(drawn).mean(dim=0)
 
     def train(self, mode: bool = True) -> DefendedLogits:  # noqa: ARG002
-        """Stays in eval mode."""
+        """Stays in eval mode, whatever is asked."""
         return super().train(False)
 
     def __repr__(self) -> str:
@@ -64,19 +81,40 @@ class DefendedLogits(nn.Module):
 def as_function(
     classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1
 ) -> DefendedLogits:
-    """A plain function of pixels, as AutoAttack takes it: `AutoAttack(as_function(c), version="rand", ...)`.
+    """Returns a plain function of pixels, as in `AutoAttack(as_function(c), version="rand", ...)`.
 
-    mode: through what gradients go, see `clipfast.defence.differentiable.DifferentiableDefence`.
-    samples: draws of noise whose logits are averaged; torch's generator draws them anew at each call.
-    Warns with RandomisedDefenceWarning. Raises InputError for another mode and samples below 1.
+    Warns with RandomisedDefenceWarning.
+
+    Args:
+        classifier: The classifier under attack.
+        mode: What gradients go through, see `clipfast.defence.differentiable.DifferentiableDefence`.
+        samples: Draws of noise whose logits are averaged, at least 1. torch's generator draws them anew
+            at each call.
+
+    Returns:
+        The function of pixels float [N, 3, H, W] in [0, 1] that gives logits [N, C]; it is
+        differentiable.
+
+    Raises:
+        InputError: If the mode is not known, or `samples` is not as described.
     """
     return _logits(classifier, mode, samples)
 
 
 def as_art(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1) -> Any:
-    """An estimator of the Adversarial Robustness Toolbox: its `PyTorchClassifier` over `as_function`.
+    """Returns the Adversarial Robustness Toolbox's `PyTorchClassifier` over `as_function`.
 
-    Pixels in [0, 1], channels first; the loss is the cross-entropy. `estimator.model` says what it is.
+    It takes pixels in [0, 1], channels first. Its loss is the cross-entropy. `estimator.model` tells that
+    the classifier is randomised and optimises at inference. Warns with RandomisedDefenceWarning.
+
+    Args:
+        classifier: The classifier under attack.
+        mode: As of `as_function`.
+        samples: As of `as_function`.
+
+    Raises:
+        InputError: If the mode is not known, or `samples` is not as described.
+        ModuleNotFoundError: If a package is not installed; names the extra that has it.
     """
     try:
         from art.estimators.classification import PyTorchClassifier
@@ -93,7 +131,19 @@ def as_art(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", sampl
 
 
 def as_foolbox(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1) -> Any:
-    """A model of foolbox: its `PyTorchModel` over `as_function`, in bounds (0, 1)."""
+    """Returns foolbox's `PyTorchModel` over `as_function`, in bounds (0, 1).
+
+    Warns with RandomisedDefenceWarning.
+
+    Args:
+        classifier: The classifier under attack.
+        mode: As of `as_function`.
+        samples: As of `as_function`.
+
+    Raises:
+        InputError: If the mode is not known, or `samples` is not as described.
+        ModuleNotFoundError: If a package is not installed; names the extra that has it.
+    """
     try:
         import foolbox  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:

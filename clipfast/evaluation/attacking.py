@@ -26,11 +26,22 @@ def attack_defences(
     *,
     shard: Shard | None = None,
 ) -> Results | None:
-    """Runs what is not finished yet, and gathers all of it.
+    """Runs the attacks that are not finished yet, and gathers the results of all.
 
-    suite: undefended CLIP first. plans: the attacks at each l-inf budget, in [0, 1] pixel units. shard:
-    (i, n), to make only each n-th chunk's parts, from the i-th on, 0 <= i < n; None is then returned, as a
-    part is no result. Curves and controls are made apart. Raises InputError for more shards than chunks.
+    Curves and controls are made apart.
+
+    Args:
+        runner: Makes and keeps the parts.
+        suite: The defences, undefended CLIP first.
+        plans: The attacks at each l-inf budget, in [0, 1] pixel units.
+        shard: (i, n), to make only the parts of each n-th chunk, from the i-th on, 0 <= i < n; None for
+            all.
+
+    Returns:
+        The results; None for a shard, which makes only parts of them.
+
+    Raises:
+        InputError: If there are more shards than chunks.
     """
     results = Results(
         run={},
@@ -62,7 +73,17 @@ def work(
     plans: Mapping[float, Sequence[Planned]],
     shard: Shard | None = None,
 ) -> int:
-    """How much a runner ticks for `attack_defences`."""
+    """Returns how much work a runner ticks for `attack_defences`.
+
+    Args:
+        runner: Makes the parts.
+        suite: The defences, undefended CLIP first.
+        plans: The attacks at each l-inf budget, in [0, 1] pixel units.
+        shard: As of `attack_defences`.
+
+    Raises:
+        InputError: If there are more shards than chunks.
+    """
     each = len(suite)  # answers to clean pictures
     for p in (p for plan in plans.values() for p in plan):
         if p.column.kind == "transfer":
@@ -73,7 +94,7 @@ def work(
 
 
 def _of_shard(runner: Runner, shard: Shard | None) -> list[slice]:
-    """Raises InputError for a shard of nothing."""
+    """Returns a shard's chunks. Raises InputError if it has none."""
     mine = runner.chunks(shard=shard)
     if not mine:
         raise InputError(f"expected at most as many shards as chunks, {len(runner.chunks())}")
@@ -107,7 +128,7 @@ class _Gathering:
 
 
 def _mean(spent: list[tuple[int, Passes]]) -> Passes:
-    """Passes an image, over chunks of n images."""
+    """Returns passes an image, over chunks of n images."""
     total = max(1, sum(n for n, _ in spent))
     return Passes(
         sum(n * passes.forward for n, passes in spent) / total,
@@ -141,7 +162,7 @@ def _run_chunk(
 def _answer(
     runner: Runner, defence: Defence, gathered: _Gathering, key: str, pixels: Tensor, rows: slice
 ) -> Tensor:
-    """What a defence says is noted; its labels of the first round, int64 [n]."""
+    """Notes a defence's answers, and returns its labels of the first round of noise, int64 [n]."""
     answers = runner.answers(defence, pixels, rows.start)
     gathered.right(key, rows, answers.labels == runner.labels(rows).cpu().numpy())
     gathered.gate(key, rows, answers.drift, answers.countered)
@@ -158,7 +179,7 @@ def _attack(
     rows: slice,
     eps: float,
 ) -> None:
-    """The adaptive attacks in order, each on the images that are still right in every round of noise.
+    """Runs the adaptive attacks in order, on the images still right in every round of noise.
 
     transferred: pixels [n, 3, H, W] of the first transfer attack, clean ones without one.
     """

@@ -1,4 +1,4 @@
-"""How much an evaluation spends: which attacks it runs, and their strength."""
+"""How much an evaluation spends: which attacks it runs, and how strong they are."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ Settings = Mapping[str, Mapping[str, Any]]  # of attacks, by name
 class Budget:
     """The attacks of an evaluation and their strength.
 
-    images: how many are drawn from the data. transfer: attacks on the undefended model, with their settings,
-    away from true labels, and predicted: those of them that are made away from its own labels too. adaptive:
-    attacks on each defence, in order; those on_request run only where they are named. curve: settings of the
-    attack whose accuracy is drawn, of the first curve_images, at each of curve_eps, in [0, 1] pixel units,
-    and with each of curve_samples of noise a step.
-    upper_bound: too few steps for an adaptive figure to be more than that.
+    Attributes:
+        name: The budget's name.
+        images: How many images are drawn from the data.
+        transfer: Attacks on the undefended model, away from true labels, with their settings.
+        predicted: Those of `transfer` that are also made away from the model's own labels.
+        adaptive: Attacks on each defence, in order, with their settings.
+        on_request: Those of `adaptive` that run only if they are named.
+        curve: Settings of the attack whose accuracy is drawn as curves.
+        curve_images: How many of the first images the curves are of.
+        curve_eps: The l-inf budgets of a curve, in [0, 1] pixel units.
+        curve_samples: The numbers of samples of noise a step of a curve.
+        upper_bound: Whether adaptive attacks have so few steps that their figures are upper bounds.
     """
 
     name: BudgetName
@@ -90,7 +96,11 @@ BUDGETS = {
 
 
 def budget_of(name: str) -> Budget:
-    """The budget of a name. Raises InputError for another one."""
+    """Returns the budget of a name.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
     if name not in BUDGETS:
         raise InputError(f"expected a budget of {', '.join(BUDGETS)}, got {name!r}")
     return BUDGETS[name]

@@ -1,4 +1,4 @@
-"""Controls: what must hold where an evaluation's attacks are strong."""
+"""Controls: what must hold if an evaluation's attacks are strong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ __all__ = ["controls"]
 
 
 def controls(runner: Runner, suite: Sequence[Defence], budget: Budget, results: Results) -> list[Control]:
-    """Whether the curves and the noise of these results are what strong attacks leave."""
+    """Checks whether the curves and the noise of results are what strong attacks leave.
+
+    Args:
+        runner: Makes and keeps the parts.
+        suite: The defences, undefended CLIP first.
+        budget: The budget of the curves.
+        results: What was found, its curves included. Controls at one budget take the first of its eps.
+
+    Returns:
+        Plain PGD against BPDA without a defence, the two ends of the curves, and random noise as a
+        defence.
+    """
     undefended, eps = suite[0], results.eps[0]
     found = []
     ours = share_right(runner, undefended, budget, bpda(budget, eps), eps)
@@ -57,7 +68,7 @@ def controls(runner: Runner, suite: Sequence[Defence], budget: Budget, results: 
 
 
 def _noise_is_broken(suite: Sequence[Defence], results: Results) -> list[Control]:
-    """Random noise alone is no defence: adaptively attacked, it holds no more than undefended CLIP."""
+    """Checks that random noise alone is no defence: attacked, it holds no more than undefended CLIP."""
     found = []
     for defence, result in zip(suite, results.systems, strict=True):
         if defence.name != "rn":
@@ -79,5 +90,5 @@ def _noise_is_broken(suite: Sequence[Defence], results: Results) -> list[Control
 
 
 def _error(p: float, n: int) -> float:
-    """The standard error of a share of n images, at least what one of them makes."""
+    """Returns the standard error of a share of n images, at least 1 / n."""
     return max(math.sqrt(p * (1 - p) / n), 1 / n)

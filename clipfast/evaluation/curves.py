@@ -18,13 +18,20 @@ from .runner import Runner, Shard
 
 __all__ = ["bpda", "curve_work", "curves", "make_curve_parts", "plain_pgd", "share_right"]
 
-Curves = dict[str, list[Point]]
+Curves = dict[str, list[Point]]  # by a system's name
 
 
 def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float) -> tuple[Curves, Curves]:
-    """Accuracy under BPDA + EOT by eps, and at one eps by samples of noise.
+    """Measures accuracy under BPDA + EOT, of undefended CLIP and of the first defence with a gate.
 
-    Of undefended CLIP and the first defence with a gate.
+    Args:
+        runner: Makes and keeps the parts.
+        suite: The defences, undefended CLIP first.
+        budget: The settings of the curves.
+        eps: The l-inf budget of the second curves, in [0, 1] pixel units.
+
+    Returns:
+        The curves over eps, and those over samples of noise, which only randomised systems have.
     """
     by_eps = {
         defence.system.name: [
@@ -46,7 +53,15 @@ def curves(runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float)
 def make_curve_parts(
     runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float, shard: Shard | None = None
 ) -> None:
-    """Makes what `curves` and `controls` read, of a shard's chunks, of which there may be none."""
+    """Makes what `curves` and `controls` read, for a shard's chunks; there may be none.
+
+    Args:
+        runner: Makes and keeps the parts.
+        suite: The defences, undefended CLIP first.
+        budget: The settings of the curves.
+        eps: The l-inf budget of the curves over samples, in [0, 1] pixel units.
+        shard: (i, n), to make only the parts of each n-th chunk, from the i-th on; None for all.
+    """
     for rows in runner.chunks(budget.curve_images, shard=shard):
         for defence, attack, at in _asked(suite, budget, eps):
             _right(runner, defence, attack, at, rows)
@@ -55,31 +70,61 @@ def make_curve_parts(
 def curve_work(
     runner: Runner, suite: Sequence[Defence], budget: Budget, eps: float, shard: Shard | None = None
 ) -> int:
-    """How much a runner ticks for `curves` and `controls`, or for a shard's parts of them."""
+    """Returns how much work a runner ticks for `curves` and `controls`, or for a shard's parts of them.
+
+    Args:
+        runner: Makes the parts.
+        suite: The defences, undefended CLIP first.
+        budget: The settings of the curves.
+        eps: The l-inf budget of the curves over samples, in [0, 1] pixel units.
+        shard: As of `make_curve_parts`.
+    """
     answers = 1
     each = sum(answers + attack.ticks for _, attack, _ in _asked(suite, budget, eps))
     return each * sum(rows.stop - rows.start for rows in runner.chunks(budget.curve_images, shard=shard))
 
 
 def bpda(budget: Budget, eps: float, **settings: Any) -> Attack:
-    """The attack of the curves, whose steps cross the whole budget 2.5 times (Madry et al., ICLR 2018)."""
+    """Builds the attack of the curves, whose steps cross the whole budget 2.5 times.
+
+    That follows Madry et al. (ICLR 2018): the step size is 2.5 eps over the number of steps, but at least
+    1/255.
+
+    Args:
+        budget: The settings of the curves.
+        eps: The l-inf budget, in [0, 1] pixel units.
+        **settings: Fields of `ProjectedAttack`, in place of the budget's.
+
+    Raises:
+        InputError: If the attack does not have or allow a setting.
+    """
     step_size = max(1 / 255, 2.5 * eps / budget.curve["steps"])
     return make("bpda", **{**budget.curve, "step_size": step_size, **settings})
 
 
 def plain_pgd() -> Attack:
-    """What `bpda` is compared with where there is no defence."""
+    """Builds the attack that `bpda` is compared with on undefended CLIP."""
     return make("pgd-10")
 
 
 def share_right(runner: Runner, defence: Defence, budget: Budget, attack: Attack, eps: float) -> Share:
-    """Of the curves' images, those that are right clean and attacked."""
+    """Returns the share of the curves' images that a defence gets right clean and attacked.
+
+    An image is right if it is so in every round of noise.
+
+    Args:
+        runner: Makes and keeps the parts.
+        defence: The defence attacked.
+        budget: Says how many images the curves are of.
+        attack: The attack.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     rows_of = runner.chunks(budget.curve_images)
     return share(np.concatenate([_right(runner, defence, attack, eps, rows) for rows in rows_of]))
 
 
 def _asked(suite: Sequence[Defence], budget: Budget, eps: float) -> Iterator[tuple[Defence, Attack, float]]:
-    """Each attack that is made for `curves` and `controls`: on whom, and with which budget."""
+    """Yields each attack that is made for `curves` and `controls`: on whom, and with which eps."""
     for defence in _compared(suite):
         yield from ((defence, attack, at) for at, attack in _by_eps(budget))
         if defence.system.randomised:
@@ -106,7 +151,7 @@ def _point(x: float, found: Share) -> Point:
 
 
 def _right(runner: Runner, defence: Defence, attack: Attack, eps: float, rows: slice) -> NDArray[np.bool_]:
-    """Which images of a chunk are right clean and attacked, in every round of noise: bool [n]."""
+    """Returns which images of a chunk are right clean and attacked, in every round of noise: bool [n]."""
     clean, labels = runner.clean(rows), runner.labels(rows).cpu().numpy()
     alive = (runner.answers(defence, clean, rows.start).labels == labels).all(axis=0)
     right = alive.copy()

@@ -34,18 +34,27 @@ from .store import Store, check_same, digest
 
 __all__ = ["EvaluationRequest", "Progress", "evaluate_request"]
 
-_TIMED = 32  # images
+_TIMED = 32  # images that speed is measured on
 
 
 class Progress(Protocol):
-    """What is told of a run while it goes on."""
+    """Is told of a run while it goes on."""
 
     def start(self, description: str, total: float) -> None:
-        """A stretch of work begins."""
+        """Begins a stretch of work.
+
+        Args:
+            description: What is done in it.
+            total: How much work it is.
+        """
         ...
 
     def advance(self, done: float) -> None:
-        """Some of it is done."""
+        """Reports that some of the stretch's work is done.
+
+        Args:
+            done: How much, in the unit of `total`.
+        """
         ...
 
 
@@ -53,12 +62,31 @@ class Progress(Protocol):
 class EvaluationRequest:
     """What is to be evaluated, as the command line says it.
 
-    data: a name, a folder, or "paper" for the paper's sixteen data sets, each then below its own name in
-    `out`. root, split, download: see `find_dataset`. model, pretrained: open_clip's names, or a
-    bundled model's; checkpoint: of its fine-tuned twin. config: instead of the published or the
-    recommended settings, whichever is of its kind. attacks, defences: names; None for all that there are.
-    eps: l-inf budgets in [0, 1] pixel units. images: how many, None for the budget's. seeds: rounds of noise.
-    shard: (i, n). parts_from: folders of the same evaluation, whose finished parts are taken over.
+    Attributes:
+        data: A data set's name, a folder, or "paper" for the paper's sixteen data sets, each of which is
+            then written below its own name in `out`.
+        out: The folder of the report and of the finished parts.
+        root: The folder that a named data set lies in, see `find_dataset`.
+        split: The split of a named data set, see `find_dataset`.
+        download: Whether a named data set may be downloaded, see `find_dataset`.
+        model: open_clip's name of the model, or a bundled model's.
+        pretrained: open_clip's name of the weights, or a file of them; None for a model that brings its
+            own.
+        checkpoint: The image tower of the model's fine-tuned twin.
+        config: Takes the place of the published settings if it is of their kind, else of the recommended
+            ones.
+        attacks: Names of attacks; None for the budget's usual ones, see `planned`.
+        defences: Names of defences; None for those of `usual_defences`.
+        eps: l-inf budgets in [0, 1] pixel units, at least one, each once.
+        budget: The name of a budget.
+        images: How many images are drawn, at least 1; None for the budget's number.
+        seed: Of the images drawn, the attacks and the noise.
+        seeds: Rounds of noise, at least 1.
+        device: Where the model runs.
+        chunk: How many images are attacked at a time, at least 1.
+        shard: (i, n), to make only the parts of each n-th chunk, from the i-th on, 0 <= i < n; None for
+            all.
+        parts_from: Folders of the same evaluation, whose finished parts are taken over.
     """
 
     data: str
@@ -84,10 +112,24 @@ class EvaluationRequest:
 
 
 def evaluate_request(request: EvaluationRequest, progress: Progress) -> dict[str, Results] | None:
-    """Evaluates on each data set and writes its report: {data set: results}; None of a shard.
+    """Evaluates on each data set and writes its report.
 
-    A run that was stopped goes on where it was. Raises InputError for what does not fit together, before
+    A report is results.json, results.csv and index.html; several data sets also have summary.csv. A run
+    that was stopped goes on where it was. On one data set, all that does not fit together is found before
     anything is attacked.
+
+    Args:
+        request: What is to be evaluated.
+        progress: Is told how it goes on.
+
+    Returns:
+        The results by the names of data sets; None for a shard, which has no report.
+
+    Raises:
+        InputError: If parts of the request do not fit together, if data, model or checkpoint cannot be
+            loaded, if a folder holds another evaluation, or if a file cannot be written.
+        ModuleNotFoundError: If a data set needs a package that is not installed; names the extra that has
+            it.
     """
     _check(request)
     sources = PAPER if request.data == "paper" else (request.data,)
@@ -134,7 +176,7 @@ def _check(request: EvaluationRequest) -> None:
 def _evaluated(
     request: EvaluationRequest, dataset: Dataset, models: ModelPair, progress: Progress, *, below: str
 ) -> Results | None:
-    """below: the folder of this data set in those that are written and taken over."""
+    """Evaluates on one data set; below: its folder in those that are written and taken over."""
     out, parts_from = request.out / below, [folder / below for folder in request.parts_from]
     classifier, twin = models.classifiers(dataset)
     usual = usual_defences(models.recommended, with_twin=twin is not None)
@@ -200,7 +242,7 @@ def _identity(
     classifier: DefendedClassifier,
     weights_sha256: str,
 ) -> dict[str, Any]:
-    """What all figures of a folder have in common; attacks, defences and budgets may be added to it."""
+    """Returns what all figures of a folder share; attacks, defences and budgets may be added later."""
     return {
         "model": request.model,
         "pretrained": request.pretrained,
@@ -219,7 +261,7 @@ def _identity(
 
 
 def _time(runner: Runner, suite: Sequence[Defence], results: Results) -> None:
-    """Images a second on clean pictures, and time over undefended; the systems take turns."""
+    """Notes images a second on clean pictures and time over undefended; the systems take turns."""
     x = runner.clean(slice(0, min(_TIMED, len(runner.images))))
     description = {
         "part": "seconds",

@@ -1,4 +1,4 @@
-"""The model under evaluation and its fine-tuned twin: loaded once, whatever it is evaluated on."""
+"""The model under evaluation and its fine-tuned twin, loaded once for all data sets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,24 @@ __all__ = ["ModelPair"]
 
 
 class ModelPair:
-    """An open_clip model, and where there is one its adversarially fine-tuned twin.
+    """An open_clip model and, if there is one, its adversarially fine-tuned twin.
 
-    model, pretrained: open_clip's names, or a bundled model's, which may have its twin, and has its settings
-    where config is None. checkpoint: of the twin's image tower. config: takes the place of the preset that
-    is of its kind. Raises InputError for what cannot be loaded.
+    Without a config, a bundled model has its own settings. It may have a twin of its own too.
 
-    recommended: the settings of the defence of that name; the classifiers have the published ones.
+    Args:
+        model: open_clip's name of the model, or a bundled model's.
+        pretrained: open_clip's name of the weights, or a file of them; None for a model that brings its
+            own, and for random weights of any other.
+        checkpoint: The image tower of the twin; None for a bundled model's own, if it has one.
+        config: Takes the place of the published settings if it is of their kind, else of the recommended
+            ones.
+        device: Where both models run.
+
+    Attributes:
+        recommended: The settings of the defence of that name; the classifiers have the published ones.
+
+    Raises:
+        InputError: If something cannot be loaded.
     """
 
     def __init__(
@@ -58,7 +69,18 @@ class ModelPair:
         self._original, self._tuned = original, _tuned(original, checkpoint)
 
     def classifiers(self, dataset: Dataset) -> tuple[DefendedClassifier, DefendedClassifier | None]:
-        """Both as classifiers with a data set's class names and templates; drift is the original's."""
+        """Builds both as classifiers with a data set's class names and templates.
+
+        Args:
+            dataset: The data set.
+
+        Returns:
+            The model's classifier, and that of the twin, whose drift the original measures; None without
+            a twin.
+
+        Raises:
+            InputError: If the class names or templates do not suit the model.
+        """
         make = partial(
             DefendedClassifier,
             classnames=dataset.classnames,
@@ -66,7 +88,7 @@ class ModelPair:
             **self._options,
         )
         with warnings.catch_warnings():
-            # An evaluation is how one finds out; the report says whether it was calibrated.
+            # An evaluation shows how good a threshold is; the report says whether it was calibrated.
             warnings.simplefilter("ignore", UncalibratedWarning)
             twin = None if self._tuned is None else make(self._tuned, drift_model=self._original)
             return make(self._original), twin

@@ -17,7 +17,12 @@ __all__ = ["Planned", "planned"]
 
 @dataclass(frozen=True)
 class Planned:
-    """An attack and its column."""
+    """An attack and its column.
+
+    Attributes:
+        column: The column of the results that the attack fills.
+        attack: The attack with its settings.
+    """
 
     column: Column
     attack: Attack
@@ -26,12 +31,20 @@ class Planned:
 def planned(
     budget: Budget, names: Sequence[str] | None, eps: float, *, classes: int | None = None
 ) -> list[Planned]:
-    """The attacks of a budget at one eps, in [0, 1] pixel units, in order: transfer, then adaptive.
+    """Returns the attacks of a budget at one eps, in order: transfer, then adaptive.
 
-    names: those of them that are wanted; None for all but those on request, and those that need more classes
-    than there are. classes: how many, None where that is not known yet. Adaptive figures are upper bounds too
-    where some of the budget's attacks are left out. Raises InputError for names that the budget has not, for
-    none, and for one that needs more classes and is named all the same.
+    Adaptive figures are upper bounds also if some of the budget's usual adaptive attacks are left out.
+
+    Args:
+        budget: The budget.
+        names: The attacks that are wanted; None for all but those on request and those that need more
+            classes than there are.
+        eps: The l-inf budget, in [0, 1] pixel units.
+        classes: The number of classes; None if it is not known yet.
+
+    Raises:
+        InputError: If the budget has no attack of a name, if `names` is empty, or if an attack that is
+            named needs more classes.
     """
     known = (*budget.transfer, *budget.adaptive)
     if unknown := [name for name in names or () if name not in known]:

@@ -1,4 +1,4 @@
-"""What an evaluation found, image by image: what reports are made from, and written as JSON."""
+"""What an evaluation found, image by image; reports are made from it, and it is written as JSON."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ ColumnKind = Literal["clean", "transfer", "adaptive"]
 class Column:
     """One attack at one budget; every system has flags under each column that applies to it.
 
-    key: unique, as "clean", "pgd-10@1/255", "bpda@1/255". kind: "transfer", made on the undefended model and
-    the same for all systems; or "adaptive", made on each system itself. An adaptive attack starts from the
-    images that every earlier adaptive attack at its eps left right, so that its flags are cumulative.
-    eps: l-inf budget in [0, 1] pixel units. labels: which label the attacker moves away from. upper_bound:
-    too few steps to be more than that.
+    An adaptive attack starts from the images that every earlier adaptive attack at its eps left right, so
+    its flags are cumulative.
+
+    Attributes:
+        key: A unique name, such as "clean", "pgd-10@1/255" or "bpda@1/255".
+        title: What reports call it.
+        kind: "clean", no attack; "transfer", made on the undefended model and the same for all systems;
+            or "adaptive", made on each system itself.
+        eps: The l-inf budget, in [0, 1] pixel units; None for "clean".
+        labels: Which labels the attacker moves away from.
+        upper_bound: Whether a stronger attack may lower its figures, as it had few steps or others were
+            left out.
     """
 
     key: str
@@ -44,7 +51,13 @@ CLEAN = Column(key="clean", title="clean", kind="clean")
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a curve: accuracy in [0, 1] of n images at x."""
+    """A point of a curve.
+
+    Attributes:
+        x: Where it lies: an l-inf budget in [0, 1] pixel units, or a number of samples of noise.
+        accuracy: The share of images that are right, in [0, 1].
+        n: The number of images.
+    """
 
     x: float
     accuracy: float
@@ -53,7 +66,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Control:
-    """A check that the attacks are strong: what was found, and whether that is as it must be."""
+    """A check that the attacks are strong.
+
+    Attributes:
+        name: What must hold.
+        passed: Whether it holds.
+        detail: What was found.
+    """
 
     name: str
     passed: bool
@@ -62,11 +81,22 @@ class Control:
 
 @dataclass(kw_only=True)
 class SystemResult:
-    """What one system did with N images. Keys are those of columns; seeds are the S rounds of noise.
+    """What one system did with N images in S rounds of noise.
 
-    right: bool [S, N]. drift: float32 [N], countered: bool [N], of the first seed; only with a gate, and for
-    clean and transfer columns. passes: what an answer costs, by column. attack_passes: what an adaptive
-    attack spent an image. images_per_second: on clean pictures. cost: time over the undefended system's.
+    The keys of its dicts are those of columns.
+
+    Attributes:
+        name: What reports call it.
+        description: What it is, for readers.
+        randomised: Whether it draws noise.
+        tau_threshold: The threshold of its gate; None without one.
+        right: bool [S, N], the images that it gets right.
+        drift: float32 [N], what its gate measures in the first round; under clean and transfer columns.
+        countered: bool [N], the images that its gate countered in the first round; under those columns.
+        passes: Encoder passes that an answer costs.
+        attack_passes: Encoder passes that an adaptive attack spent, an image.
+        images_per_second: Its speed on clean pictures.
+        cost: Its time over the undefended system's.
     """
 
     name: str
@@ -84,9 +114,18 @@ class SystemResult:
 
 @dataclass(kw_only=True)
 class Results:
-    """An evaluation. `run` is what its figures are quoted with: model, pretrained, weights_sha256, data,
-    images, skipped, seed, seeds, budget, settings, versions. systems: the first is undefended. by_eps,
-    by_samples: accuracy against eps and against noise samples a step (EOT), by a system's name."""
+    """What an evaluation found.
+
+    Attributes:
+        run: What its figures are quoted with, among others model, pretrained, weights_sha256, data,
+            images, skipped, seed, seeds, budget, settings and versions.
+        eps: l-inf budgets in [0, 1] pixel units.
+        columns: Clean pictures, and the attacks at each budget.
+        systems: One result of each system; the first is undefended.
+        by_eps: Accuracy against eps, by a system's name.
+        by_samples: Accuracy against samples of noise a step (EOT), by a system's name.
+        controls: Checks that the attacks are strong.
+    """
 
     run: dict[str, Any]
     eps: tuple[float, ...]
@@ -97,13 +136,17 @@ class Results:
     controls: list[Control] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """The JSON text; `from_json` gives equal results back."""
+        """Returns the JSON text, from which `from_json` makes equal results."""
         values = {"schema": RESULTS_SCHEMA, **dataclasses.asdict(self)}
         return json.dumps(values, indent=1, default=_plain) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """Reads what `to_json` wrote. Raises InputError for anything else, and for flags that do not fit."""
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: If the text is anything else, or its flags do not fit its columns or each other.
+        """
         try:
             values = json.loads(text)
             if values.pop("schema") != RESULTS_SCHEMA:
@@ -148,7 +191,7 @@ def _check(results: Results) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Flags as 0 and 1, which take a quarter of the room."""
+    """Turns flags into 0 and 1, which take a quarter of the room."""
     assert isinstance(value, np.ndarray)
     return (value.astype(np.uint8) if value.dtype == bool else value).tolist()
 

@@ -1,4 +1,4 @@
-"""Attacks and answers, chunk by chunk: each is a part that is kept, so that a stopped run can go on."""
+"""Attacks and answers, chunk by chunk. Each is a part that is kept, so that a stopped run can go on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from .store import Store, digest
 
 __all__ = ["Answered", "Made", "Runner", "Shard", "parse_shard"]
 
-Shard = tuple[int, int]
+Shard = tuple[int, int]  # (i, n): each n-th chunk from the i-th on, 0 <= i < n
 
 
 def parse_shard(value: str) -> Shard:
-    """(i - 1, n) of "i/n". Raises InputError for anything else."""
+    """Reads a shard "i/n", which counts from 1, as (i - 1, n).
+
+    Raises:
+        InputError: If the text is not of this form. Whether 1 <= i <= n is not checked.
+    """
     index, _, count = value.partition("/")
     if not (index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
         raise InputError(f"expected --shard i/n, got {value!r}")
@@ -35,23 +39,43 @@ def parse_shard(value: str) -> Shard:
 
 
 class Answered(NamedTuple):
-    """What a defence says of n images under S rounds of noise."""
+    """A defence's answers to n images in S rounds of noise.
 
-    labels: NDArray[np.int64]  # [S, n]
-    drift: NDArray[np.float32]  # [n] of the first round, NaN without a gate
-    countered: NDArray[np.bool_]  # [n]
-    passes: Passes  # an image
+    Attributes:
+        labels: int64 [S, n].
+        drift: float32 [n], what the gate measured in the first round; NaN without a gate.
+        countered: bool [n], the images countered in the first round; False without a gate.
+        passes: Encoder passes an image.
+    """
+
+    labels: NDArray[np.int64]
+    drift: NDArray[np.float32]
+    countered: NDArray[np.bool_]
+    passes: Passes
 
 
 class Made(NamedTuple):
-    """What an attack on a defence left of n images."""
+    """A defence's answers to n images that an attack on it made, in S rounds of noise.
 
-    labels: NDArray[np.int64]  # [S, n], of the attacked pictures
-    broken: NDArray[np.bool_]  # [n], as the attack saw it
-    passes: Passes  # an image that was attacked
+    Attributes:
+        labels: int64 [S, n].
+        broken: bool [n], the images that the attack itself saw misclassified.
+        passes: Encoder passes that the attack spent, an image that was attacked.
+    """
+
+    labels: NDArray[np.int64]
+    broken: NDArray[np.bool_]
+    passes: Passes
 
     def right(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which are right of these labels, int64 [n], under each round of noise: bool [S, n]."""
+        """Returns which images are right in each round of noise and not broken.
+
+        Args:
+            labels: int64 [n], the true labels.
+
+        Returns:
+            bool [S, n].
+        """
         return (self.labels == labels) & ~self.broken
 
 
@@ -59,9 +83,15 @@ class Made(NamedTuple):
 class Runner:
     """Makes and keeps the parts of an evaluation.
 
-    images: all of them. chunk: how many are attacked at a time; results depend on it, as each chunk has its
-    own random numbers. seed: of attacks and of answers. seeds: rounds of noise, S. tick: called with images'
-    worth of work done.
+    Attributes:
+        images: All images.
+        store: Where the parts are kept.
+        device: Where attacks run.
+        chunk: How many images are attacked at a time. Results depend on it, as each chunk has its own
+            random numbers.
+        seed: Of attacks and of answers.
+        seeds: Rounds of noise, S.
+        tick: Called with the work done, in images.
     """
 
     images: Images
@@ -73,21 +103,32 @@ class Runner:
     tick: Callable[[float], object]
 
     def chunks(self, images: int | None = None, *, shard: Shard | None = None) -> list[slice]:
-        """The first images in pieces, all where None. shard: (i, n), for each n-th piece from the i-th on."""
+        """Cuts the first images into pieces of `chunk`.
+
+        Args:
+            images: How many images; None for all.
+            shard: (i, n), for each n-th piece, from the i-th on; None for all.
+        """
         n = min(len(self.images), len(self.images) if images is None else images)
         pieces = [slice(first, min(first + self.chunk, n)) for first in range(0, n, self.chunk)]
         return pieces if shard is None else pieces[shard[0] :: shard[1]]
 
     def clean(self, rows: slice) -> Tensor:
-        """Pixels float32 [n, 3, H, W] in [0, 1]."""
+        """Returns the pixels of images, float32 [n, 3, H, W] in [0, 1]."""
         return as_unit(self.images.pixels[rows]).to(self.device)
 
     def labels(self, rows: slice) -> Tensor:
-        """int64 [n]."""
+        """Returns the true labels of images, int64 [n]."""
         return self.images.labels[rows].to(self.device)
 
     def answers(self, defence: Defence, pixels: Tensor, first_image: int) -> Answered:
-        """A defence's answers to pixels float32 [n, 3, H, W], the first of which has this index."""
+        """Returns a defence's answers to pictures, kept or made now.
+
+        Args:
+            defence: The defence.
+            pixels: float32 [n, 3, H, W] in [0, 1].
+            first_image: The index of the first picture among all images, on which its noise depends.
+        """
         description = {**self._description(defence), "part": "answers", "first_image": first_image}
         parts = self.store.get(
             digest(description, pixels.cpu().numpy()), lambda: self._answered(defence, pixels, first_image)
@@ -98,9 +139,22 @@ class Runner:
     def transferred(
         self, attack: Attack, undefended: Defence, pixels: Tensor, labels: Tensor, eps: float
     ) -> Tensor:
-        """Adversarial pixels, float32 [n, 3, H, W], made on the undefended model.
+        """Returns adversarial pixels made on the undefended model, kept or made now.
 
-        What they add is kept in float16, and goes through that whether it was kept or not.
+        What an attack adds is kept in float16. It is rounded so whether it was kept or made now.
+
+        Args:
+            attack: The attack.
+            undefended: Undefended CLIP.
+            pixels: float32 [n, 3, H, W] in [0, 1], a chunk of images.
+            labels: int64 [n], which the attack moves away from.
+            eps: The l-inf budget, in [0, 1] pixel units.
+
+        Returns:
+            float32 [n, 3, H, W], within eps of the pixels and within [0, 1].
+
+        Raises:
+            InputError: As `Attack.run` does.
         """
 
         def keep(attacked: Attacked) -> dict[str, NDArray[Any]]:
@@ -113,13 +167,22 @@ class Runner:
     def attacked(
         self, attack: Attack, defence: Defence, pixels: Tensor, rows: slice, alive: Tensor, eps: float
     ) -> Made:
-        """A defence's answers to pictures that an attack made on it, of the rows that are alive, bool [n].
+        """Returns a defence's answers to pictures that an attack made on it, kept or made now.
 
-        pixels: [n, 3, H, W], of the images `rows`, that the attack starts from.
+        Args:
+            attack: The attack.
+            defence: The defence that is attacked and answers.
+            pixels: float32 [n, 3, H, W] in [0, 1], that the attack starts from.
+            rows: Which of all images these are.
+            alive: bool [n], the pictures to attack; the others are left out of the answers.
+            eps: The l-inf budget, in [0, 1] pixel units.
+
+        Raises:
+            InputError: As `Attack.run` does.
         """
 
         def keep(attacked: Attacked) -> dict[str, NDArray[Any]]:
-            whole = pixels.clone()  # an image's noise is that of its place
+            whole = pixels.clone()  # an image's noise depends on its place
             whole[alive] = attacked.pixels
             answered = self._answered(defence, whole, rows.start)
             return {
@@ -173,10 +236,11 @@ class Runner:
         first_image: int | None = None,
         alive: Tensor | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """A part that an attack makes, whose seed follows from the part's key. keep: what of its outcome.
+        """Returns a part that an attack makes, whose seed follows from the part's key.
 
-        chunk_size: images of this chunk, whose work is done when the attacked ones' is. first_image, alive:
-        the places of the images, where the noise that they are answered with counts.
+        keep: what of the outcome is kept. chunk_size: images of this chunk, whose work is done when the
+        attacked ones' is. first_image, alive: the places of the images, given if the noise of their
+        answers matters.
         """
         description = {
             **self._description(defence),

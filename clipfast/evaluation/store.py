@@ -20,15 +20,20 @@ from ..files import UNFINISHED, write_text, written_aside
 
 __all__ = ["Store", "check_same", "digest"]
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]  # a part, by the names of its arrays
 
 _RUN = "run.json"
-_DIGEST = "sha256"  # among a part's arrays
+_DIGEST = "sha256"  # the name of a part's digest among its arrays
 _PARTS = "parts"
 
 
 def digest(description: Mapping[str, Any], *arrays: NDArray[Any]) -> str:
-    """SHA-256 of a description, as JSON, and of arrays with their shapes: 64 hexadecimal digits."""
+    """Returns the SHA-256 of a description and of arrays, as 64 hexadecimal digits.
+
+    Args:
+        description: Values that JSON can hold; the order of keys does not count.
+        *arrays: Arrays, which count with their shapes and dtypes.
+    """
     whole = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for array in arrays:
         whole.update(f"{array.dtype.str} {array.shape} ".encode())
@@ -39,10 +44,19 @@ def digest(description: Mapping[str, Any], *arrays: NDArray[Any]) -> str:
 class Store:
     """A folder of parts, each an .npz file that is there whole or not at all.
 
-    identity: what all parts have in common; a folder belongs to one. alone: whether nobody else may write to
-    the folder for as long as this object lives. Raises InputError for a folder of another identity, naming
-    what differs, for one that is not empty and no evaluation's or that another process has alone, and where
-    it cannot be made.
+    Args:
+        folder: The folder, which is made if there is none.
+        identity: What all parts have in common, as JSON values; a folder belongs to one identity.
+        alone: Whether the folder is locked, for as long as this object lives, against other stores that
+            ask for the same lock.
+
+    Attributes:
+        folder: The folder.
+
+    Raises:
+        InputError: If the folder has another identity, naming what differs; if it is not empty and no
+            evaluation's; if it is to be locked and another store holds the lock; or if it cannot be read
+            or written.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, alone: bool = False) -> None:
@@ -59,25 +73,45 @@ class Store:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def has(self, key: str) -> bool:
-        """Whether a part is finished."""
+        """Returns whether a part is finished."""
         return (self._parts / f"{key}.npz").exists()
 
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
-        """A part: read if it is finished, else made and kept. A file that cannot be read is made anew."""
+        """Returns a part: read if it is finished, else made and kept.
+
+        A file that cannot be read, or that is damaged, is made anew.
+
+        Args:
+            key: The part's name, as of `digest`.
+            make: Makes the part.
+
+        Raises:
+            OSError: If the part cannot be written.
+        """
         path = self._parts / f"{key}.npz"
         try:
             return _read(path)
         except FileNotFoundError:
             pass
-        except Exception:  # a damaged file is whatever its bytes say
-            path.unlink(missing_ok=True)  # another run of this folder may be as far
+        except Exception:  # a damaged file may make numpy raise anything
+            path.unlink(missing_ok=True)  # another run in this folder may have removed it
         arrays = make()
         with written_aside(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays, **{_DIGEST: _digest_of(arrays)})
         return arrays
 
     def take_from(self, folders: Iterable[Path]) -> int:
-        """Copies the finished parts of other folders, which `check_same` let pass; how many were new."""
+        """Copies the finished parts of other folders, which `check_same` let pass.
+
+        Args:
+            folders: The other folders.
+
+        Returns:
+            How many parts were new.
+
+        Raises:
+            OSError: If a part cannot be read or written.
+        """
         taken = 0
         for folder in folders:
             for part in sorted((folder / _PARTS).glob("*.npz")):
@@ -89,7 +123,7 @@ class Store:
 
 
 def _locked(folder: Path) -> int:
-    """A lock on a folder, which ends when this descriptor of it is closed, or its process."""
+    """Locks a folder until the descriptor that is returned is closed, or its process ends."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +136,7 @@ def _locked(folder: Path) -> int:
 
 
 def _read(path: Path) -> Arrays:
-    """A part's arrays. Raises ValueError where they are not what was written, and whatever numpy does."""
+    """Reads a part's arrays. Raises ValueError if they are damaged, and whatever numpy does."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         found = dict(arrays)
     if not np.array_equal(found.pop(_DIGEST), _digest_of(found)):
@@ -117,7 +151,15 @@ def _digest_of(arrays: Arrays) -> NDArray[np.uint8]:
 
 
 def check_same(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Raises InputError for a folder that is no evaluation's, or that of another identity."""
+    """Checks that a folder is an evaluation's, and of this identity.
+
+    Args:
+        folder: The folder.
+        identity: What all parts have in common, as JSON values.
+
+    Raises:
+        InputError: If it is no evaluation's, or has another identity.
+    """
     if not (folder / _RUN).is_file():
         raise InputError(f"expected the folder of an evaluation, got {folder}: it has no {_RUN}")
     _check(folder, identity)
@@ -125,7 +167,7 @@ def check_same(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def _check(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raises InputError unless a folder is new, empty, or of this identity."""
-    # Listed before it is read: another run may start in it meanwhile.
+    # The folder is listed before its run file is read, because another run may start in it meanwhile.
     foreign = folder.exists() and (
         not folder.is_dir() or any(f.suffix != UNFINISHED for f in folder.iterdir())
     )

@@ -1,7 +1,7 @@
-"""A defended classifier as one file: ONNX, TorchScript or AOTInductor. Its image tower alone, too.
+"""Exports a defended classifier, or its image tower alone, as ONNX, TorchScript or AOTInductor.
 
-What is exported is `clipfast.defence.schedule.defend` with its zero-shot head: drift, gate, gradient steps
-and all.
+A defended classifier is exported as one file that holds `clipfast.defence.schedule.defend` and its
+zero-shot head: drift, gate, gradient steps and all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EncoderExport", "Export", "Verification", "export", "export_encoder", "verify"]
 
-# Imported when it is first asked for: readers of artifacts have no torch.
+# Each name is imported when it is first used, because readers of exported files may have no torch.
 _ON_DEMAND = {
     "EncoderExport": ".exporting_encoder",
     "Export": ".exporting",

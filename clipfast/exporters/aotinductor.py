@@ -1,4 +1,4 @@
-"""The defended classifier compiled ahead of time by AOTInductor, for the device and CPU at hand."""
+"""Writes a graph compiled ahead of time by AOTInductor, for the device and CPU at hand."""
 
 from __future__ import annotations
 
@@ -24,18 +24,26 @@ _aten = torch.ops.aten
 def write(
     graph: nn.Module, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
 ) -> None:
-    """Writes the graph at `path`, with the metadata under its key `clipfast`.
+    """Writes the graph as an AOTInductor package, with the metadata under the key `clipfast`.
 
-    examples: the inputs, of a batch that equals no other dimension where it is dynamic. The
-    file runs where the graph is: on CUDA, or on CPUs with the instructions of this one, by as many threads
-    as torch then has. Needs a C++ compiler, and minutes for a large tower.
+    The file runs on the kind of device that the graph is on: on CUDA, or on CPUs with the instructions of
+    this one. It uses as many threads as torch does when it runs. Writing needs a C++ compiler, and
+    minutes for a large tower.
+
+    Args:
+        graph: The module to trace, in eval mode.
+        examples: The graph's inputs, in order. A dynamic batch must have a size that equals no other
+            dimension.
+        metadata: The text to store.
+        path: The file to write.
+        inputs: The inputs that the file must have. The first one's shape tells the batch size.
     """
     program = export_program(graph, examples, batch=inputs[0].shape[0])
     _own_storage(program.constants)
     module = program.module()
     assert isinstance(module, GraphModule)
     _rewrite(module)
-    # Not in Inductor's cache, where the weights would stay.
+    # A temporary folder, because the weights would stay in Inductor's cache.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder, torch.no_grad():
         files = aot_compile(
             module,
@@ -44,27 +52,30 @@ def write(
                 "aot_inductor.package": True,
                 "aot_inductor.output_path": folder,
                 "aot_inductor.metadata": {KEY: metadata},
-                "aot_inductor.check_lowerbound": False,  # it would refuse one image, where it checks at all
+                "aot_inductor.check_lowerbound": False,  # the check would refuse a batch of one image
                 "cpp.dynamic_threads": True,
                 "layout_optimization": False,  # undone by `_contiguous`
             },
         )
         assert isinstance(files, list)
-        # Without the sources, which hold the compiler's command and the paths in it.
+        # The sources stay out, because they contain the compiler's command and its paths.
         package_aoti(str(path), [file for file in files if Path(str(file)).suffix != ".cpp"])
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The bias is left to the kernel that follows: a product that adds it first fills its result with it."""
+    """A linear layer whose bias is added after the product, by the next kernel.
+
+    A product that adds the bias itself first has to fill its result with it.
+    """
     product = x @ weight.t()
     return product if bias is None else product + bias
 
 
 def _contiguous(convolution: Callable[..., Any]) -> Callable[..., Any]:
-    """Over contiguous tensors, whose results are so too.
+    """The convolution over contiguous tensors, so that its results are contiguous too.
 
-    For others Inductor would have to foresee their layout, and guesses where only the gate will know the
-    number of images.
+    For other layouts Inductor has to predict the layout of the result. It can only guess if the number of
+    images is known at the gate alone.
     """
 
     def over_contiguous(*args: Any) -> Any:
@@ -87,7 +98,7 @@ def _rewrite(module: GraphModule) -> None:
 
 
 def _own_storage(constants: dict[str, Any]) -> None:
-    """Gives each part of a larger tensor its own memory: the whole of it would be stored with every part."""
+    """Copies each part of a larger tensor, so that the whole is not stored with every part."""
     for name, value in constants.items():
         if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
             constants[name] = value.clone(memory_format=torch.contiguous_format)

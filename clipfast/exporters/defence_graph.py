@@ -20,11 +20,17 @@ _aten = torch.ops.aten
 
 
 class DefenceGraph(nn.Module):
-    """The inputs of `clipfast.artifacts.ports.ports` -> these outputs, in order.
+    """A defended classifier as a module with the inputs of `clipfast.artifacts.ports.ports`.
 
-    encoder, drift_encoder: unpacked forms, which can be traced. class_weights: float32 [D, C]. logit_scale:
-    float32, a scalar. static: the masked schedule, whose shapes depend on no value. image_size:
-    (height, width) of the pixels.
+    Args:
+        encoder: The image tower, in a form that can be traced and whose weights are not packed.
+        config: The settings of the defence.
+        class_weights: float32 [D, C].
+        logit_scale: A float32 scalar.
+        drift_encoder: The tower that measures drift, in such a form, or None if it is the same tower.
+        outputs: The names of the outputs, in order.
+        static: Whether to use the masked schedule, in which no shape depends on a value.
+        image_size: (height, width) of the pixels.
     """
 
     def __init__(
@@ -49,7 +55,18 @@ class DefenceGraph(nn.Module):
     def forward(
         self, pixels: Tensor, noise: Tensor | None = None, tau_threshold: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """The outputs that were asked for."""
+        """Runs the defence.
+
+        Args:
+            pixels: [N, 3, H, W], uint8, or float32 in [0, 1].
+            noise: The start of the counterattack, float32 [N, 3, H, W] within the config's eps, in [0, 1]
+                pixel units. None draws it in the graph.
+            tau_threshold: The gate's threshold for each image, float32 [N]. None takes the config's.
+
+        Returns:
+            The outputs that were asked for, in order, with the dtypes and shapes of
+            `clipfast.artifacts.ports.ports`.
+        """
         schedule = Schedule(
             self.encoder,
             self.config,
@@ -60,7 +77,7 @@ class DefenceGraph(nn.Module):
         )
         start = _drawn(pixels, self.config) if noise is None else noise
         result = defend(schedule, pixels, Noise(start), masked=self.static, with_clean=True)
-        # What no output needs is not in the traced graph.
+        # Tracing drops the operators that no output needs.
         made: dict[str, Tensor] = {
             "logits": self._head(result.embedding),
             "undefended_logits": self._head(result.clean_embedding),

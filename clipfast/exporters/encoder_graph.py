@@ -11,9 +11,10 @@ __all__ = ["EncoderGraph"]
 
 
 class EncoderGraph(nn.Module):
-    """Pixels uint8, or float32 in [0, 1], [N, 3, H, W] -> (embeddings float32 [N, D],), not normalised.
+    """An image tower as a module from pixels to embeddings.
 
-    encoder: an unpacked form, which can be traced.
+    Args:
+        encoder: A form of the tower that can be traced and whose weights are not packed.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -21,6 +22,13 @@ class EncoderGraph(nn.Module):
         self.encoder = encoder
 
     def forward(self, pixels: Tensor) -> tuple[Tensor]:
-        """f(x)."""
+        """Returns the embeddings f(x), before L2 normalisation.
+
+        Args:
+            pixels: [N, 3, H, W], uint8, or float32 in [0, 1].
+
+        Returns:
+            A tuple of one tensor, float32 [N, D].
+        """
         layout = self.encoder.to_layout(as_unit(pixels))
         return (self.encoder.embed(self.encoder.project(layout)),)

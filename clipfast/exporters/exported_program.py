@@ -1,4 +1,4 @@
-"""A graph as PyTorch's own exported program, which formats are made from."""
+"""Traces a graph to a PyTorch exported program, from which the formats are made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ Tensors = tuple[Tensor, ...]
 
 
 def export_program(graph: nn.Module, examples: Tensors, *, batch: int | None) -> ExportedProgram:
-    """The graph's operators: for `batch` images, or any number from 1 on where it is None.
+    """Traces a graph to a program of PyTorch operators.
 
-    examples: the graph's inputs, of a batch that equals no other dimension where it is dynamic.
+    Args:
+        graph: The module to trace.
+        examples: The graph's inputs, in order. A dynamic batch must have a size that equals no other
+            dimension.
+        batch: The number of images that the program takes, or None for any number from 1 on.
     """
     any_batch = tuple({0: Dim("batch", min=1)} for _ in examples)
     with torch.no_grad():

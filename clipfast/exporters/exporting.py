@@ -1,4 +1,4 @@
-"""Exports a defended classifier: what it takes and gives is declared, then traced, written and checked."""
+"""Exports a defended classifier: describes its inputs and outputs, then traces, writes and checks it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,17 @@ __all__ = ["Export", "export"]
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported: the file, what it says about itself, and how it compared with the reference."""
+    """The result of an export.
+
+    Attributes:
+        path: The exported file.
+        metadata: What the file says about itself.
+        verifications: How the file compared with the reference, by runtime. Empty if it was not compared.
+    """
 
     path: Path
     metadata: Metadata
-    verifications: dict[RuntimeName, Verification]  # by runtime; empty where it was not asked for
+    verifications: dict[RuntimeName, Verification]
 
 
 def export(
@@ -54,26 +60,49 @@ def export(
     tolerance: float | None = None,
     progress: Callable[[str], object] | None = None,
 ) -> Export:
-    """Writes the whole defended classifier as one file, and compares its answers with the reference's.
+    """Writes a defended classifier as one file, and compares the file's answers with the reference's.
 
-    path: ends as the format's files do: .onnx, .ts.pt or .pt2. format: "torchscript" is a legacy target that
-    PyTorch has deprecated; "aotinductor" compiles for the classifier's device and this machine's CPU.
-    profile: "serving" takes pixels alone, draws its noise and has the threshold baked in, so that a caller
-    cannot switch the defence off; "lab" takes noise and threshold and gives delta too. pixels: the dtype of
-    that input. batch: its size, or None for any. static: batch 1, noise as an input, every shape known and
-    no row selected, for edge compilers; each image then costs what a countered one does. outputs: by name;
-    None is logits, undefended_logits, drift, countered, and of the profile lab delta. "embedding" is what is
-    classified, before L2 normalisation, for those who store it; without "undefended_logits" f(x) is made
-    only where the defence needs it. precision: of the large products' operands; "fp16" needs a ViT, and
-    "int8" is refused. opset: of ONNX.
-    license: of the weights. calibration: figures of the calibration that set the threshold, by name, which
-    the file then says of itself.
-    verify, tolerance: run the file before it is moved to `path`, in each runtime of its format that is
-    installed; see `clipfast.exporters.verify`. progress: called with a message at each step.
+    Nothing is written to `path` if the export fails, and an older file there stays as it was.
 
-    Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
-    InputError for options that do not go together and for a tower that cannot be exported, and
-    VerificationError for a file that disagrees with the reference.
+    Args:
+        classifier: The classifier to export.
+        path: The file to write. Its name must end in the format's suffix, .onnx, .ts.pt or .pt2.
+        format: "onnx"; "torchscript", a legacy format that PyTorch has deprecated; or "aotinductor",
+            which compiles for the classifier's device and this machine's CPU.
+        profile: "serving" takes pixels alone, draws its own noise and contains the threshold, so that a
+            caller cannot switch the defence off. "lab" takes noise and threshold too, and also gives
+            delta.
+        precision: The number format of the operands of large matrix products. "fp16" needs a ViT, and
+            "int8" is refused.
+        pixels: The dtype of the pixels that the file takes.
+        batch: The batch size, or None for any. Not used with `static`.
+        static: Whether to export for edge compilers, with batch 1, noise as an input, every shape known
+            and no rows selected. Each image then costs as much as a countered one.
+        outputs: The names of the outputs. None stands for logits, undefended_logits, drift and countered,
+            and for the profile "lab" also delta. "embedding" is the embedding that is classified, before
+            L2 normalisation, for those who store it. Without "undefended_logits", f(x) is computed only
+            if the defence needs it.
+        opset: The opset of ONNX, from 20 to 23.
+        license: The licence of the weights. None states that of a bundled model, or refers to the model's
+            weights.
+        calibration: The figures of the calibration that set the threshold, by name. They become part of
+            the file's metadata.
+        verify: Whether to run the file before it is moved to `path`, in each installed runtime of its
+            format, and to compare its answers; see `clipfast.exporters.verify`.
+        tolerance: See `clipfast.exporters.verify`.
+        progress: Called with a message at each step.
+
+    Returns:
+        The file, its metadata and its comparisons.
+
+    Raises:
+        InputError: If an option is not valid, options contradict each other, or the image tower cannot be
+            exported; no file can be written at `path`; or `calibration` is given for a classifier that is
+            not calibrated.
+        VerificationError: If the file disagrees with the reference.
+        ArtifactError: If the file cannot be loaded or run for the comparison.
+        ModuleNotFoundError: If a package that the format needs is not installed. The message names the
+            extra.
     """
     path = Path(path)
     target = named_format(format)
@@ -142,7 +171,7 @@ def _describe(
         versions=versions(),
         license=license_of(name) if license is None else license,
     )
-    # Raises where the options do not go together.
+    # Computing the ports raises InputError if the options contradict each other.
     return replace(described, outputs=tuple(port.name for port in described.ports[1]))
 
 

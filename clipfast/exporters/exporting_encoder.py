@@ -1,4 +1,4 @@
-"""Exports a CLIP model's image tower alone: undefended, for those who search by embeddings."""
+"""Exports a CLIP model's image tower alone: undefended, for search by embeddings."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ __all__ = ["EncoderExport", "export_encoder"]
 
 @dataclass(frozen=True)
 class EncoderExport:
-    """What was exported: the file, what it says about itself, and how it compared with the model."""
+    """The result of an export.
+
+    Attributes:
+        path: The exported file.
+        metadata: What the file says about itself.
+        verifications: How the file compared with the model, by runtime. Empty if it was not compared.
+    """
 
     path: Path
     metadata: EncoderMetadata
-    verifications: dict[RuntimeName, Verification]  # by runtime; empty where it was not asked for
+    verifications: dict[RuntimeName, Verification]
 
 
 def export_encoder(
@@ -51,15 +57,37 @@ def export_encoder(
     verify: bool = True,
     progress: Callable[[str], object] | None = None,
 ) -> EncoderExport:
-    """Writes an open_clip model's image tower as one file: pixels to embeddings, with nothing that defends.
+    """Writes an open_clip model's image tower as one file, without any defence.
 
-    model: in eval mode. source: open_clip's name of the model and its weights, which the file then says of
-    itself. The embeddings are those of `encode_image`, before L2 normalisation. format, precision, pixels,
-    batch, opset, license, verify, progress: see `clipfast.exporters.export`.
+    The file maps pixels [N, 3, H, W] to the embeddings of `encode_image`, float32 [N, D] before L2
+    normalisation. Nothing is written to `path` if the export fails, and an older file there stays as it
+    was.
 
-    Nothing is left at `path` when the export fails; a file that stood there is then untouched. Raises
-    InputError for options that do not go together and for a tower that cannot be exported, and
-    VerificationError for a file that disagrees with the model.
+    Args:
+        model: An open_clip model in eval mode.
+        path: As for `clipfast.exporters.export`.
+        source: open_clip's names of the model and of its weights, which become part of the file's
+            metadata.
+        format: As for `clipfast.exporters.export`.
+        precision: As for `clipfast.exporters.export`.
+        pixels: As for `clipfast.exporters.export`.
+        batch: As for `clipfast.exporters.export`.
+        opset: As for `clipfast.exporters.export`.
+        license: As for `clipfast.exporters.export`.
+        verify: Whether to run the file before it is moved to `path`, in each installed runtime of its
+            format, and to compare its embeddings with the model's.
+        progress: Called with a message at each step.
+
+    Returns:
+        The file, its metadata and its comparisons.
+
+    Raises:
+        InputError: If an option is not valid, the image tower cannot be exported, or no file can be
+            written at `path`.
+        VerificationError: If the file disagrees with the model.
+        ArtifactError: If the file cannot be loaded or run for the comparison.
+        ModuleNotFoundError: If a package that the format needs is not installed. The message names the
+            extra.
     """
     path = Path(path)
     target = named_format(format)

@@ -1,4 +1,4 @@
-"""The defended classifier as TorchScript: a legacy target, which PyTorch has deprecated."""
+"""Writes a graph as TorchScript: a legacy format, which PyTorch has deprecated."""
 
 from __future__ import annotations
 
@@ -23,23 +23,30 @@ __all__ = ["write"]
 def write(
     graph: nn.Module, examples: Tensors, metadata: str, path: Path, *, inputs: Ports, **_: object
 ) -> None:
-    """Writes the graph at `path`, with the metadata as its extra file `clipfast.json`.
+    """Writes the graph as TorchScript, with the metadata in the extra file `clipfast.json`.
 
-    examples: the inputs, of a batch that equals no other dimension where it is dynamic. The
-    exported program is compiled, not traced again: `torch.jit.trace` cannot record the gradients of
-    normalisations and convolutions, and takes sizes for constants.
+    The exported program is compiled and not traced again, because `torch.jit.trace` cannot record the
+    gradients of normalisations and convolutions, and takes sizes for constants.
+
+    Args:
+        graph: The module to trace, in eval mode.
+        examples: The graph's inputs, in order. A dynamic batch must have a size that equals no other
+            dimension.
+        metadata: The text to store.
+        path: The file to write.
+        inputs: The inputs that the file must have. The first one's shape tells the batch size.
     """
     program = export_program(graph, examples, batch=inputs[0].shape[0])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is ", FutureWarning)
-        # Of the class of modules that torch.fx makes.
+        # torch.jit warns so of the class of modules that torch.fx makes.
         warnings.filterwarnings("ignore", "The TorchScript type system", UserWarning)
         script = torch.jit.script(_as_script(program))
         torch.jit.save(script, path, _extra_files={f"{KEY}.json": metadata})
 
 
 def _as_script(program: ExportedProgram) -> GraphModule:
-    """The program in the part of Python that TorchScript compiles: plain arguments, operators by name."""
+    """The program in the Python that TorchScript compiles: plain arguments, operators by name."""
     module = program.module(check_guards=False)
     graph = module.graph
     for node in list(graph.nodes):

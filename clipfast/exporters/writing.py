@@ -1,4 +1,4 @@
-"""What every export does: its options are checked, and its file is written, run and moved into place."""
+"""The steps that every export shares: check the options, write the file, run it, move it into place."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ __all__ = [
     "write_verified",
 ]
 
-# Where the batch is dynamic the example's must equal no other dimension, or tracing may take one for it.
+# The batch size of examples for a dynamic batch. It must equal no other dimension, or tracing may confuse
+# the two.
 EXAMPLE_BATCH = 5
 
 OPSETS = range(20, 24)  # Gelu is an operator of ONNX since 20
 
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
-Progress = Callable[[str], object]
+Progress = Callable[[str], object]  # called with a message at each step
 
 
 class Writer(Protocol):
-    """Writes a graph in a format of `clipfast.artifacts.formats`."""
+    """Writes a graph as a file in one of the formats of `clipfast.artifacts.formats`."""
 
     def __call__(
         self,
@@ -61,13 +62,34 @@ class Writer(Protocol):
         outputs: tuple[Port, ...],
         opset: int,
     ) -> None:
-        """Writes at `path`. examples: the graph's inputs, of a batch that equals no other dimension where it
-        is dynamic. metadata: the text to keep under `clipfast.artifacts.fields.KEY`. opset: of ONNX."""
+        """Writes the graph.
+
+        Args:
+            graph: The module to trace, in eval mode.
+            examples: The graph's inputs, in order. A dynamic batch must have a size that equals no other
+                dimension.
+            metadata: The text to store under `clipfast.artifacts.fields.KEY`.
+            path: The file to write.
+            inputs: The inputs that the file must have, in order.
+            outputs: The outputs that the file must have, in order.
+            opset: The opset of ONNX.
+        """
         ...
 
 
 def check_options(path: Path, format: Format, precision: str, opset: int) -> None:
-    """Raises InputError for a precision or an opset that no export has, and for a path of another format."""
+    """Checks the options that all exports share.
+
+    Args:
+        path: The file to write.
+        format: Its format.
+        precision: The number format of the operands of large matrix products.
+        opset: The opset of ONNX, whatever the format.
+
+    Raises:
+        InputError: If no export has this precision or opset, "int8" included; the path does not end in
+            the format's suffix; or no file can be written there.
+    """
     if precision == "int8":
         raise InputError(
             "precision 'int8' is refused, as it has not been shown to keep the defence: "
@@ -83,12 +105,16 @@ def check_options(path: Path, format: Format, precision: str, opset: int) -> Non
 
 
 def license_of(model_name: str | None) -> str:
-    """What a file says of its weights' licence where nobody named one."""
+    """Returns the licence that a file states for its weights if the caller names none.
+
+    Args:
+        model_name: The model's name, or None if it has none.
+    """
     return "Apache-2.0" if model_name in BUNDLED else "that of the model's weights"
 
 
 def versions() -> dict[str, str]:
-    """Of what a file is exported with."""
+    """Returns the versions of clipfast, torch and open_clip_torch, by package name."""
     return {
         "clipfast": __version__,
         "torch": torch.__version__,
@@ -97,7 +123,15 @@ def versions() -> dict[str, str]:
 
 
 def traceable(tower: ImageTower, precision: Precision) -> Encoder:
-    """A tower's form that is traced. Raises InputError for one that has none."""
+    """Returns an image tower in a form that can be traced.
+
+    Args:
+        tower: The image tower.
+        precision: The number format of the operands of large matrix products. "fp16" needs a ViT.
+
+    Raises:
+        InputError: If the tower has no form that can be traced, or the precision does not apply to it.
+    """
     encoder = make_encoder(tower, dtype=_DTYPES[precision], pack=False)
     if encoder.form == "autograd":
         kind = type(tower.model.visual).__name__
@@ -117,11 +151,31 @@ def write_verified(
     verified: Callable[[Session, Progress], Verification] | None,
     progress: Progress | None,
 ) -> dict[RuntimeName, Verification]:
-    """Writes a graph, and moves it to `path` once it agrees with the reference in each installed runtime.
+    """Writes a graph as a file, compares the file with the reference, and moves it to `path`.
 
-    verified: compares a loaded file with the reference; None for no comparison. progress: called with a
-    message at each step. Nothing is left at `path` when it fails. Raises VerificationError for a file that
-    disagrees.
+    The file is moved once it agrees with the reference in every installed runtime of its format. Nothing
+    is written to `path` if this fails, and an older file there stays as it was.
+
+    Args:
+        graph: The module to trace, in eval mode.
+        examples: The graph's inputs, in order. A dynamic batch must have a size that equals no other
+            dimension.
+        metadata: The text that the file stores about itself.
+        path: The file to write.
+        format: Its format.
+        ports: The inputs and the outputs that the file must have.
+        opset: The opset of ONNX.
+        verified: Compares a loaded file with the reference; None makes no comparison.
+        progress: Called with a message at each step.
+
+    Returns:
+        The comparison by runtime; empty if none was made.
+
+    Raises:
+        VerificationError: If the file disagrees with the reference in a runtime.
+        ArtifactError: If a runtime cannot load or run the file.
+        ModuleNotFoundError: If a package that the format's writer needs is not installed. The message
+            names the extra.
     """
     tell = progress or (lambda _: None)
     inputs, outputs = ports
@@ -140,11 +194,11 @@ def write_verified(
                 raise VerificationError(
                     f"{path} in {runtime} disagrees with the reference: {found[runtime].failures}"
                 )
-        # The file itself last: whoever finds it finds all that it needs.
+        # The file itself is moved last, so that the weights beside it are there as soon as it is.
         parts = sorted(Path(folder).iterdir(), key=lambda file: file == written)
         for file in parts:
             move_into_place(file, path.parent / file.name)
         data = path.with_name(f"{path.name}.data")
         if data.name not in {file.name for file in parts}:
-            data.unlink(missing_ok=True)  # an older export's
+            data.unlink(missing_ok=True)  # weights of an older export
     return found

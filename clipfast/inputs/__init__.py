@@ -1,1 +1,1 @@
-"""What a call may be given, stated once: rules, their torch and NumPy sides, noise and how it is drawn."""
+"""What a call may be given, stated once: rules for torch and for NumPy, and noise and how it is drawn."""

@@ -30,10 +30,18 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 def check_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Checks a batch [N, 3, *size], uint8 or float in [0, 1], and returns it as uint8 or float32, contiguous.
+    """Checks a batch of pixels.
 
-    Raises InputError for another type, rank, channel count, size or dtype, for values outside [0, 1], and
-    for NaN or infinity.
+    Args:
+        pixels: [N, 3, H, W], uint8 or float in [0, 1].
+        size: (H, W).
+
+    Returns:
+        The pixels as uint8 or float32, contiguous.
+
+    Raises:
+        InputError: For another type, rank, channel count, size or dtype, for values outside of [0, 1],
+            and for NaN or infinity.
     """
     if not isinstance(pixels, np.ndarray):
         raise InputError(f"expected a numpy array of pixels, got {type(pixels).__name__}")
@@ -53,7 +61,7 @@ def check_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def as_unit(pixels: Pixels) -> NDArray[np.float32]:
-    """uint8 or float32 pixels as float32 in [0, 1]."""
+    """Returns uint8 or float32 pixels as float32 in [0, 1]."""
     if pixels.dtype == np.uint8:
         return np.divide(pixels, np.float32(255), dtype=np.float32)
     return pixels.astype(np.float32, copy=False)
@@ -62,9 +70,18 @@ def as_unit(pixels: Pixels) -> NDArray[np.float32]:
 def check_noise(
     noise: NDArray[np.float32], pixels: Pixels, config: CounterattackConfig
 ) -> NDArray[np.float32]:
-    """Checks a caller's noise, float, shaped as the pixels, within eps; returns it float32, contiguous.
+    """Checks noise that a caller gave.
 
-    Raises InputError otherwise.
+    Args:
+        noise: float, shaped as the pixels, within eps.
+        pixels: [N, 3, H, W].
+        config: Gives eps and the norm.
+
+    Returns:
+        The noise as float32, contiguous.
+
+    Raises:
+        InputError: For another type, dtype or shape, and for noise beyond eps, NaN among it.
     """
     if not isinstance(noise, np.ndarray) or noise.dtype.kind != "f":
         got = noise.dtype if isinstance(noise, np.ndarray) else type(noise).__name__
@@ -79,10 +96,17 @@ def check_noise(
 
 
 def fresh_noise(shape: tuple[int, ...], config: CounterattackConfig) -> NDArray[np.float32]:
-    """Noise that was never drawn, float32 [N, 3, H, W], under a key from the operating system.
+    """Draws noise that nobody can draw again, under a key from the operating system.
 
-    Distributed as `clipfast.inputs.philox`'s (U(-eps, eps) per pixel, or in l2 a normal direction of a
-    length of U(0, eps)) but numpy's own, which is faster: nobody has to draw it again.
+    It is distributed as that of `clipfast.inputs.philox`: U(-eps, eps) per pixel, or in l2 a normal
+    direction of a length of U(0, eps). It is drawn by numpy's own Philox, which is faster.
+
+    Args:
+        shape: [N, 3, H, W].
+        config: Gives eps and the norm.
+
+    Returns:
+        The noise, float32 [N, 3, H, W], in [0, 1] pixel units.
     """
     generator = np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
     if config.norm == "linf":
@@ -99,7 +123,16 @@ def fresh_noise(shape: tuple[int, ...], config: CounterattackConfig) -> NDArray[
 def draw_noise(
     keys: Noise[NDArray[Any]], shape: tuple[int, ...], config: CounterattackConfig
 ) -> NDArray[np.float32]:
-    """The draws that keys name, float32 [N, 3, H, W]: what the library draws for the same keys."""
+    """Draws the noise that keys name: what `DefendedClassifier` draws for the same keys.
+
+    Args:
+        keys: Seeds, uint64 [N], and images, uint32 [N].
+        shape: [N, 3, H, W].
+        config: Gives eps and the norm.
+
+    Returns:
+        The noise, float32 [N, 3, H, W], in [0, 1] pixel units.
+    """
     assert keys.seeds is not None
     assert keys.images is not None
     draw = l2_noise if config.norm == "l2" else linf_noise
@@ -108,9 +141,17 @@ def draw_noise(
 
 
 def thresholds(tau_threshold: ArrayLike, n: int) -> NDArray[np.float32]:
-    """One threshold for all of n images, or one for each, as float32 [n].
+    """Gives each of n images its threshold.
 
-    Raises InputError for another shape and for what is no finite number of at least 0.
+    Args:
+        tau_threshold: One number for all images, or n numbers; finite in float32 and at least 0.
+        n: Number of images.
+
+    Returns:
+        The thresholds, float32 [n].
+
+    Raises:
+        InputError: For another shape or dtype, and for a number that is not finite or is below 0.
     """
     given = np.asarray(tau_threshold)
     if given.dtype.kind not in "fiu" or given.shape not in ((), (n,)):

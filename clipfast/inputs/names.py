@@ -10,14 +10,18 @@ from ..errors import InputError
 
 __all__ = ["check_classnames", "check_template", "is_printable"]
 
-# What moves the text around it, or the cursor. Joiners, which are of category Cf too, belong to words.
+# Characters that reorder the text around them. Joiners, which are of category Cf too, belong to words.
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def check_classnames(names: Sequence[str]) -> None:
-    """Raises InputError for no names, for one that is empty, that does something to what prints it, and for
-    two that look the same."""
+    """Checks class names.
+
+    Raises:
+        InputError: If there are none; if one is empty, or has characters that control or reorder what is
+            printed; or if two look the same.
+    """
     if not names:
         raise InputError("expected at least one class name, got none")
     seen: dict[str, str] = {}
@@ -33,7 +37,13 @@ def check_classnames(names: Sequence[str]) -> None:
 
 
 def check_template(template: str) -> None:
-    """Raises InputError for a template without "{}", and with more than that: a width or an attribute."""
+    """Checks that a template has "{}" where the class name goes, and no other field, width or conversion.
+
+    "{0}" is accepted too, once or several times.
+
+    Raises:
+        InputError: If it does not.
+    """
     try:
         fields = [field for field in Formatter().parse(template) if field[1] is not None]
     except ValueError:
@@ -45,11 +55,11 @@ def check_template(template: str) -> None:
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text is words alone, which move neither a terminal's cursor nor what stands around them."""
+    """Returns whether a text moves neither a terminal's cursor nor the text around it."""
     return not any(unicodedata.category(c) in _CONTROLS or c in _TURNS for c in text)
 
 
 def _seen(name: str) -> str:
-    """What a reader sees of a name: composed, without what has no width, with one space for several."""
+    """What a reader sees of a name: composed characters, none without width, and single spaces."""
     composed = unicodedata.normalize("NFKC", name)
     return " ".join("".join(c for c in composed if unicodedata.category(c) != "Cf").split())

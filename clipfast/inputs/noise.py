@@ -1,4 +1,4 @@
-"""Where the start of a counterattack comes from: given by the caller, or drawn, and then under which keys.
+"""Where a counterattack's noise comes from: given by the caller, or drawn under keys.
 
 Needs no torch: `Noise` holds arrays or tensors, and `NoiseSource` chooses keys for both.
 """
@@ -22,34 +22,54 @@ Array = TypeVar("Array")
 
 
 class Noise(NamedTuple, Generic[Array]):
-    """The noise of N images: numbers, or the names of draws of Philox (see `clipfast.inputs.philox`).
+    """The noise of N images: numbers, or keys to draw it by Philox (see `clipfast.inputs.philox`).
 
-    Either `given` or both of `seeds` and `images` are there.
+    Either `given` is there, or both `seeds` and `images` are.
+
+    Attributes:
+        given: float32 [N, 3, H, W] within eps, in [0, 1] pixel units.
+        seeds: [N], the 64 bits of each image's key: uint64 in numpy, int64 in torch.
+        images: [N], each image's index under its key: uint32 in numpy, int64 in torch.
     """
 
-    given: Array | None = None  # float32 [N, 3, H, W] within eps
-    seeds: Array | None = None  # [N] the 64 bits of each image's key: uint64 in numpy, int64 in torch
-    images: Array | None = None  # [N] each image's index under its key: uint32 in numpy, int64 in torch
+    given: Array | None = None
+    seeds: Array | None = None
+    images: Array | None = None
 
 
 def seeded_keys(seed: int, first_image: int, n: int) -> Noise[NDArray[Any]]:
-    """The draws of the images first_image.. under one key; seed: from 0 to 2^64 - 1."""
+    """Makes the keys of consecutive images under one seed.
+
+    Args:
+        seed: From 0 to 2^64 - 1.
+        first_image: The first image's index under the seed.
+        n: Number of images.
+    """
     images = np.arange(first_image, first_image + n).astype(np.uint32)
     return Noise(seeds=np.full(n, seed, np.uint64), images=images)
 
 
 def fresh_keys(n: int) -> Noise[NDArray[Any]]:
-    """Draws that were never made: for each image a key from the operating system."""
-    seeds = np.frombuffer(secrets.token_bytes(8 * n), np.uint64).copy()  # torch takes none that are read-only
+    """Makes keys that were never used, for each of n images one from the operating system."""
+    seeds = np.frombuffer(secrets.token_bytes(8 * n), np.uint64).copy()  # torch needs writable arrays
     return Noise(seeds=seeds, images=np.zeros(n, np.uint32))
 
 
 class NoiseSource:
-    """A classifier's way to its noise.
+    """Chooses the keys of a classifier's noise.
 
-    policy: "fresh" draws anew each call; "content" keys each image's draw by its pixels and `key`: 16 to 64
-    secret bytes, or a file of them that its owner alone may read; drawn where None. Copies share the key;
-    pickles hold a file's name and never the key. Raises InputError for another policy, and for a bad key.
+    Copies share the secret key. Pickles hold the name of its file, and never the key itself.
+
+    Args:
+        policy: "fresh" draws anew at each call; "content" keys each image's noise by its pixels and
+            `key`.
+        key: 16 to 64 secret bytes, or a file of them that its owner alone may read; drawn if None.
+
+    Attributes:
+        policy: As given.
+
+    Raises:
+        InputError: If there is no such policy, and for a bad key.
     """
 
     def __init__(self, policy: NoisePolicy, key: NoiseKey) -> None:
@@ -71,10 +91,20 @@ class NoiseSource:
     def keys(
         self, n: int, *, seed: int | None, first_image: int, pictures: Callable[[], NDArray[np.float32]]
     ) -> Noise[NDArray[Any]] | None:
-        """The keys that a call names for n images; None where it names none, and noise is to be drawn anew.
+        """Returns the keys that a call names for its n images.
 
-        seed, first_image: as for `DefendedClassifier.predict`. pictures: gives the pixels [N, 3, H, W] in
-        [0, 1], which the policy "content" reads. Raises InputError for a bad seed or first_image.
+        Args:
+            n: Number of images.
+            seed: From 0 to 2^64 - 1, as for `DefendedClassifier.predict`; None to follow the policy.
+            first_image: The first image's index under the seed, from 0 to 2^32 - n.
+            pictures: Gives the pixels, float32 [N, 3, H, W] in [0, 1], which the policy "content" reads.
+
+        Returns:
+            The keys; None for the policy "fresh" without a seed, where noise is to be drawn anew.
+
+        Raises:
+            InputError: For a bad seed or first_image, and if the source was unpickled without its secret
+                key.
         """
         if seed is not None:
             first = checked_integer("first_image", first_image, 2**32 - n + 1)
@@ -91,6 +121,14 @@ class NoiseSource:
 
 
 def check_one_source(noise: object, seed: object) -> None:
-    """Raises InputError where a call gives noise and names a seed."""
+    """Checks that a call does not both give noise and name a seed.
+
+    Args:
+        noise: The call's noise, or None.
+        seed: The call's seed, or None.
+
+    Raises:
+        InputError: If neither is None.
+    """
     if noise is not None and seed is not None:
         raise InputError("expected noise or seed, got both")

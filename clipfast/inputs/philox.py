@@ -1,7 +1,8 @@
 """Counter-based noise: image i's draw depends on its key and i alone, never on the batch around it.
 
-Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed
-by (seed low, seed high); the counter is (index in the image // 4, image, stream, 0), the lane index mod 4.
+The generator is Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2,
+3", SC 2011). Its key is (seed low, seed high). Its counter is (index in the image // 4, image, stream,
+0), and the index mod 4 chooses one of the four words.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ _HALF = np.uint64(32)
 
 
 def philox(counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]) -> tuple[Words, ...]:
-    """One block of Philox 4x32-10: four uint32 words from a counter and a key (broadcast together)."""
+    """Computes one block of Philox 4x32-10: four uint32 words from a counter and a key.
+
+    Args:
+        counter: Four uint32 words or arrays of them.
+        key: Two uint32 words or arrays of them. All six are broadcast together.
+    """
     words = np.broadcast_arrays(*counter, *key)
     c0, c1, c2, c3 = (word.astype(np.uint64) for word in words[:4])  # own copies, to work in place
     k0, k1 = (np.asarray(word, np.uint64) for word in key)
@@ -57,10 +63,18 @@ def _draw(seeds: Seeds, images: Words, size: int, stream: int = 0) -> Words:
 
 
 def linf_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: float) -> NDArray[np.float32]:
-    """A draw of U(-eps, eps) per pixel: float32 [N, *shape].
+    """Draws U(-eps, eps) per pixel.
 
-    seeds: uint64 [N], a key an image; images: uint32 [N], each image's index under its key. A word r
-    becomes float32((r >> 8) - 2^23) * float32(eps * 2^-23), equal to the bit on every device.
+    A word r becomes float32((r >> 8) - 2^23) * float32(eps * 2^-23), equal to the bit on every device.
+
+    Args:
+        seeds: uint64 [N], a key for each image.
+        images: uint32 [N], each image's index under its key.
+        shape: (3, H, W).
+        eps: Bound of the noise, in [0, 1] pixel units.
+
+    Returns:
+        The noise, float32 [N, 3, H, W].
     """
     words = _draw(seeds, images, math.prod(shape))
     words >>= np.uint32(8)
@@ -71,9 +85,18 @@ def linf_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: fl
 
 
 def l2_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: float) -> NDArray[np.float32]:
-    """A normal draw (Box-Muller) scaled to a length of U(0, eps), as TTC starts in l2: float32 [N, *shape].
+    """Draws a normal direction (Box-Muller) of a length of U(0, eps), as TTC starts in l2.
 
-    The length comes from stream 1 of the same key. Arguments as in `linf_noise`.
+    The length comes from stream 1 of the same key.
+
+    Args:
+        seeds: uint64 [N], a key for each image.
+        images: uint32 [N], each image's index under its key.
+        shape: (3, H, W).
+        eps: Bound of the length, in [0, 1] pixel units.
+
+    Returns:
+        The noise, float32 [N, 3, H, W].
     """
     size = math.prod(shape)
     pairs = (size + 1) // 2
@@ -89,10 +112,18 @@ def l2_noise(seeds: Seeds, images: Words, shape: tuple[int, int, int], eps: floa
 
 
 def content_seeds(pixels: NDArray[np.float32], key: bytes) -> Seeds:
-    """A 64-bit seed for each image from its pixels [N, 3, H, W] and a secret key: uint64 [N].
+    """Computes a 64-bit seed for each image from its pixels and a secret key.
 
-    Keyed BLAKE2b over the values in steps of 1/65535, so that uint8 and float forms of a picture agree, and
-    -0.0, denormal numbers and the last bits of others change nothing. A value that is a step off redraws.
+    The seed is a keyed BLAKE2b over the values in steps of 1/65535, so that uint8 and float forms of a
+    picture have the same seed. -0.0, denormal numbers and the last bits of other values change nothing. A
+    value that is one step off changes the seed.
+
+    Args:
+        pixels: float32 [N, 3, H, W] in [0, 1].
+        key: 16 to 64 secret bytes.
+
+    Returns:
+        The seeds, uint64 [N].
     """
     digests = [
         hashlib.blake2b(np.rint(image * 65535.0).astype("<u2").tobytes(), key=key, digest_size=8).digest()

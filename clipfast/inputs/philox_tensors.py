@@ -13,14 +13,34 @@ _WORD = 0xFFFFFFFF  # uint32 words are kept in int64
 
 
 def linf_noise(seeds: Tensor, images: Tensor, size: int, eps: float) -> Tensor:
-    """A draw of U(-eps, eps) for each number: float32 [N, size], as `clipfast.inputs.philox` defines it."""
+    """Draws U(-eps, eps) for each number, as `clipfast.inputs.philox.linf_noise` does.
+
+    Args:
+        seeds: int64 [N], the 64 bits of each image's key.
+        images: int64 [N], each image's index under its key.
+        size: Numbers for each image.
+        eps: Bound of the noise, in [0, 1] pixel units.
+
+    Returns:
+        The noise, float32 [N, size].
+    """
     grid = (_draw(seeds, images, size) >> 8) - (1 << 23)
-    # One rounding of the factor and one of the product, in float32, as on every device.
+    # The factor and the product are rounded once each, in float32, as on every device.
     return grid.float() * torch.tensor(eps * 2.0**-23, dtype=torch.float32, device=seeds.device)
 
 
 def l2_noise(seeds: Tensor, images: Tensor, size: int, eps: float) -> Tensor:
-    """A normal draw of a length from U(0, eps): float32 [N, size], as `clipfast.inputs.philox` defines it."""
+    """Draws a normal direction of a length of U(0, eps), as `clipfast.inputs.philox.l2_noise` does.
+
+    Args:
+        seeds: int64 [N], the 64 bits of each image's key.
+        images: int64 [N], each image's index under its key.
+        size: Numbers for each image.
+        eps: Bound of the length, in [0, 1] pixel units.
+
+    Returns:
+        The noise, float32 [N, size].
+    """
     pairs = (size + 1) // 2
     words = (_draw(seeds, images, 2 * pairs) >> 8).unflatten(1, (pairs, 2))
     first, second = (words[..., 0] + 1).float() * 2.0**-24, words[..., 1].float() * 2.0**-24
@@ -37,7 +57,7 @@ def _draw(seeds: Tensor, images: Tensor, size: int, stream: int = 0) -> Tensor:
     c0, c1 = blocks[None], (images & _WORD)[:, None]
     c2, c3 = torch.full_like(c1, stream), torch.zeros_like(c1)
     for r in range(10):
-        # The product's bits are right though int64 overflows, and the shift's sign bits are cut off.
+        # int64 overflows, but the product's bits are right, and the mask cuts off the shift's sign bits.
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
         c0, c1 = (p1 >> 32 & _WORD) ^ c1 ^ (k0 + r * 0x9E3779B9 & _WORD), p1 & _WORD
         c2, c3 = (p0 >> 32 & _WORD) ^ c3 ^ (k1 + r * 0xBB67AE85 & _WORD), p0 & _WORD

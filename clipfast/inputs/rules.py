@@ -1,4 +1,4 @@
-"""What is asked of a call alike for torch tensors and numpy arrays; everything else is an InputError."""
+"""What torch tensors and numpy arrays have to fulfil alike; everything else is an InputError."""
 
 from __future__ import annotations
 
@@ -24,13 +24,21 @@ __all__ = [
 ]
 
 NoisePolicy = Literal["fresh", "content"]
-NoiseKey = bytes | os.PathLike[str] | None  # its bytes, or the file of them
+NoiseKey = bytes | os.PathLike[str] | None  # the key's bytes, the file that holds them, or None to draw it
 
 _LONGEST_KEY = 64  # bytes, of keyed BLAKE2b
 
 
 def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
-    """Raises InputError for a shape of pixels that is not [N, 3, *size]."""
+    """Checks that the shape of pixels is [N, 3, H, W].
+
+    Args:
+        shape: The pixels' shape.
+        size: (H, W).
+
+    Raises:
+        InputError: If it is not.
+    """
     wanted, got = f"[N, 3, {size[0]}, {size[1]}]", list(shape)
     if len(got) == 3:
         raise InputError(f"expected pixels {wanted}, got {got}: one image needs a batch axis, pixels[None]")
@@ -44,20 +52,46 @@ def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
 
 
 def check_noise_shape(shape: Sequence[int], pixels: Sequence[int]) -> None:
-    """Raises InputError for noise that is not shaped as its pixels."""
+    """Checks that noise is shaped as its pixels.
+
+    Args:
+        shape: The noise's shape.
+        pixels: The pixels' shape.
+
+    Raises:
+        InputError: If it is not.
+    """
     if tuple(shape) != tuple(pixels):
         raise InputError(f"expected noise of the pixels' shape {list(pixels)}, got {list(shape)}")
 
 
 def check_noise_size(size: float, config: CounterattackConfig) -> None:
-    """Raises InputError for noise whose largest norm in a batch, `size`, is beyond eps."""
+    """Checks that noise is within eps.
+
+    Args:
+        size: The largest norm of noise in a batch, in [0, 1] pixel units.
+        config: Gives eps.
+
+    Raises:
+        InputError: If size is beyond eps, by more than rounding, or NaN.
+    """
     # One part in a million for the rounding of eps; NaN compares false.
     if not size <= config.eps * (1 + 1e-6):
         raise InputError(f"expected noise within eps = {config.eps:g} ({config.norm}), got {size:g}")
 
 
 def checked_integer(name: str, value: object, end: int, *, start: int = 0) -> int:
-    """An integer (of any integer type but bool) from `start` up to but not including `end`."""
+    """Checks that a value is an integer, of any integer type but bool, and returns it as an int.
+
+    Args:
+        name: The value's name, for the message.
+        value: The value.
+        end: The first integer that is too large.
+        start: The least integer allowed.
+
+    Raises:
+        InputError: If it is not an integer from start to end - 1.
+    """
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
             number = operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -67,9 +101,14 @@ def checked_integer(name: str, value: object, end: int, *, start: int = 0) -> in
 
 
 def checked_noise_key(policy: NoisePolicy, key: NoiseKey) -> bytes:
-    """The key of noise by content, drawn where none is given.
+    """Returns the bytes of a noise key, drawn if none is given.
 
-    Raises InputError for a bad policy or key, and for a file that cannot be read or that others may read.
+    Args:
+        policy: "fresh" or "content".
+        key: 16 to 64 bytes, a file of them that its owner alone may read, or None.
+
+    Raises:
+        InputError: For a bad policy or key, and for a file that cannot be read or that others may read.
     """
     if policy not in get_args(NoisePolicy):
         raise InputError(f"noise_policy must be one of {get_args(NoisePolicy)}, got {policy!r}")

@@ -1,4 +1,4 @@
-"""What a batch of pixels and its noise must look like; everything else is an InputError."""
+"""What a batch of pixels and its noise must look like in torch; everything else is an InputError."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ __all__ = ["as_unit", "check_noise", "check_pixels", "check_range"]
 
 
 def check_pixels(pixels: Tensor, size: tuple[int, int], *, on_gpu: bool) -> Tensor:
-    """Checks a batch [N, 3, *size], uint8 or float in [0, 1], and returns it as uint8 or float32, contiguous.
+    """Checks a batch of pixels.
 
-    Raises InputError for another type, rank, channel count, size or dtype, for values outside [0, 1], and
-    for NaN or infinity. on_gpu: read values on a GPU too, which waits for them. Else `perturb` is to mark
-    them there, and `check_range` says what is wrong.
+    Args:
+        pixels: [N, 3, H, W], uint8 or float in [0, 1].
+        size: (H, W).
+        on_gpu: Whether to read values on a GPU too, which waits for them. If not, `clipfast.ops.perturb`
+            is to mark bad values there, and `check_range` says afterwards what is wrong.
+
+    Returns:
+        The pixels as uint8 or float32, contiguous.
+
+    Raises:
+        InputError: For another type, rank, channel count, size or dtype, for values outside of [0, 1],
+            and for NaN or infinity.
     """
     if not isinstance(pixels, Tensor):
         raise InputError(f"expected a torch tensor of pixels, got {type(pixels).__name__}")
@@ -32,7 +41,7 @@ def check_pixels(pixels: Tensor, size: tuple[int, int], *, on_gpu: bool) -> Tens
 
 
 def as_unit(pixels: Tensor) -> Tensor:
-    """uint8 or float32 pixels as float32 in [0, 1]."""
+    """Returns uint8 pixels as float32 in [0, 1], and float pixels as they are."""
     if pixels.dtype != torch.uint8:
         return pixels
     return pixels / torch.full(
@@ -41,7 +50,11 @@ def as_unit(pixels: Tensor) -> Tensor:
 
 
 def check_range(pixels: Tensor) -> None:
-    """Raises InputError for float pixels [N, 3, H, W] outside [0, 1], NaN or infinity."""
+    """Checks that float pixels [N, 3, H, W] are in [0, 1].
+
+    Raises:
+        InputError: For values outside of [0, 1], and for NaN or infinity.
+    """
     if not pixels.numel():
         return
     low, high = (bound.item() for bound in pixels.aminmax())
@@ -54,9 +67,18 @@ def check_range(pixels: Tensor) -> None:
 
 
 def check_noise(noise: Tensor, pixels: Tensor, config: CounterattackConfig) -> Tensor:
-    """Checks a caller's noise, float, shaped as the pixels, within eps; returns it float32 on their device.
+    """Checks noise that a caller gave.
 
-    Raises InputError otherwise.
+    Args:
+        noise: float, shaped as the pixels, within eps.
+        pixels: [N, 3, H, W].
+        config: Gives eps and the norm.
+
+    Returns:
+        The noise as float32, contiguous, detached, on the pixels' device.
+
+    Raises:
+        InputError: For another type, dtype or shape, and for noise beyond eps, NaN among it.
     """
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__

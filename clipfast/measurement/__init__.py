@@ -1,1 +1,1 @@
-"""How figures are taken: interleaved times, intervals."""
+"""How figures are taken: interleaved times, and intervals."""

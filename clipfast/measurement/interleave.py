@@ -1,4 +1,4 @@
-"""Rounds in which every column runs once, so that a machine's moods meet all of them alike."""
+"""Timing in rounds in which every column runs once, so that a noisy machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ __all__ = ["Ratio", "interleaved", "ratio", "rounds"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """The median of paired ratios, and the quartiles around it."""
+    """The median of paired ratios, and the quartiles around it.
+
+    Attributes:
+        median: The median.
+        low: The lower quartile.
+        high: The upper quartile.
+    """
 
     median: float
     low: float
@@ -23,7 +29,15 @@ class Ratio:
 
 
 def rounds(columns: Mapping[str, Callable[[], object]], count: int) -> Iterator[dict[str, float]]:
-    """Seconds of each column, round by round, in an order drawn anew each time; one round of warm-up."""
+    """Times every column once a round, in an order drawn anew for each round, after a round of warm-up.
+
+    Args:
+        columns: What to run, by name.
+        count: Number of rounds, the warm-up aside.
+
+    Yields:
+        Seconds by column, of one round. Work on a GPU is waited for.
+    """
     names = list(columns)
     order = random.Random(0)
     for index in range(count + 1):
@@ -40,7 +54,15 @@ def rounds(columns: Mapping[str, Callable[[], object]], count: int) -> Iterator[
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
-    """Round by round, then the median."""
+    """Divides times round by round, and takes the median of the ratios.
+
+    Args:
+        numerator: Seconds of each round, at least one.
+        denominator: Seconds of the same rounds.
+
+    Raises:
+        ValueError: If the two are not of one length.
+    """
     ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
     if len(ratios) == 1:
         return Ratio(median=ratios[0], low=ratios[0], high=ratios[0])
@@ -49,7 +71,15 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
 
 
 def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int = 3) -> list[float]:
-    """Median seconds of each run; they take turns, so that a noisy machine bears on all alike."""
+    """Times runs that take turns, so that a noisy machine affects all of them alike.
+
+    Args:
+        runs: What to run.
+        repeats: Number of rounds, the warm-up aside.
+
+    Returns:
+        The median seconds of each run, in their order.
+    """
     measured = list(rounds({str(i): run for i, run in enumerate(runs)}, repeats))
     return [statistics.median(seconds[str(i)] for seconds in measured) for i in range(len(runs))]
 

@@ -26,14 +26,25 @@ _Z95 = 1.959963984540054  # of the normal distribution, two-sided
 
 
 class Interval(NamedTuple):
-    """Where a figure lies with 95 % confidence."""
+    """The range in which a figure lies with 95 % confidence.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+    """
 
     low: float
     high: float
 
 
 class Share(NamedTuple):
-    """The mean of N flags, in [0, 1], and its standard error over images."""
+    """The mean of N flags, and its standard error over images.
+
+    Attributes:
+        mean: The mean, in [0, 1].
+        standard_error: The standard error of the mean.
+        n: The number N of images.
+    """
 
     mean: float
     standard_error: float
@@ -41,7 +52,13 @@ class Share(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A paired difference of two means of N images, its standard error and its bootstrap interval."""
+    """A paired difference of two means over N images.
+
+    Attributes:
+        mean: The mean of the differences.
+        standard_error: The standard error of the mean.
+        interval: Its 95 % bootstrap interval over images.
+    """
 
     mean: float
     standard_error: float
@@ -49,18 +66,28 @@ class Difference(NamedTuple):
 
 
 def share(right: ArrayLike) -> Share:
-    """The mean of N flags with its binomial standard error, sqrt(p (1 - p) / N).
+    """Computes the mean of N flags with its binomial standard error, sqrt(p (1 - p) / N).
 
-    Raises InputError for no flags.
+    Args:
+        right: Flags, [N].
+
+    Raises:
+        InputError: If there are no flags, or they are not [N].
     """
     return over_seeds(np.asarray(right)[None])
 
 
 def over_seeds(right: ArrayLike) -> Share:
-    """The mean over S seeds of flags [S, N]; the standard error is that of the N images' means.
+    """Computes the mean of flags over S seeds, with the standard error of the N images' own means.
 
-    An image counts once, however often it was asked: seeds make its own mean surer, not the sample larger.
-    With one seed it is the binomial error. Raises InputError for no flags, or flags of another rank.
+    An image counts once, however often it was asked: more seeds make its own mean surer, but the sample
+    no larger. With one seed this is the binomial error.
+
+    Args:
+        right: Flags, [S, N].
+
+    Raises:
+        InputError: If there are no flags, or they are not [S, N].
     """
     flags = np.asarray(right, np.float64)
     if flags.ndim != 2 or flags.size == 0:
@@ -70,9 +97,14 @@ def over_seeds(right: ArrayLike) -> Share:
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """The 95 % score interval of a share (Wilson, JASA 1927), which does not shrink to nothing at 0 and 1.
+    """Computes the 95 % score interval of a share (Wilson, JASA 1927), which has a width at 0 and 1, too.
 
-    Raises InputError where successes are not within 0 to n, n at least 1.
+    Args:
+        successes: From 0 to n.
+        n: Number of trials, at least 1.
+
+    Raises:
+        InputError: If successes are not within 0 to n, or n is below 1.
     """
     if not 0 <= successes <= n or n < 1:
         raise InputError(f"expected from 0 to n successes, n at least 1, got {successes} of {n}")
@@ -83,18 +115,25 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Difference:
-    """The mean of first - second, two systems' flags (or means over seeds) [N] on the same N images.
+    """Computes the mean of first - second over the same N images.
 
-    The standard error is that of the N differences; for flags, sqrt(b + c - (b - c)^2 / N) / N with b and c
-    the images that only the first and only the second gets right. The interval is the percentile bootstrap's
-    over images (Efron and Tibshirani, 1993, section 13.3), 95 %; equal seeds give equal intervals. Raises
-    InputError for shapes that differ or are not [N], N at least 1.
+    The standard error is that of the N differences. For flags it is sqrt(b + c - (b - c)^2 / N) / N, with
+    b the number of images that only the first gets right, and c of those that only the second does. The
+    interval is the 95 % percentile bootstrap's over images (Efron and Tibshirani, 1993, section 13.3).
+
+    Args:
+        first: One system's flags, or their means over seeds, [N].
+        second: Another system's, of the same images, [N].
+        seed: Seed of the bootstrap; equal seeds give equal intervals.
+
+    Raises:
+        InputError: If the shapes differ or are not [N], or N is 0.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise InputError(f"expected two arrays [N] of the same images, got shapes {a.shape} and {b.shape}")
     differences = a - b
-    # A resample is how often each value was drawn: few values, whatever N is.
+    # A resample is stored as how often each value was drawn, as there are few values, whatever N is.
     values, counts = np.unique(differences, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(a), counts / len(a), size=RESAMPLES)
     return Difference(
@@ -103,13 +142,17 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> 
 
 
 def percentiles(resampled: NDArray[np.float64]) -> Interval:
-    """The middle 95 % of a figure's bootstrap resamples."""
+    """Returns the middle 95 % of a figure's bootstrap resamples."""
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Interval(float(low), float(high))
 
 
 def right_in_every_case(*right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which images are right in every case: clean, under transfer, under the adaptive attack. bool [N]."""
+    """Returns which images are right in every case, such as clean and under each attack: bool [N].
+
+    Args:
+        right: Flags of each case, bool [N], at least one case.
+    """
     return np.logical_and.reduce(right)
 
 

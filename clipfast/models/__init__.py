@@ -1,1 +1,1 @@
-"""Models: open_clip loading, fine-tuned checkpoints, and the tiny CLIP that comes with clipfast."""
+"""Models: open_clip loading, fine-tuned checkpoints, and the tiny CLIPs that come with clipfast."""

@@ -27,23 +27,35 @@ __all__ = [
     "load_bundled",
 ]
 
-# "drawn" knows coloured shapes, "photographs" what CIFAR-10 is of.
+# "drawn" knows coloured shapes, "photographs" the classes of CIFAR-10.
 BundledName = Literal["drawn", "photographs"]
-BUNDLED: tuple[BundledName, ...] = get_args(BundledName)  # beside the names of open_clip's registry
+BUNDLED: tuple[BundledName, ...] = get_args(BundledName)  # accepted besides open_clip's registry names
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 
 
 class BundledDefaults(NamedTuple):
-    """What a classifier over a bundled model has where nothing else is asked for."""
+    """What a classifier over a bundled model has unless something else is asked for.
+
+    Attributes:
+        classnames: The names of the model's classes.
+        config: A preset's settings, with the model's own calibrated threshold if the preset has one.
+    """
 
     classnames: tuple[str, ...]
-    config: CounterattackConfig  # with the threshold calibrated for this model
+    config: CounterattackConfig
 
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A bundled model and what belongs to it."""
+    """A bundled model and what belongs to it.
+
+    Attributes:
+        model: An open_clip model in eval mode, float32.
+        tokenizer: The model's tokenizer.
+        classnames: The names of the model's classes.
+        config: The preset "recommended", as of `bundled_defaults`.
+    """
 
     model: nn.Module
     tokenizer: WordTokenizer
@@ -52,30 +64,51 @@ class BundledModel:
 
 
 def bundled_folder(name: str) -> Path:
-    """The folder of a bundled model. Raises InputError for another name."""
+    """Returns the folder of a bundled model.
+
+    Raises:
+        InputError: If there is no bundled model of that name.
+    """
     if name not in BUNDLED:
         raise InputError(f"expected a bundled model of {', '.join(BUNDLED)}, got {name!r}")
     return BUNDLED_DIR / name
 
 
 def bundled_twin(name: str) -> Path | None:
-    """The file of a bundled model's adversarially fine-tuned image tower, if it has one."""
+    """Returns the file of a bundled model's adversarially fine-tuned image tower, None if it has none.
+
+    Raises:
+        InputError: If there is no bundled model of that name.
+    """
     file = bundled_folder(name) / "tecoa.pt"
     return file if file.exists() else None
 
 
 def bundled_defaults(folder: Path, preset: Preset = "recommended") -> BundledDefaults:
-    """The class names and a preset's settings in a bundled model's folder, without the model."""
+    """Reads the class names and a preset's settings in a bundled model's folder, without the model.
+
+    Args:
+        folder: The model's folder.
+        preset: "published" or "recommended".
+
+    Raises:
+        InputError: If there is no such preset.
+    """
     classnames = tuple(_labels(folder)["classnames"])
     config = CounterattackConfig.of(preset)
-    settings = folder / f"{preset}.json"  # none where the preset has no threshold of the model's own
+    settings = folder / f"{preset}.json"  # missing if the preset needs no threshold of the model's own
     if settings.exists():
         config = CounterattackConfig.from_json(settings.read_text())
     return BundledDefaults(classnames, config)
 
 
 def load_bundled(folder: Path, device: str | torch.device = "cpu") -> BundledModel:
-    """The model in a folder in eval mode, float32 (stored as float16)."""
+    """Loads the model in a folder, in eval mode and float32 (it is stored as float16).
+
+    Args:
+        folder: The model's folder.
+        device: Where the model goes.
+    """
     labels = _labels(folder)
     model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
     tokenizer = WordTokenizer(labels["words"], context_length=labels["context_length"])

@@ -26,14 +26,20 @@ _MOST_TIMES, _SPARE = 16, 2**26
 
 
 def read_checkpoint(path: str | os.PathLike[str], module: nn.Module) -> dict[str, Any]:
-    """The dict that a checkpoint file holds.
+    """Reads the dict that a checkpoint file holds.
 
-    module: what it is to be loaded into; a file of more than 16 times its size is not read, which leaves room
-    for a text tower and an optimiser's state.
+    What is read takes no more memory than the file has bytes.
 
-    Raises InputError for a file that is missing or broken, that holds more than plain tensors and containers
-    (which is refused, not run) or dictionaries with keys that are no strings, and for tensors that are
-    sparse, complex, quantised or without values. What is read takes no more memory than the file has bytes.
+    Args:
+        path: A .safetensors, .pt, .pth or .bin file.
+        module: What the weights are to be loaded into. A file of more than 16 times its size in float32
+            and 64 MiB is refused; this leaves room for a text tower and an optimiser's state.
+
+    Raises:
+        InputError: If the file is missing, broken, too large or of another suffix; if it holds more than
+            plain tensors and containers (which is refused, not run); if its parts are compressed; for
+            dictionaries with keys that are not strings; and for tensors that are sparse, complex,
+            quantised, nested or without values.
     """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
@@ -64,8 +70,10 @@ def read_checkpoint(path: str | os.PathLike[str], module: nn.Module) -> dict[str
 
 
 def _check_stored(path: Path) -> None:
-    """Raises InputError for a torch file whose parts are compressed, as torch writes none: they may be small
-    and become anything."""
+    """Raises InputError for a torch file with compressed parts: small ones may become anything.
+
+    torch itself writes none.
+    """
     if not zipfile.is_zipfile(path):
         return  # safetensors, or torch's form before 1.6
     with zipfile.ZipFile(path) as archive:
@@ -92,9 +100,19 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads a whole CLIP into an open_clip model, in place. Raises InputError where keys or shapes differ
-    (positional embeddings are not resized), and where an `open_clip_config.json` beside the file disagrees
-    about QuickGELU; without that file the activation cannot be told from the weights."""
+    """Loads a whole CLIP into an open_clip model, in place.
+
+    Positional embeddings are not resized. Only an `open_clip_config.json` beside the file tells QuickGELU
+    from GELU; without that file the activation is not checked, as the weights do not show it.
+
+    Args:
+        model: The open_clip model.
+        path: A file as of `read_checkpoint`, of a state dict or of a dict with a `state_dict`.
+
+    Raises:
+        InputError: As `read_checkpoint` does; if keys or shapes differ; and if the
+            `open_clip_config.json` beside the file is broken or disagrees about QuickGELU.
+    """
     path = Path(path)
     _check_activation(model, path)
     state = read_checkpoint(path, model)
@@ -109,7 +127,10 @@ def load_clip(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def _check_positions(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """open_clip would resize these in silence; a model at another resolution is another model."""
+    """Refuses positional embeddings of another shape: open_clip would resize them silently.
+
+    A model at another resolution is another model.
+    """
     for name, wanted in model.state_dict().items():
         got = state.get(name)
         if name.endswith("positional_embedding") and isinstance(got, Tensor) and got.shape != wanted.shape:
@@ -120,9 +141,17 @@ def _check_positions(model: nn.Module, state: dict[str, Any], path: Path) -> Non
 
 
 def load_image_tower(visual: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads an adversarially fine-tuned image tower, in place: a dict with `vision_encoder_state_dict` as
-    TeCoA and PMG-AFT publish, or a state dict of the tower (FARE) or of a whole CLIP, whose tower counts.
-    Raises InputError where keys or shapes differ; the tower is then unchanged."""
+    """Loads an adversarially fine-tuned image tower, in place.
+
+    Args:
+        visual: The image tower of an open_clip model. It is unchanged if an error is raised.
+        path: A file as of `read_checkpoint`: a dict with `vision_encoder_state_dict`, as TeCoA and
+            PMG-AFT publish; a state dict of the tower (FARE); or one of a whole CLIP, of which the image
+            tower is taken.
+
+    Raises:
+        InputError: As `read_checkpoint` does, and if keys or shapes differ.
+    """
     state: dict[str, Any] = read_checkpoint(path, visual)
     for nested in _NESTED:
         if isinstance(state.get(nested), dict):
@@ -152,7 +181,7 @@ def load_image_tower(visual: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def _without_prefixes(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Strips the wrappers' prefixes that every key carries."""
+    """Strips the prefixes of wrappers that every key has."""
     while prefix := next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

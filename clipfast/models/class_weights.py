@@ -1,4 +1,4 @@
-"""Class names x templates -> class weights, by open_clip's zero-shot convention; the null prompt's, too."""
+"""Class names x templates -> class weights, by open_clip's zero-shot convention."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..torch_private import version_of
 
 __all__ = ["Template", "Tokenizer", "class_weights", "null_embedding"]
 
-Template = str | Callable[[str], str]
-Tokenizer = Callable[[Any], Tensor]
+Template = str | Callable[[str], str]  # a text with "{}" for the class name, or class name -> text
+Tokenizer = Callable[[Any], Tensor]  # texts -> token ids, int64 [N, L]
 
 _MOST_KEPT = 8
 
@@ -30,11 +30,26 @@ _cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, Tensor]] = weakref.WeakKe
 def class_weights(
     model: nn.Module, tokenizer: Tokenizer, classnames: Sequence[str], templates: Sequence[Template]
 ) -> Tensor:
-    """The zero-shot classifier of an open_clip model: float32 [D, C], columns of unit length.
+    """Computes the zero-shot classifier of an open_clip model.
 
-    Each class is the normalised mean over its templates of normalised text embeddings. The last few are
-    kept for as long as the model lives and its weights do not change; do not write into them. Raises
-    InputError for class names and templates as `clipfast.inputs.names` does.
+    Each class is the normalised mean over its templates of normalised text embeddings (open_clip's
+    convention). The last few results are kept as long as the model lives and its weights do not change.
+    Warns if two classes have the same tokens, so that the model cannot tell them apart.
+
+    Args:
+        model: The open_clip model.
+        tokenizer: Takes texts to token ids, int64 [N, L].
+        classnames: Names of the C classes.
+        templates: Strings with "{}" where the class name goes, or functions of the class name; not both
+            kinds.
+
+    Returns:
+        The class weights, float32 [D, C], columns of unit length. Do not write into them, as they are
+            kept.
+
+    Raises:
+        InputError: For class names and templates that `clipfast.inputs.names` refuses, and if there are
+            no templates, or templates of two kinds or of neither.
     """
     classnames, templates = tuple(classnames), tuple(templates)
     check_classnames(classnames)
@@ -43,10 +58,21 @@ def class_weights(
 
 
 def null_embedding(model: nn.Module, tokenizer: Tokenizer, templates: Sequence[Template]) -> Tensor:
-    """The embedding of the null prompt, which names no class: float32 [D], of unit length.
+    """Computes the embedding of the null prompt, which names no class.
 
-    Made of the templates with an empty name as a class's column is with its own, and kept alike. Raises
-    InputError for a template without "{}".
+    It is made of the templates with an empty name, as a class's column is with its own, and is kept
+    alike.
+
+    Args:
+        model: The open_clip model.
+        tokenizer: Takes texts to token ids, int64 [N, L].
+        templates: As for `class_weights`.
+
+    Returns:
+        The embedding, float32 [D], of unit length.
+
+    Raises:
+        InputError: For templates that `class_weights` refuses.
     """
     templates = tuple(templates)
     _check_templates(templates)
@@ -56,7 +82,7 @@ def null_embedding(model: nn.Module, tokenizer: Tokenizer, templates: Sequence[T
 def _made(
     model: nn.Module, tokenizer: Tokenizer, classnames: tuple[str, ...], templates: tuple[Template, ...]
 ) -> Tensor:
-    """The weights of names and templates that are in order, made now where they are not kept."""
+    """The weights of names and templates that were checked, made now unless they are kept."""
     device = next(model.parameters()).device
     # A weight that is loaded or stepped in place raises its version (one changed through .data does not).
     version = sum(version_of(parameter) for parameter in model.parameters())
@@ -87,7 +113,7 @@ def _made(
 
 
 def _tell_alike(classnames: tuple[str, ...], tokens: Tensor) -> None:
-    """Warns of names that the model cannot tell apart, as it reads so many tokens of a prompt and no more.
+    """Warns of names that look the same to the model, which reads only so many tokens of a prompt.
 
     tokens: of each class's prompts, [C, T, L].
     """

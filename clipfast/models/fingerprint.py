@@ -1,4 +1,4 @@
-"""A name for weights: the same tensors give the same fingerprint, wherever they came from."""
+"""A name for weights: the same tensors have the same fingerprint, wherever they came from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["fingerprint"]
 
 
 class _Seen(NamedTuple):
-    """What a tensor's values are told by without reading them.
+    """What tells whether a tensor has changed, without its values.
 
-    The storage itself, since its address is soon another's, and a version, which each change in place raises.
+    It is the storage itself, as addresses are reused, and a version, which each change in place raises.
     """
 
     storage: weakref.ref[torch.UntypedStorage]
@@ -38,10 +38,10 @@ _known: weakref.WeakKeyDictionary[nn.Module, tuple[dict[str, _Seen], str]] = wea
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the module's parameters and buffers (names, shapes and values as float32), in hex.
+    """Returns the SHA-256 of a module's state dict (names, shapes and values), in hex.
 
-    Kept for as long as the module lives and its tensors are neither replaced nor changed in place; a change
-    in place through .data goes unnoticed.
+    Floating-point values count as float32. The result is kept as long as the module lives and its tensors
+    are neither replaced nor changed in place. A change in place through `.data` goes unnoticed.
     """
     state: dict[str, Tensor] = module.state_dict()
     if any(tensor.is_inference() for tensor in state.values()):  # these have no version

@@ -1,4 +1,4 @@
-"""open_clip models by name, with the mistakes that would silently ruin accuracy turned into errors."""
+"""open_clip models by name; mistakes that would silently ruin the accuracy are errors."""
 
 from __future__ import annotations
 
@@ -22,23 +22,36 @@ __all__ = ["brings_weights", "check_weights_named", "load_open_clip", "source_of
 
 
 def brings_weights(model_name: str) -> bool:
-    """Whether the name stands for weights too, and not for an architecture alone."""
+    """Returns whether a model's name stands for weights too, and not for an architecture alone."""
     return model_name in BUNDLED or model_name.startswith(("hf-hub:", "local-dir:"))
 
 
 def check_weights_named(model_name: str, pretrained: str | Path | None) -> None:
-    """Raises InputError for an architecture alone, whose weights would be random."""
+    """Checks that weights are named, so that they are not random.
+
+    Args:
+        model_name: As for `load_open_clip`.
+        pretrained: As for `load_open_clip`.
+
+    Raises:
+        InputError: If the name stands for an architecture alone and pretrained is None.
+    """
     if pretrained is None and not brings_weights(model_name):
         raise InputError(f"--model {model_name} needs --pretrained: a tag of open_clip or a file of weights")
 
 
 def source_of(model_name: str, pretrained: str | Path | None) -> tuple[str, str | None]:
-    """A model's name and its weights', in open_clip's words; of a file of weights its name."""
+    """Returns a model's name and its weights' name, as open_clip writes them.
+
+    Args:
+        model_name: As for `load_open_clip`.
+        pretrained: As for `load_open_clip`. Of a file of weights, the result has the file's name.
+    """
     name = model_name if brings_weights(model_name) else model_name.replace("/", "-")
     return name, None if pretrained is None else Path(pretrained).name
 
 
-@torch.inference_mode(False)  # whose weights no gradient could go through
+@torch.inference_mode(False)  # no gradient could go through weights made in inference mode
 def load_open_clip(
     model_name: str,
     pretrained: str | Path | None,
@@ -47,14 +60,24 @@ def load_open_clip(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> tuple[nn.Module, Any]:
-    """An open_clip model in eval mode, and its tokenizer.
+    """Loads an open_clip model in eval mode, and its tokenizer.
 
-    model_name: a name of open_clip's registry, or "hf-hub:org/repo" or a bundled model's (pretrained
-    must then be None).
-    pretrained: a tag of the registry, a local .safetensors/.pt/.pth/.bin file, or None for random weights.
-    local_files_only: download nothing. Raises InputError for an unknown name or tag, for weights that do not
-    fit or cannot be fetched, for QuickGELU weights in a GELU model or the other way round, and for a model
-    that brings code to run (`trust_remote_code`).
+    Args:
+        model_name: A name of open_clip's registry, or with pretrained=None "hf-hub:org/repo",
+            "local-dir:path" or a bundled model's name.
+        pretrained: A tag of the registry, a local .safetensors, .pt, .pth or .bin file, or None: the
+            weights that the name stands for, or else random ones.
+        device: Where the model goes.
+        cache_dir: Where downloads are kept; None for the default places.
+        local_files_only: Whether to download nothing.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        InputError: If a name or tag is unknown; if weights do not fit or cannot be fetched; for QuickGELU
+            weights in a GELU model or the reverse; and for a model that brings code to run
+            (`trust_remote_code`).
     """
     if brings_weights(model_name) and pretrained is not None:
         raise InputError(
@@ -84,7 +107,7 @@ def load_open_clip(
             tokenizer = open_clip.get_tokenizer(model_name, cache_dir=cache)
     except InputError:
         raise
-    except Exception as error:  # open_clip and the hub raise many kinds, none of their own
+    except Exception as error:  # open_clip and the hub raise errors of many kinds
         here = " from this machine alone" if local_files_only else ""
         raise InputError(
             f"could not load {model_name!r} with weights {pretrained!r}{here}: {error}"
@@ -96,7 +119,7 @@ def load_open_clip(
 
 @contextmanager
 def _in_silence(silent: bool) -> Iterator[None]:
-    """Without open_clip's word, on logging's root, that a model has no weights, which come afterwards."""
+    """Drops the warning, on logging's root, that a model has no weights: they are loaded afterwards."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("No pretrained weights loaded")

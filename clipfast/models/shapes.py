@@ -1,8 +1,8 @@
 """A renderer of labelled pictures: coloured shapes on plain, gradient, textured and noisy grounds.
 
-The bundled model learned on these pictures, and the demo and the tests draw fresh ones. Every shape is
-a radial profile (the distance from its centre to its outline, by angle) less an optional round hole, so
-a batch of mixed shapes is drawn by one table look-up per pixel.
+The bundled model learned on these pictures, and the demo and the tests draw fresh ones. Every shape is a
+radial profile (the distance from its centre to its outline, by angle), less an optional round hole. A
+batch of mixed shapes is so drawn by one table look-up per pixel.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS = ("plain", "gradient", "texture", "noise")
 
 CLASSNAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 
-# One colour of each shape never appears in training: 12 of the 120 classes are composed, not memorised.
+# One colour of each shape never appears in training: these 12 of the 120 classes have to be composed.
 UNSEEN_PAIRS = tuple((shape, (3 * shape + 1) % len(COLOURS)) for shape in range(len(SHAPES)))
 
 _ANGLES = 2048
@@ -57,8 +57,14 @@ _PALETTE = np.array(list(COLOURS.values()), np.float32)
 
 @dataclass(frozen=True)
 class Pictures:
-    """A drawn batch. `pixels`: uint8 [N, 3, S, S]; the rest: int64 [N], indices into SHAPES,
-    COLOURS, KINDS and CLASSNAMES (`labels`)."""
+    """A drawn batch of N pictures.
+
+    Attributes:
+        pixels: uint8 [N, 3, S, S].
+        shapes: int64 [N], indices into SHAPES.
+        colours: int64 [N], indices into COLOURS.
+        kinds: int64 [N], indices into KINDS.
+    """
 
     pixels: NDArray[np.uint8]
     shapes: NDArray[np.int64]
@@ -67,12 +73,17 @@ class Pictures:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """int64 [N], indices into CLASSNAMES."""
+        """The pictures' classes: int64 [N], indices into CLASSNAMES."""
         return class_index(self.shapes, self.colours)
 
 
 def class_index(shape: NDArray[np.int64], colour: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The index in CLASSNAMES of a shape and a colour (int64 arrays of one shape)."""
+    """Returns the index in CLASSNAMES of a shape and a colour.
+
+    Args:
+        shape: int64, indices into SHAPES.
+        colour: int64, indices into COLOURS, of the same array shape.
+    """
     return shape * len(COLOURS) + colour
 
 
@@ -84,11 +95,17 @@ def draw(
     unseen_pairs: bool = True,
     size: int = 96,
 ) -> Pictures:
-    """Draws n pictures of size x size pixels.
+    """Draws n pictures.
 
-    seed: equal seeds give equal pictures. kinds: the mix of grounds, name -> weight (default: all of
-    KINDS equally). unseen_pairs: whether the shape-colour pairs held out of training may appear.
-    Raises ValueError for an unknown kind.
+    Args:
+        n: Number of pictures.
+        seed: Equal seeds give equal pictures.
+        kinds: The mix of grounds, as weights by name; by default all of KINDS equally.
+        unseen_pairs: Whether the pairs of shape and colour that were held out of training may appear.
+        size: Height and width in pixels.
+
+    Raises:
+        ValueError: If a kind is unknown.
     """
     unknown = set(kinds or ()) - set(KINDS)
     if unknown:
@@ -126,7 +143,7 @@ def _jitter(rng: np.random.Generator, rgb: NDArray[np.float32]) -> NDArray[np.fl
 def _grounds(
     rng: np.random.Generator, fill: NDArray[np.float32], kind: NDArray[np.int64], size: int
 ) -> NDArray[np.float32]:
-    """Two ground colours a picture, blended by a ramp or a pattern; some are close to the fill's colour."""
+    """Two ground colours a picture, blended by a ramp or a pattern; some are close to the fill."""
     n = len(fill)
     candidates = rng.uniform(0, 1, (n, 24, 3)).astype(np.float32)
     faint = rng.random(n) < _FAINT_SHARE

@@ -1,4 +1,4 @@
-"""The bundled model's tokenizer: one token a word, from a closed vocabulary."""
+"""The bundled models' tokenizer: one token a word, from a closed vocabulary."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ _WORD = re.compile(r"[a-z]+")
 class WordTokenizer:
     """Maps texts to token ids as open_clip's tokenizers do: `tokenizer(texts) -> int64 [N, L]`.
 
-    0 pads and the highest id ends a text, which is where open_clip's text tower pools. Case and
-    punctuation are ignored.
+    0 pads. The highest id ends a text, which is where open_clip's text tower pools. Case and punctuation
+    are ignored.
+
+    Args:
+        words: The vocabulary, in lower case.
+        context_length: L, the number of tokens of a text, its end included.
+
+    Attributes:
+        words: As given.
+        context_length: As given.
+        vocab_size: The number of ids: one for each word, the padding and the end.
     """
 
     def __init__(self, words: Sequence[str], *, context_length: int) -> None:
@@ -28,7 +37,18 @@ class WordTokenizer:
         self._ids = {word: index for index, word in enumerate(self.words, start=1)}
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> torch.Tensor:
-        """Tokenizes texts. Raises InputError for a word outside the vocabulary or too long a text."""
+        """Tokenizes texts.
+
+        Args:
+            texts: A text or several.
+            context_length: L, in place of the tokenizer's own.
+
+        Returns:
+            Token ids, int64 [N, L].
+
+        Raises:
+            InputError: If a word is not in the vocabulary, or a text is too long.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
         length = context_length or self.context_length
         tokens = torch.zeros(len(texts), length, dtype=torch.int64)

@@ -18,6 +18,15 @@ class ImageTower(nn.Module):
     """f: pixels float32 [N, 3, H, W] in [0, 1] -> embeddings [N, D] before L2 normalisation.
 
     The model's own normalisation (`image_mean`, `image_std`) is part of it.
+
+    Args:
+        model: An open_clip model.
+
+    Attributes:
+        model: As given.
+        image_size: (height, width) of the pixels.
+        mean: The model's mean of pixels, [3, 1, 1].
+        std: The model's standard deviation of pixels, [3, 1, 1].
     """
 
     mean: Tensor
@@ -35,13 +44,21 @@ class ImageTower(nn.Module):
             self.register_buffer(name, values[:, None, None], persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The embeddings: float32 [N, D]."""
+        """Computes the embeddings of pixels, float32 [N, 3, H, W] -> [N, D]."""
         return self.model.encode_image((pixels - self.mean) / self.std, normalize=False)
 
     def gate_tokens(self, pixels: Tensor, config: CounterattackConfig) -> Tensor:
-        """What a gate of some gate_depth reads: float32 [N, W], the class token or the patches' mean.
+        """Computes what a gate with a gate_depth reads: the class token after a block, or the patches' mean.
 
-        Raises InputError as `check_depth` does.
+        Args:
+            pixels: float32 [N, 3, H, W] in [0, 1].
+            config: Has gate_depth and gate_tokens.
+
+        Returns:
+            float32 [N, W].
+
+        Raises:
+            InputError: If the tower has no such block before its last.
         """
         self.check_depth(config)
         assert config.gate_depth is not None
@@ -59,12 +76,16 @@ class ImageTower(nn.Module):
 
     @property
     def blocks(self) -> int:
-        """How many blocks a gate may read after: those of open_clip's vision transformer; else 1, none."""
+        """The number of blocks of open_clip's vision transformer. 1 for other towers."""
         visual = self.model.visual
         return len(visual.transformer.resblocks) if type(visual) is VisionTransformer else 1
 
     def check_depth(self, config: CounterattackConfig) -> None:
-        """Raises InputError if the tower has no block config.gate_depth before its last."""
+        """Checks a gate's depth.
+
+        Raises:
+            InputError: If the tower has no block of the number config.gate_depth before its last.
+        """
         if config.gate_depth is not None and config.gate_depth >= self.blocks:
             visual = self.model.visual
             name = type(getattr(visual, "trunk", visual)).__name__

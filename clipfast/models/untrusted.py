@@ -1,4 +1,4 @@
-"""What a model, or a file that names one, may not do: run code, and download what nobody asked for."""
+"""What a model, or a file that names one, must not do: run code, or download what nobody asked for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ _one_at_a_time = threading.Lock()
 
 
 def check_no_remote_code(model_name: str, cache_dir: str | Path | None = None) -> None:
-    """Raises InputError for a model whose configuration has transformers run code that comes with it.
+    """Checks that a model's configuration does not make transformers run code that comes with the model.
 
     open_clip hands a configuration's `tokenizer_kwargs` to transformers as they are, `trust_remote_code`
-    among them. model_name: as open_clip takes it; a configuration on the hub is fetched.
+    among them.
+
+    Args:
+        model_name: As open_clip takes it. A configuration on the hub is fetched.
+        cache_dir: Where the hub's files are kept; None for the default place.
+
+    Raises:
+        InputError: If the configuration has `trust_remote_code` set.
     """
     kind, name = open_clip.factory.parse_model_name(model_name)
     if kind == "hf-hub":
@@ -46,9 +53,9 @@ def _trusts(config: Any) -> bool:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Meanwhile nothing is downloaded, in the whole process: there is what was stored before.
+    """Switches downloads off meanwhile, in the whole process: only what was stored before is there.
 
-    open_clip and the hub's client then raise where something is missing.
+    open_clip and the hub's client raise errors of their own if something is missing.
     """
     with _one_at_a_time:
         before = constants.HF_HUB_OFFLINE, open_clip.pretrained.download_pretrained_from_url
@@ -60,7 +67,7 @@ def offline() -> Iterator[None]:
 
 
 def _stored(url: str, cache_dir: str | None = None) -> str:
-    """Where open_clip keeps what it downloaded from an address. Raises FileNotFoundError for nothing."""
+    """Where open_clip keeps what it downloaded from an address. Raises FileNotFoundError if not."""
     file = Path(cache_dir or "~/.cache/clip").expanduser() / Path(url).name
     if not file.is_file():
         raise FileNotFoundError(f"{url} was not downloaded before")

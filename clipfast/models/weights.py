@@ -13,10 +13,13 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """Which tensors some modules have, where they lie and how often they were written to.
+    """Which tensors some modules have, where they lie in memory, and how often they were written to.
 
-    A tensor that is replaced, moved or written to in place is noticed; one that is written to through
-    `.data` alone is not. What was there is kept alive for as long as the snapshot is.
+    It notices a tensor that is replaced, moved or written to in place, but not one that is written to
+    through `.data` alone. It keeps the tensors alive.
+
+    Args:
+        modules: The modules. Of each, its own parameters, buffers and children are looked at.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -25,7 +28,7 @@ class Snapshot:
         self._marks = _marks(self._tensors)
 
     def holds(self) -> bool:
-        """Whether nothing has changed since."""
+        """Returns whether nothing has changed since the snapshot was made."""
         tensors = self._tensors_now()
         return (
             _same(tensors, self._tensors)
@@ -46,5 +49,5 @@ def _same(some: Sequence[object], others: Sequence[object]) -> bool:
 
 
 def _marks(tensors: list[Tensor]) -> list[int]:
-    """Where each tensor lies, and its version, which tensors of inference mode do not have."""
+    """Where each tensor lies, and its version; tensors of inference mode have none."""
     return [mark for t in tensors for mark in (t.data_ptr(), 0 if t.is_inference() else version_of(t))]

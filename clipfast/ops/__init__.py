@@ -1,12 +1,15 @@
 """The fused operators: what happens to a batch between two passes of its encoder.
 
 Each has a naive form in plain PyTorch, a Triton form and a C++ form, which agree. `implementation` names
-one, or is "auto": the one that CLIPFAST_IMPL names, else the fastest for the device. Tensors are contiguous
-and on one device. The Triton and C++ forms take float32 (embeddings and gradients float16 and bfloat16 too)
-and have no gradient: for float64 (then all through, where float32 is said below), and where autograd is
-recording, "auto" is the naive form, unless CLIPFAST_IMPL names another. Each raises InputError for tensors
-that do not fit, and where a form that is named is not available. `split_linear` alone is C++ and nothing
-else, for the encoders' products.
+one, or is "auto": the form that CLIPFAST_IMPL names, else the fastest for the device.
+
+Tensors are contiguous and on one device. The Triton and C++ forms take float32 (embeddings and gradients
+float16 and bfloat16 too) and have no gradient. For float64, and where autograd is recording, "auto" is
+the naive form, unless CLIPFAST_IMPL names another. The naive form of float64 tensors gives float64 where
+float32 is said below.
+
+Each operator raises InputError for tensors that do not fit, and if a form that is named is not available.
+`split_linear`, for the encoders' products, has a C++ form alone.
 """
 
 from .ascend import ascend

@@ -32,14 +32,36 @@ def ascend(
     last: bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One step of the counterattack, d_k of d_(k-1), and the sum of weighted steps up to it (TTC, section 3).
+    """Takes one step of the counterattack, from d_(k-1) to d_k (TTC, arXiv 2503.03613, section 3).
 
-    x, d: float32 [B, ...], of one layout. gradient: shaped alike, of ||f(x + d) - f(x)||^2 divided by
-    `scale`, positive numbers [B] that norm "l2" alone needs. total: the sum up to d_(k-1), or None at the
-    first step, where it is weight_before * d_0. l-inf: d + step_size * sign(g), clamped to [-eps, eps];
-    l2: d + step_size * g / (||g|| + 1e-10), scaled into the ball of eps; then moved so that x + d is in
-    [0, 1]. last: the new d itself is not needed, and comes back empty. NaN in any of x, d and gradient is
-    NaN in the result: not sign(NaN) = 0, which would switch the defence off in silence.
+    In l-inf, d + step_size * sign(g) is clamped to [-eps, eps]. In l2, d + step_size * g / (||g|| +
+    1e-10) is scaled into the ball of radius eps. Then d is moved so that x + d is in [0, 1].
+
+    NaN in any of x, d and gradient gives NaN in the result: sign(NaN) = 0 would switch the defence off
+    silently.
+
+    Args:
+        x: Pixels in [0, 1], float32 [B, ...], in any layout.
+        d: The perturbation d_(k-1), in [0, 1] pixel units, float32, shaped as x.
+        gradient: The gradient of the objective, such as ||f(x + d) - f(x)||^2, divided by `scale`; shaped
+            as x, float32, float16 or bfloat16.
+        total: The sum of weighted steps up to d_(k-1), float32, shaped as x. None at the first step,
+            where it is weight_before * d_0.
+        scale: Positive numbers, float32 [B]. Needed for norm "l2" alone.
+        weight_before: Weight of d_0, read at the first step.
+        weight: Weight of d_k.
+        eps: Budget, in [0, 1] pixel units.
+        step_size: Length of the step, in [0, 1] pixel units.
+        norm: "linf" or "l2".
+        last: Whether d_k itself is not needed, and comes back empty.
+        implementation: Of the operator, see `clipfast.ops`.
+
+    Returns:
+        d_k and the sum of weighted steps up to it, float32, both shaped as x.
+
+    Raises:
+        InputError: If a tensor does not fit, the norm is unknown, "l2" comes without a scale, or a named
+            implementation is not available.
     """
     _check(x, d, gradient, total, scale, norm)
     l2 = norm == "l2"
@@ -85,11 +107,11 @@ def _naive(
     if l2:
         assert scale is not None
         length = _length(g)
-        length = torch.where(length.isinf(), torch.nan, length)  # g / inf is 0, which is as silent
+        length = torch.where(length.isinf(), torch.nan, length)  # g / inf = 0 would switch it off, too
         d = d + step_size * g / (length + (1e-10 / scale).reshape(_per_image(d)))
         d = d * (eps / _length(d).clamp(min=torch.finfo(d.dtype).tiny)).clamp(max=1.0)
     else:
-        # sign(NaN) is 0, which would switch the defence off in silence.
+        # sign(NaN) is 0, which would switch the defence off silently.
         d = (d + step_size * torch.where(g.isnan(), g, g.sign())).clamp(-eps, eps)
     d = into_bounds(d, x)
     return d.new_empty(0) if last else d, total + weight * d
@@ -109,7 +131,7 @@ def _fake(_x: Tensor, d: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return d.new_empty(0) if last else torch.empty_like(d), torch.empty_like(d)
 
 
-# l2: or l-inf.
+# l2 is False for l-inf.
 _OPERATOR = declare(
     "ascend(Tensor x, Tensor d, Tensor gradient, Tensor? total, Tensor? scale, float weight_before, "
     "float weight, float eps, float step_size, bool l2, bool last) -> (Tensor d, Tensor total)",

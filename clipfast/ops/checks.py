@@ -1,4 +1,4 @@
-"""What the operators' doors check, once and whatever form runs. Each check raises InputError."""
+"""What the operators check of their arguments, once and for whichever form runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,30 @@ EXACT = (torch.float32, torch.float64)
 
 
 def check_norm(operator: str, norm: str) -> None:
-    """A norm that the operators know."""
+    """Checks that the operators know a norm.
+
+    Args:
+        operator: The operator's name, for the message.
+        norm: The norm.
+
+    Raises:
+        InputError: If they do not.
+    """
     if norm not in get_args(Norm):
         raise InputError(f"{operator}: expected norm {' or '.join(map(repr, get_args(Norm)))}, got {norm!r}")
 
 
 def check_embeddings(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...] = (*LOW, *EXACT)) -> None:
-    """A tensor [B, D]."""
+    """Checks that a tensor is contiguous, [B, D], and of one of some dtypes.
+
+    Args:
+        name: The tensor's name, for the message.
+        tensor: The tensor.
+        dtypes: Those allowed.
+
+    Raises:
+        InputError: If it is not.
+    """
     check_tensor(name, tensor, None, dtypes, tensor)
     if tensor.ndim != 2:
         raise InputError(f"expected {name} [B, D], got {list(tensor.shape)}")
@@ -32,7 +49,18 @@ def check_embeddings(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...] 
 def check_tensor(
     name: str, tensor: Tensor, shape: list[int] | None, dtypes: tuple[torch.dtype, ...], beside: Tensor
 ) -> None:
-    """A contiguous tensor of a shape (None: any) and one of some dtypes, on the device of another."""
+    """Checks that a tensor is contiguous, of a shape, of one of some dtypes, and on a device.
+
+    Args:
+        name: The tensor's name, for the message.
+        tensor: The tensor.
+        shape: Its shape; None allows any.
+        dtypes: Those allowed.
+        beside: A tensor on the device that it must be on.
+
+    Raises:
+        InputError: If it is not.
+    """
     if not isinstance(tensor, Tensor):
         raise InputError(f"expected {name} as a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in dtypes:

@@ -16,11 +16,22 @@ __all__ = ["cotangent"]
 def cotangent(
     embedding: Tensor, clean: Tensor, *, implementation: Implementation = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """(f - f0) / ||f - f0||, and 2 ||f - f0||: float32 [B, D] and [B].
+    """Computes the direction (f - f0) / ||f - f0|| and its scale 2 ||f - f0||.
 
-    embedding, clean: f = f(x + d) and f0 = f(x), [B, D]. The product of the two is the gradient of
-    ||f - f0||^2 in f; the first alone gives the same signs and does not underflow in low precision. Where
-    f equals f0 it is 0, and the second a tiny positive number.
+    Their product is the gradient of ||f - f0||^2 to f. The direction alone gives the same signs, and does
+    not underflow in low precision. If f equals f0 the direction is 0, and the scale a tiny positive
+    number.
+
+    Args:
+        embedding: f = f(x + d), [B, D], float16, bfloat16 or float32.
+        clean: f0 = f(x), [B, D], of the same dtype.
+        implementation: Of the operator, see `clipfast.ops`.
+
+    Returns:
+        The direction, float32 [B, D], and the scale, float32 [B].
+
+    Raises:
+        InputError: If a tensor does not fit, or a named implementation is not available.
     """
     check_embeddings("clean", clean)
     check_tensor("embedding", embedding, list(clean.shape), (clean.dtype,), clean)

@@ -25,11 +25,17 @@ _told: set[tuple[str, str]] = set()
 
 
 def form(operator: Operator, implementation: Implementation, *tensors: Tensor | None) -> Any:
-    """An operator's form for these tensors, taking what its schema says.
+    """Returns an operator's form for some tensors; it takes the arguments of the operator's schema.
 
-    implementation: by name, or "auto": what CLIPFAST_IMPL names, else the fastest that is there; the naive
-    form for float64, and where a gradient is asked for. Raises InputError for an unknown name, and for a
-    named form that is not available for these tensors or this operator.
+    Args:
+        operator: The operator.
+        implementation: A form by name, or "auto": the form that CLIPFAST_IMPL names, else the fastest
+            that is available. "auto" is the naive form for float64, and if a gradient is asked for.
+        tensors: The tensors that decide, at least one; None is left out.
+
+    Raises:
+        InputError: If the name is unknown, or a named form is not available for these tensors or this
+            operator.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     name = _choose(
@@ -96,16 +102,22 @@ def _tell_once(level: int, device: str, name: str, message: str) -> None:
 
 @dataclass(frozen=True)
 class Implementations:
-    """active: the operators' form on each kind of device here. unavailable: why another is not."""
+    """Which forms of the operators run here.
+
+    Attributes:
+        active: The form that runs on each kind of device here.
+        unavailable: Why another form does not run here, by its name.
+    """
 
     active: dict[str, str]
     unavailable: dict[str, str]
 
 
 def implementations() -> Implementations:
-    """Which form of the operators runs on which device, and why others do not.
+    """Returns which form of the operators runs on which device, and why others do not.
 
-    Reads CLIPFAST_IMPL; raises InputError where the form that it names is available on no device.
+    Raises:
+        InputError: If CLIPFAST_IMPL names a form that is unknown or available on no device.
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     unavailable = {}
@@ -116,7 +128,7 @@ def implementations() -> Implementations:
     for device in devices:
         try:
             active[device] = _choose("auto", device, False, False)
-        except InputError as error:  # a form that is named and runs on another device
+        except InputError as error:  # the named form may run on another device
             refused = error
     if refused is not None and not active:
         raise refused

@@ -16,10 +16,21 @@ __all__ = ["drift_gate"]
 def drift_gate(
     clean: Tensor, noisy: Tensor, threshold: Tensor, *, implementation: Implementation = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """tau = ||f(x + d0) - f(x)|| / ||f(x)|| (TTC, section 3), and tau < threshold: float32 and bool [B].
+    """Computes tau = ||f(x + d0) - f(x)|| / ||f(x)|| (TTC, arXiv 2503.03613, section 3), and gates by it.
 
-    clean, noisy: f(x) and f(x + d0), [B, D]. threshold: float32, a scalar or one an image, [B]. Sums are
-    float32. NaN is below no threshold.
+    Sums are float32. NaN is below no threshold.
+
+    Args:
+        clean: f(x), [B, D], float16, bfloat16 or float32.
+        noisy: f(x + d0), [B, D], of the same dtype.
+        threshold: float32, a scalar or one for each image, [B].
+        implementation: Of the operator, see `clipfast.ops`.
+
+    Returns:
+        tau, float32 [B], and whether tau < threshold, bool [B].
+
+    Raises:
+        InputError: If a tensor does not fit, or a named implementation is not available.
     """
     check_embeddings("clean", clean)
     check_tensor("noisy", noisy, list(clean.shape), (clean.dtype,), clean)

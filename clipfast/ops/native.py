@@ -1,4 +1,4 @@
-"""The operators' C++ form: a library that is built when the package is installed where a compiler is."""
+"""The operators' C++ form: a library that is built at installation if there is a compiler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIBRARY = Path(__file__).with_name("_native.so")
 
 @functools.cache
 def why_not() -> str | None:
-    """Loads the library; why that is not possible, or None where it was."""
+    """Loads the library, and returns why that is not possible, or None if it was."""
     if not _LIBRARY.exists():
         return "clipfast was installed without a C++ compiler"
     try:

@@ -30,14 +30,30 @@ def perturb(
     norm: Norm = "linf",
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """x and d0 (TTC, arXiv 2503.03613, section 3): the pixels, and noise moved so that x + d0 is in [0, 1].
+    """Computes x, the pixels, and d0, noise moved so that x + d0 is in [0, 1] (TTC, section 3).
 
-    pixels: [B, 3, H, W], uint8 (taken as pixels / 255) or float in [0, 1]. noise: float32, shaped alike.
-    seeds, images: int64 [B] instead, to draw it: a key's 64 bits and the image's index under that key, by
-    Philox 4x32-10 as `clipfast.inputs.philox` defines it: U(-eps, eps) per pixel, to the bit the same in all
-    forms; l2: a normal direction of a length from U(0, eps), from the same words. patch: (P, Q), the results'
-    layout [B, patches, 3 * P * Q], or None for [B, 3, H, W]. Results are float32. A pixel outside of [0, 1]
-    or NaN is NaN in both of them, so that its image's drift is NaN.
+    TTC is arXiv 2503.03613. The noise is either given, or drawn under `seeds` and `images` by Philox
+    4x32-10 as `clipfast.inputs.philox` defines it: U(-eps, eps) per pixel, the same to the bit in all
+    forms; in l2, from the same words, a normal direction of a length of U(0, eps).
+
+    A pixel that is NaN or outside of [0, 1] is NaN in both results, so that its image's drift is NaN.
+
+    Args:
+        pixels: [B, 3, H, W], uint8 (taken as pixels / 255) or float in [0, 1].
+        noise: float32, shaped as the pixels, in [0, 1] pixel units; None if it is to be drawn.
+        seeds: int64 [B], the 64 bits of each image's key. With `images`, in place of noise.
+        images: int64 [B], each image's index under its key.
+        eps: Budget of noise that is drawn, in [0, 1] pixel units.
+        patch: (P, Q), for the layout [B, patches, 3 * P * Q]; None for [B, 3, H, W].
+        norm: "linf" or "l2".
+        implementation: Of the operator, see `clipfast.ops`.
+
+    Returns:
+        x and d0, float32, in the layout. With float64 noise both are float64.
+
+    Raises:
+        InputError: If a tensor does not fit, patches do not divide the pixels, the norm is unknown, there
+            are both noise and keys or neither, or a named implementation is not available.
     """
     _check(pixels, noise, seeds, images, patch, norm)
     run = form(_OPERATOR, implementation, pixels, noise)
@@ -118,7 +134,7 @@ def _fake(pixels: Tensor, noise: Tensor | None, *others: Any) -> tuple[Tensor, T
     return pixels.new_empty(shape, dtype=dtype), pixels.new_empty(shape, dtype=dtype)
 
 
-# Patches of height 0: image layout. l2: or l-inf.
+# patch_height 0 means the layout of the pixels. l2 is False for l-inf.
 _OPERATOR = declare(
     "perturb(Tensor pixels, Tensor? noise, Tensor? seeds, Tensor? images, float eps, "
     "int patch_height, int patch_width, bool l2) -> (Tensor x, Tensor d)",

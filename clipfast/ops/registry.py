@@ -21,9 +21,14 @@ OPERATORS: dict[str, Operator] = {}
 class Operator:
     """An operator of torch's namespace `clipfast`.
 
-    naive: its form in plain PyTorch, which every other is held to and exporters trace; differentiable.
-    kernels: its other forms. Triton's is in `triton_kernels`, under the operator's name; C++'s is in csrc/,
-    and registers itself. All take what the schema says, by position.
+    All forms take what the schema says, by position.
+
+    Attributes:
+        name: Its name in that namespace.
+        naive: Its form in plain PyTorch, which is differentiable, and which all others must agree with.
+            Exporters trace it. None if there is none.
+        kernels: Its other forms. Triton's is in `clipfast.ops.triton_kernels`, under the operator's name.
+            C++'s is in csrc/, and registers itself.
     """
 
     name: str
@@ -31,7 +36,12 @@ class Operator:
     kernels: tuple[Kernel, ...]
 
     def register(self, form: Callable[..., Any], key: str) -> None:
-        """Makes a form what torch runs where its dispatcher comes to `key`."""
+        """Makes torch's dispatcher run a form for a key.
+
+        Args:
+            form: A function that takes what the schema says.
+            key: A dispatch key of torch, such as "CPU" or "CUDA".
+        """
         _LIBRARY.impl(self.name, form, key)
 
 
@@ -44,13 +54,17 @@ def declare(
 ) -> Operator:
     """Declares an operator to torch, and adds it to OPERATORS.
 
-    schema: "name(arguments) -> results". fake: empty results of the right shapes and dtypes.
+    Args:
+        schema: "name(arguments) -> results".
+        fake: Gives empty results of the right shapes and dtypes.
+        naive: The form in plain PyTorch. It also runs on devices that have no other form.
+        kernels: The other forms that there are.
     """
     operator = Operator(name=schema.partition("(")[0], naive=naive, kernels=kernels)
     _LIBRARY.define(schema)
     torch.library.register_fake(f"clipfast::{operator.name}", fake, lib=_LIBRARY)
     if naive is not None:
-        # What torch falls back to, as in an exported program on a machine without the fast form.
+        # torch falls back to it, such as in an exported program on a machine without the fast form.
         operator.register(naive, "CompositeExplicitAutograd")
     OPERATORS[operator.name] = operator
     return operator

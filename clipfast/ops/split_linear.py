@@ -14,21 +14,39 @@ _BLOCK = 32
 
 
 def to_blocks(weight: Tensor) -> Tensor:
-    """float32 [out, in] -> [out / 32, in / 32, 32, 32], rounded up and zeros where the weight ends."""
+    """Lays a weight out in blocks of 32 x 32, for `split_linear`.
+
+    Args:
+        weight: float32 [out, in].
+
+    Returns:
+        [out / 32, in / 32, 32, 32], both quotients rounded up, with zeros beyond the weight's end.
+    """
     out, columns = weight.shape
     padded = F.pad(weight, (0, -columns % _BLOCK, 0, -out % _BLOCK))
     return padded.unflatten(1, (-1, _BLOCK)).unflatten(0, (-1, _BLOCK)).transpose(1, 2).contiguous()
 
 
 def split_linear(x: Tensor, blocks: Tensor, bias: Tensor | None, out: int, *, transposed: bool) -> Tensor:
-    """y = x weight^T + bias, as near to it as float32 products come: float32 [..., in] -> [..., out].
+    """Computes y = x weight^T + bias, about as exact as a float32 product.
 
-    Each number is taken as three of bfloat16, and six of their products are added in float32 (Henry, Tang,
-    Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations",
-    ARITH 2019). blocks: `to_blocks` of the weight [out, in]; transposed: of its transpose, so that one copy
-    serves a layer and its gradient. bias: [out] or None. An infinity becomes NaN, and NaN stays.
+    Each number is split into three of bfloat16, and six of their products are added in float32 (Henry,
+    Tang, Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision
+    computations", ARITH 2019). An infinity becomes NaN, and NaN stays.
 
-    Raises RuntimeError for tensors that do not fit each other, and where the CPU or the build has no tiles.
+    Args:
+        x: float32 [..., in].
+        blocks: `to_blocks` of the weight [out, in]; if transposed, of its transpose.
+        bias: float32 [out], or None.
+        out: Width of the result.
+        transposed: Whether the blocks are those of the transposed weight, so that one copy serves a layer
+            and its gradient.
+
+    Returns:
+        y, float32 [..., out].
+
+    Raises:
+        RuntimeError: If tensors do not fit each other, or the CPU or the build has no tile units.
     """
     return torch.ops.clipfast.split_linear(x, blocks, bias, out, transposed)
 

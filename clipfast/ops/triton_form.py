@@ -1,4 +1,4 @@
-"""The operators' Triton form, in `triton_kernels`. Triton itself is imported when it is asked for."""
+"""The operators' Triton form, which is in `triton_kernels`. Triton is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ __all__ = ["launcher", "why_not"]
 
 @functools.cache
 def why_not(device: str) -> str | None:
-    """Registers the form for a kind of device; why it does not run there, or None where it does."""
+    """Registers the form for a kind of device, and returns why it does not run there, or None if it does.
+
+    Args:
+        device: "cpu" or "cuda", as of `torch.device.type`.
+    """
     try:
         from triton import knobs
     except ImportError as error:
@@ -34,5 +38,5 @@ def why_not(device: str) -> str | None:
 
 
 def launcher(operator: Operator) -> Callable[..., Any]:
-    """What runs an operator's kernels."""
+    """Returns the function that launches an operator's kernels."""
     return getattr(importlib.import_module(".triton_kernels", __package__), operator.name)

@@ -1,4 +1,4 @@
-"""The kernels of the Triton form and what launches them. Arguments as in the operators' schemas.
+"""The kernels of the Triton form and what launches them. Arguments are those of the operators' schemas.
 
 Nothing waits for the GPU, so that a CUDA graph can hold the launches. Offsets into a batch are int64.
 """
@@ -30,7 +30,16 @@ _INFINITY = tl.constexpr(math.inf)
 def perturb(
     pixels: Tensor, noise: Tensor | None, seeds: Tensor | None, images: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    """See `clipfast.ops.perturb`; patches of height 0: image layout."""
+    """Launches the kernels of `clipfast.ops.perturb`.
+
+    Args:
+        pixels: [B, 3, H, W], uint8 or float in [0, 1].
+        noise: float32, shaped as the pixels, or None.
+        seeds: int64 [B], or None.
+        images: int64 [B], or None.
+        options: eps, patch_height, patch_width and l2, as in the schema; patch_height 0 means the layout
+            of the pixels.
+    """
     eps, patch_height, patch_width, l2 = options
     shape = pixels.shape
     batch, channels, height, width = shape
@@ -54,7 +63,13 @@ def perturb(
 
 
 def drift_gate(clean: Tensor, noisy: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """See `clipfast.ops.drift_gate`."""
+    """Launches the kernel of `clipfast.ops.drift_gate`.
+
+    Args:
+        clean: f(x), [B, D].
+        noisy: f(x + d0), [B, D].
+        threshold: float32, a scalar or [B].
+    """
     batch, width = clean.shape
     tau = clean.new_empty(batch, dtype=torch.float32)
     countered = clean.new_empty(batch, dtype=torch.bool)
@@ -65,7 +80,12 @@ def drift_gate(clean: Tensor, noisy: Tensor, threshold: Tensor) -> tuple[Tensor,
 
 
 def cotangent(embedding: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """See `clipfast.ops.cotangent`."""
+    """Launches the kernel of `clipfast.ops.cotangent`.
+
+    Args:
+        embedding: f(x + d), [B, D].
+        clean: f(x), [B, D].
+    """
     batch, width = clean.shape
     direction = torch.empty_like(clean, dtype=torch.float32)
     scale = clean.new_empty(batch, dtype=torch.float32)
@@ -77,11 +97,20 @@ def cotangent(embedding: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
 def ascend(
     x: Tensor, d: Tensor, gradient: Tensor, total: Tensor | None, scale: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    """See `clipfast.ops.ascend`."""
+    """Launches the kernels of `clipfast.ops.ascend`.
+
+    Args:
+        x: float32 [B, ...].
+        d: float32, shaped as x.
+        gradient: Shaped as x.
+        total: float32, shaped as x, or None.
+        scale: float32 [B]; read in l2 alone.
+        options: weight_before, weight, eps, step_size, l2 and last, as in the schema.
+    """
     weight_before, weight, eps, step_size, l2, last = options
     new_d, new_total = None if last else torch.empty_like(d), torch.empty_like(d)
     if d.numel():
-        # In l-inf no image matters to another: one image of all elements.
+        # In l-inf no element depends on another, so that all images are taken as one.
         batch = len(d) if l2 else 1
         size = d.numel() // batch
         blocks = triton.cdiv(size, _BLOCK)
@@ -97,7 +126,13 @@ def ascend(
 
 
 def zero_shot_head(embedding: Tensor, class_weights: Tensor, scale: Tensor) -> Tensor:
-    """See `clipfast.ops.zero_shot_head`."""
+    """Launches the kernel of `clipfast.ops.zero_shot_head`.
+
+    Args:
+        embedding: float32 [B, D].
+        class_weights: float32 [D, C].
+        scale: float32, a scalar.
+    """
     (batch, width), classes = embedding.shape, class_weights.shape[1]
     logits = embedding.new_empty(batch, classes)
     if logits.numel():
@@ -111,7 +146,7 @@ def zero_shot_head(embedding: Tensor, class_weights: Tensor, scale: Tensor) -> T
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: int) -> None:
-    """The first argument is a tensor, on whose device the kernel runs."""
+    """Launches a kernel on the device of its first argument, a tensor."""
     # A fused multiply-add rounds once where the other forms round twice.
     with torch.cuda.device_of(arguments[0]):
         kernel[grid](*arguments, **constants, enable_fp_fusion=False)
@@ -135,7 +170,7 @@ def _perturb(
     patch_width: tl.constexpr,
     block: tl.constexpr,
 ):
-    """x and d; or x, raw normals in place of d, and each block's sum of their squares."""
+    """Stores x and d; or x, raw normals in place of d, and each block's sum of their squares."""
     image, index, inside = _elements(size, blocks, block)
     x = tl.load(pixels + image * size + index, mask=inside, other=0).to(tl.float32)
     if pixels.dtype.element_ty == tl.uint8:
@@ -173,7 +208,7 @@ def _scale_normals(
     block: tl.constexpr,
     parts: tl.constexpr,
 ):
-    """Raw normals -> noise of its length in l2, in bounds; in place."""
+    """Scales raw normals to noise of its length in l2, within the bounds of pixels; in place."""
     image, index, inside = _elements(size, blocks, block)
     place = image * size + index
     word, _, _, _ = _words(seeds, images, image, 0, 1)
@@ -315,7 +350,7 @@ def _zero_shot_head(
 
 @triton.jit
 def _elements(size, blocks, block: tl.constexpr):
-    """This program's image, its elements there, and which of them there are."""
+    """This program's image, the indices of its elements there, and which of them exist."""
     image = (tl.program_id(0) // blocks).to(tl.int64)
     index = (tl.program_id(0) % blocks).to(tl.int64) * block + tl.arange(0, block)
     return image, index, index < size
@@ -331,7 +366,7 @@ def _place(
 ):
     """Where an element of [3, H, W] lies in the layout of the patches."""
     if patch_height > 0:
-        # Each remainder is of the index itself, by which Triton sees that stores can be vectors.
+        # Each remainder is taken of the index itself, so that Triton sees that stores can be vectors.
         patch_row = index // (width * patch_height) % (height // patch_height)
         patch = patch_row * (width // patch_width) + index // patch_width % (width // patch_width)
         row = (patch * 3 + index // (height * width)) * patch_height + index // width % patch_height

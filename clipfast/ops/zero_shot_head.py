@@ -16,10 +16,21 @@ __all__ = ["zero_shot_head"]
 def zero_shot_head(
     embedding: Tensor, class_weights: Tensor, scale: Tensor, *, implementation: Implementation = "auto"
 ) -> Tensor:
-    """scale * (f / ||f||) @ class_weights (Radford et al., ICML 2021): float32 [B, C].
+    """Computes scale * (f / ||f||) @ class_weights (CLIP; Radford et al., ICML 2021).
 
-    embedding: f, float32 [B, D]. class_weights: float32 [D, C]. scale: float32, a scalar. ||f|| is at least
-    1e-12.
+    ||f|| counts as at least 1e-12.
+
+    Args:
+        embedding: f, float32 [B, D].
+        class_weights: float32 [D, C].
+        scale: float32, a scalar.
+        implementation: Of the operator, see `clipfast.ops`.
+
+    Returns:
+        The logits, float32 [B, C].
+
+    Raises:
+        InputError: If a tensor does not fit, or a named implementation is not available.
     """
     check_embeddings("embedding", embedding, EXACT)
     if class_weights.ndim != 2 or class_weights.shape[0] != embedding.shape[1]:

@@ -1,4 +1,4 @@
-"""What clipfast's pages share: one style, one way to draw, everything inside one file."""
+"""What clipfast's pages share: one style, one way to draw, and everything inside one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts as SVG text, drawn in the colours of charts.css, light or dark as the reader's screen is."""
+"""Charts as SVG text, in the colours of charts.css, light or dark as the reader's screen is."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ Points = Sequence[tuple[float, float]]
 _LEFT, _RIGHT, _TOP = 58, 22, 12
 _ROW = 18  # a line of text
 _COLOURS = 10
-_NEAREST_ONE = 1 - 1e-5  # what cosines lack of 1 below that is rounding
+_NEAREST_ONE = 1 - 1e-5  # cosines nearer to 1 differ from it by rounding alone
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From data to a share of the axis's length. ticks: where, and what is written there.
+    """A scale from data to shares of an axis's length.
 
-    scaled: rising or falling all along, and linear in the way along the axis.
+    Attributes:
+        title: What is written along the axis.
+        low: The value at its low end.
+        high: The value at its high end.
+        ticks: Values, and what is written at each.
+        scaled: A function of values that rises or falls throughout. Along the axis its result is linear.
     """
 
     title: str
@@ -38,7 +43,13 @@ class Axis:
 
     @classmethod
     def percent(cls, title: str, highest: float = 1.0) -> Axis:
-        """Shares from 0 to 1, or to 0.5, 0.2 or 0.1 where `highest` lies below."""
+        """Returns an axis of shares from 0 to 1, or to less if all shares are small.
+
+        Args:
+            title: What is written along the axis.
+            highest: The greatest share. The axis ends at the first of 0.1, 0.2, 0.5 and 1 that reaches
+                it.
+        """
         top = min(top for top in (0.1, 0.2, 0.5, 1.0) if top >= min(highest, 1.0))
         return cls(title, 0, top, tuple((top * i / 5, f"{100 * top * i / 5:.3g} %") for i in range(6)))
 
@@ -46,7 +57,14 @@ class Axis:
     def at(
         cls, title: str, values: Sequence[float], write: Callable[[float], str], *, log: bool = False
     ) -> Axis:
-        """The range of a few values, each of them a tick. log: a logarithmic scale, of positive values."""
+        """Returns an axis over the range of a few values, each of them a tick.
+
+        Args:
+            title: What is written along the axis.
+            values: The values, at least one.
+            write: Gives the text at a value.
+            log: Whether the scale is logarithmic; values are then positive.
+        """
         low, high = min(values), max(values)
         room = (high - low) * 0.04 or 0.5
         ends = (low / 1.2, high * 1.2) if log else (low - room, high + room)
@@ -55,8 +73,16 @@ class Axis:
 
     @classmethod
     def logarithmic(cls, title: str, values: Sequence[float], *, unit: str = "") -> Axis:
-        """The range of positive values on a logarithmic scale; ticks at 1, 2 and 5 of each decade, at its
-        tenths where the range is short, and at decades alone where it is long."""
+        """Returns a logarithmic axis over the range of positive values.
+
+        Ticks are at 1, 2 and 5 of each decade; at 1 to 9 of it if the range is short, and at decades
+        alone if it is long.
+
+        Args:
+            title: What is written along the axis.
+            values: Positive values, at least one.
+            unit: What is written after each tick's number.
+        """
         low, high = min(values) * 0.95, max(values) * 1.05
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         span = math.log10(high / low)
@@ -67,13 +93,18 @@ class Axis:
 
     @classmethod
     def near_one(cls, title: str, values: Sequence[float]) -> Axis:
-        """The range of values below 1, as cosines are, on a logarithmic scale of what they lack of it."""
+        """Returns an axis over values below 1, such as cosines, logarithmic in their distance to 1.
+
+        Args:
+            title: What is written along the axis.
+            values: Values below 1, at least one.
+        """
         lacking = cls.logarithmic("", [1 - value for value in values])
         ticks = tuple((1 - t, f"{1 - t:.10g}") for t, _ in reversed(lacking.ticks))
         return cls(title, 1 - lacking.high, 1 - lacking.low, ticks, lambda value: math.log(1 - value))
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high end."""
+        """Returns where a value lies: 0 at the low end, 1 at the high end."""
         low, high = self.scaled(self.low), self.scaled(self.high)
         return (self.scaled(value) - low) / (high - low)
 
@@ -129,9 +160,21 @@ def lines(
     width: int = 400,
     height: int = 240,
 ) -> str:
-    """A line for each named series of points (x, y). label: what the chart shows, for those who hear it.
+    """Draws a line for each named series of points.
 
-    known: names whose place here gives them the same colour and mark in every chart.
+    Args:
+        series: Points (x, y) by the series' names.
+        x: The horizontal axis.
+        y: The vertical axis.
+        label: What the chart shows, for screen readers.
+        known: Names whose place in this list gives them the same colour and mark in every chart.
+        marks: Whether each point has a mark.
+        diagonal: Whether a guide is drawn from corner to corner.
+        width: Width of the chart, in SVG units.
+        height: Height of the chart without its x labels and legend, in SVG units.
+
+    Returns:
+        An SVG element, to be put into a page.
     """
     frame = _Frame(x, y, width, height)
     body = list(frame.axes())
@@ -159,7 +202,20 @@ def scatter(
     width: int = 400,
     height: int = 240,
 ) -> str:
-    """A mark for each named point (x, y). label, known: as of `lines`."""
+    """Draws a mark for each named point.
+
+    Args:
+        points: Points (x, y) by their names.
+        x: The horizontal axis.
+        y: The vertical axis.
+        label: What the chart shows, for screen readers.
+        known: Names whose place in this list gives them the same colour and mark in every chart.
+        width: Width of the chart, in SVG units.
+        height: Height of the chart without its x labels and legend, in SVG units.
+
+    Returns:
+        An SVG element, to be put into a page.
+    """
     frame, styled = _Frame(x, y, width, height), _styled(points, known)
     marks = [_mark(styled[name], frame.across(a), frame.up(b)) for name, (a, b) in points.items()]
     return _svg([*frame.axes(), *marks], styled, label, width, height)
@@ -177,11 +233,25 @@ def histogram(
     height: int = 200,
     bins: int = 32,
 ) -> str:
-    """Histograms of a gate's measure, clean and attacked, one over the other, as shares of each.
+    """Draws histograms of a gate's measure, clean and attacked, one over the other, as shares of each.
 
-    threshold: where the gate is, if the scale reaches it. measure: its name. cosine: the logarithmic scale is
-    of what the values lack of 1, and not of the values. Drifts of 0 count as the smallest of the others, and
-    cosines of 1 as all but 1e-5 of it.
+    The scale is logarithmic. Drifts of 0 count as the smallest of the others, and cosines nearer to 1
+    than 1e-5 as 1 - 1e-5.
+
+    Args:
+        clean: The measure of clean images, [N], at least one.
+        attacked: The measure of attacked images, [M]; None if there are none.
+        threshold: Where the gate's threshold is drawn. None draws none, nor does one that the scale
+            cannot show: 0, or at least 1 for a cosine.
+        label: What the chart shows, for screen readers.
+        measure: The name of the measure.
+        cosine: Whether the measure is a cosine: the scale is then of its distance to 1.
+        width: Width of the chart, in SVG units.
+        height: Height of the chart without its x labels and legend, in SVG units.
+        bins: Number of bins.
+
+    Returns:
+        An SVG element, to be put into a page.
     """
     groups = {"clean": clean} if attacked is None else {"clean": clean, "attacked": attacked}
     pooled = np.concatenate(list(groups.values())).astype(np.float64)
@@ -219,7 +289,7 @@ def histogram(
 
 
 def alone(*charts: str) -> str:
-    """Charts one below the other as an SVG file of their own, which brings the style along."""
+    """Puts charts one below the other into an SVG file of their own, with the style that they need."""
     sizes = [tuple(map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', chart)[0])) for chart in charts]
     width, body, below = max(width for width, _ in sizes), "", 0
     for chart, (own, height) in zip(charts, sizes, strict=True):
@@ -230,7 +300,7 @@ def alone(*charts: str) -> str:
 
 
 def _styled(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
-    """The number of each name's colour and mark: its place among the known ones, or among the others."""
+    """The number of each name's colour and mark: its place among the known names, then the others."""
     places = {name: place for place, name in enumerate(dict.fromkeys([*known, *names]))}
     return {name: places[name] for name in names}
 
@@ -272,7 +342,7 @@ def _mark(index: int, x: float, y: float, r: float = 4.0) -> str:
 
 
 def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Places on a screen without those that lie within half a unit of the one before; the last stays."""
+    """Drops places on a screen within half a unit of the one kept before; the last stays."""
     kept = places[:1]
     for place in places[1:-1]:
         if max(abs(place[0] - kept[-1][0]), abs(place[1] - kept[-1][1])) >= 0.5:

@@ -1,8 +1,9 @@
 """Image files, bytes, PIL images and arrays -> pixels at a model's size. Needs only numpy and Pillow.
 
-Resize and crop equal open_clip's own evaluation transform to the bit, its normalisation left out, for
-the picture turned upright, flattened onto white and converted to RGB *before* it is resized. (open_clip
-converts after; for a palette picture Pillow would then resize by nearest neighbour.)
+Resize and crop equal open_clip's own evaluation transform to the bit, without its normalisation, for a
+picture that is turned upright, flattened onto white and converted to RGB *before* it is resized.
+(open_clip converts after it resizes; a palette picture would then be resized by Pillow's nearest
+neighbour.)
 """
 
 from .finding import image_files, look_for_images

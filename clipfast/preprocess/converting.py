@@ -27,9 +27,13 @@ _TURNS = {
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
-    """An array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, or of floats in [0, 1].
+    """Makes a picture of an array.
 
-    Raises InputError for others.
+    Args:
+        array: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8, or float in [0, 1].
+
+    Raises:
+        InputError: For another shape or dtype, for values outside of [0, 1], and for NaN or infinity.
     """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -48,9 +52,12 @@ def from_array(array: NDArray[Any]) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture, turned as its metadata say; transparent parts show white.
+    """Turns a decoded picture as its metadata say, and makes it 8-bit RGB; transparent parts show white.
 
-    Raises InputError for values that are no picture's, and whatever a decoder stumbles over.
+    Whatever error a decoder has may be raised, too.
+
+    Raises:
+        InputError: For deep greys and floats whose values are no picture's.
     """
     turn, rgb = _turn(image), _rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
@@ -79,9 +86,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """Greys of more than 8 bits (modes "I;16", and "I" as older formats decode to it) and floats, to 8 bits.
+    """Takes greys of more than 8 bits, and floats, to 8 bits.
 
-    Those of the value that stands for transparency show white.
+    The greys are of modes "I;16", and "I" as older formats decode to it. The value that stands for
+    transparency becomes white.
     """
     values = np.asarray(image).astype(np.float64)
     top = _top(image, values)

@@ -14,7 +14,7 @@ from .opening import known_suffixes
 
 __all__ = ["FoundImages", "image_files", "look_for_images"]
 
-# Of pictures that clipfast does not read: left out in silence they would be missed.
+# Pictures that clipfast does not read. They are reported, as they would be missed otherwise.
 _UNREAD = frozenset(
     {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".exr"}
 )
@@ -24,17 +24,30 @@ _log = logging.getLogger(__name__)
 
 
 class FoundImages(NamedTuple):
-    """Files to be read, and of each that is left out why, in an InputError that names it."""
+    """The image files at a path, and what was left out.
+
+    Attributes:
+        files: Files to be read, in sorted order.
+        left_out: For each thing left out, an InputError that names it and says why.
+    """
 
     files: list[Path]
     left_out: list[InputError]
 
 
 def image_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """The files named, and the image files below the folders named, in sorted order.
+    """Finds the files named, and the image files below the folders named, in sorted order.
 
-    A file that was named comes whatever its suffix. Raises InputError for a path that is not there and
-    for a folder without images; logs what else `look_for_images` leaves out.
+    What else `look_for_images` leaves out is logged.
+
+    Args:
+        paths: Files, of any suffix, and folders.
+
+    Yields:
+        The files.
+
+    Raises:
+        InputError: For a path that is not there, and for a folder without images.
     """
     for path in map(Path, paths):
         found = look_for_images(path)
@@ -46,10 +59,11 @@ def image_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
 
 
 def look_for_images(path: Path) -> FoundImages:
-    """A file that is named, whatever its suffix; or the image files below a folder, in sorted order.
+    """Finds a file that is named, or the image files below a folder.
 
-    Left out is a path that is not there, and a folder that cannot be read or holds no images; below a folder
-    links that lead nowhere, folders that are links, and pictures of formats that clipfast does not read.
+    A file that is named is taken whatever its suffix. Left out, with the reason, are a path that is not
+    there, a folder that cannot be read or holds no images, and below a folder: links that lead nowhere,
+    folders that are links, and pictures of formats that clipfast does not read.
     """
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)

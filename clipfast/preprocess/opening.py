@@ -1,4 +1,4 @@
-"""Picture files -> decoded pictures, with what is known of their size before anything is decoded."""
+"""Picture files -> decoded pictures; nothing is decoded that would be too large."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ __all__ = [
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
-# A file that claims more than this is taken for a decompression bomb (Pillow's own warning level).
+# A file of more pixels than this is taken for a decompression bomb (Pillow's own warning level).
 MAX_IMAGE_PIXELS = 89_478_485
 
-# Pillow's decoders that need no other program and are met in the wild. The last has no signature, and would
-# take some files of the others for its own.
+# Pillow's decoders that need no other program and are in common use. TGA has no signature. It is tried
+# last, as it would take some files of other formats for its own.
 FORMATS = (
     "PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000",
     "PPM", "ICO", "PCX", "SGI", "TGA",
 )  # fmt: skip
 
-# Each costs a decoder as much as a picture of its size; encoders write some ten.
+# Each scan of a JPEG costs a decoder as much as a picture of its size. Encoders write about ten.
 _MOST_SCANS = 100
 _SCAN = b"\xff\xda"
 _BLOCK = 1 << 20  # bytes
@@ -53,14 +53,21 @@ _MOST_FROM_A_PIPE = 2**30  # bytes
 def open_image(
     source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS, formats: Sequence[str] | None = None
 ) -> Image.Image:
-    """Any picture as an upright 8-bit RGB image; transparent parts show white, the first frame counts.
+    """Opens any picture as an upright 8-bit RGB image; transparent parts show white.
 
-    Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8 or float in [0, 1]. formats: of FORMATS, those
-    that a file may have; all of them by default. Metadata that cannot be read turn no picture.
+    Of an animation, the first frame is taken. Metadata that cannot be read leave the picture as it lies.
 
-    Raises InputError for a file that is missing, empty, truncated, of another format, or larger than
-    max_pixels (at most MAX_IMAGE_PIXELS) once decoded, and for a JPEG of more than a hundred scans; decodes
-    none of these but truncated ones.
+    Args:
+        source: A path, a file's bytes, a PIL image, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W,
+            4], uint8 or float in [0, 1].
+        max_pixels: The largest number of pixels that is decoded, at most MAX_IMAGE_PIXELS.
+        formats: Those of FORMATS that a file may have; all of them if None.
+
+    Raises:
+        InputError: For a file that is missing, empty, truncated, of another format, or larger than
+            max_pixels once decoded, and for a JPEG of more than a hundred scans. Of these, only truncated
+            files are decoded. Also for a bad array, a source of another type, and formats that are not in
+            FORMATS.
     """
     max_pixels = min(max_pixels, MAX_IMAGE_PIXELS)
     name, chosen = name_of(source), available_formats(formats)
@@ -77,7 +84,7 @@ def open_image(
 
 
 def name_of(source: ImageSource) -> str:
-    """What to call a source in messages."""
+    """Returns what to call a source in messages."""
     if isinstance(source, (str, os.PathLike)):
         return str(source)
     kinds = {np.ndarray: "array", bytes: "bytes"}
@@ -85,15 +92,19 @@ def name_of(source: ImageSource) -> str:
 
 
 def known_suffixes() -> frozenset[str]:
-    """How the names of files of FORMATS end, in lower case."""
+    """Returns the suffixes of files of FORMATS that this Pillow opens, in lower case."""
     formats = available_formats()
     return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
 
 
 def available_formats(formats: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Those of FORMATS, or of some of them, that this Pillow opens, in the order in which they are tried.
+    """Returns which of FORMATS this Pillow opens, in the order in which they are tried.
 
-    Raises InputError for others.
+    Args:
+        formats: Those of FORMATS to choose from; all of them if None.
+
+    Raises:
+        InputError: For formats that are not in FORMATS.
     """
     if unknown := set(formats or ()) - set(FORMATS):
         raise InputError(f"expected formats of {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}")
@@ -103,7 +114,7 @@ def available_formats(formats: Sequence[str] | None = None) -> tuple[str, ...]:
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """A file that is read as it is decoded; a pipe, in which no decoder could go back, is read whole."""
+    """Opens a file to be read as it is decoded; a pipe, where no decoder can go back, is read whole."""
     try:
         with path.open("rb") as file:
             regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
@@ -163,7 +174,10 @@ def _scans(file: IO[bytes]) -> int:
 
 
 def _largest_in_icon(file: IO[bytes]) -> int:
-    """Pixels of an icon's largest picture: those in its table are of one byte, and need not be true."""
+    """Pixels of an icon's largest picture, from the pictures' own headers.
+
+    The sizes in its table are of one byte, and need not be true.
+    """
     (count,) = struct.unpack("<H", file.read(2))
     starts = [struct.unpack("<12xI", file.read(16))[0] for _ in range(count)]
     largest = 0
@@ -172,7 +186,7 @@ def _largest_in_icon(file: IO[bytes]) -> int:
         head = file.read(24)
         if head.startswith(_PNG):
             width, height = struct.unpack("!16xII", head)
-        else:  # a bitmap, of twice its height: its mask lies below it
+        else:  # a bitmap's header gives twice the height, as it counts the mask below it
             width, height = struct.unpack("<4xII12x", head)
             height //= 2
         largest = max(largest, width * height)

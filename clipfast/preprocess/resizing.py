@@ -1,4 +1,4 @@
-"""A model's evaluation transform, its normalisation left out."""
+"""A model's evaluation transform, without its normalisation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 class Preprocess:
     """A model's evaluation transform without normalisation.
 
-    size: (height, width) of the result. resize_mode: "shortest" resizes the short side and crops the
-    centre, "longest" resizes the long side and pads with fill_color, "squash" ignores the aspect.
-    The names and defaults are open_clip's. Raises InputError for a setting it does not know.
+    The names and defaults are open_clip's.
+
+    Attributes:
+        size: (height, width) of the result in pixels.
+        interpolation: "bicubic" or "bilinear".
+        resize_mode: "shortest" resizes the short side and crops the centre, "longest" resizes the long
+            side and pads with fill_color, "squash" ignores the aspect ratio.
+        fill_color: The grey of padding, from 0 to 255.
+
+    Raises:
+        InputError: For a size that is not two positive numbers, and for an unknown interpolation or
+            resize_mode.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -45,7 +54,11 @@ class Preprocess:
 
     @classmethod
     def from_open_clip(cls, model: Any) -> Preprocess:
-        """The transform that an open_clip model was made for."""
+        """Returns the transform that an open_clip model was made for.
+
+        Raises:
+            InputError: If the model's settings name an unknown resize_mode.
+        """
         settings = getattr(model.visual, "preprocess_cfg", {})
         size = settings.get("size", model.visual.image_size)
         height, width = (size, size) if isinstance(size, int) else size
@@ -63,9 +76,18 @@ class Preprocess:
         max_pixels: int = MAX_IMAGE_PIXELS,
         formats: Sequence[str] | None = None,
     ) -> NDArray[np.uint8]:
-        """One image: uint8 [3, H, W], RGB. max_pixels, formats: see `open_image`.
+        """Opens and resizes one image.
 
-        Raises InputError as `open_image` does, for one resized too.
+        Args:
+            source: See `clipfast.preprocess.open_image`.
+            max_pixels: The largest number of pixels, as decoded and as resized, at most MAX_IMAGE_PIXELS.
+            formats: See `clipfast.preprocess.open_image`.
+
+        Returns:
+            RGB pixels, uint8 [3, H, W].
+
+        Raises:
+            InputError: As `open_image` does, and for an image that is too large once resized.
         """
         image = open_image(source, max_pixels=max_pixels, formats=formats)
         try:
@@ -75,7 +97,17 @@ class Preprocess:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def batch(self, sources: Iterable[ImageSource]) -> NDArray[np.uint8]:
-        """Several images: uint8 [N, 3, H, W], RGB; N may be 0. Raises InputError as for one, and for one."""
+        """Opens and resizes several images.
+
+        Args:
+            sources: The images, see `clipfast.preprocess.open_image`; there may be none.
+
+        Returns:
+            RGB pixels, uint8 [N, 3, H, W].
+
+        Raises:
+            InputError: As for one image, and if `sources` is one path or the bytes of one image.
+        """
         if isinstance(sources, (str, bytes, os.PathLike)):
             raise InputError(f"expected a list of images, got one {type(sources).__name__}")
         images = [self(source) for source in sources]

@@ -1,1 +1,1 @@
-"""An exported file against the reference."""
+"""Compares exported files with the reference."""

@@ -1,4 +1,4 @@
-"""Whether an exported image encoder gives the embeddings of the model that it was exported from."""
+"""Compares an exported image encoder's embeddings with those of the model that it was exported from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .sides import batch_sizes
 __all__ = ["compare_embeddings"]
 
 _PICTURES = 12
-# Of the length of the difference over the embedding's.
+# Limits of the length of the difference over the embedding's length.
 _LIMITS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
 
 
@@ -34,9 +34,19 @@ def compare_embeddings(
 ) -> Verification:
     """Runs a file and the model on the same pictures, in each batch size, and compares their embeddings.
 
-    tower: what was exported. images: pixels [N, 3, H, W], uint8 or float in [0, 1]; by default twelve drawn
-    ones. progress: called with a message at each step. Raises ArtifactError for a file that is no encoder,
-    that fails, or that was exported from other weights; InputError for bad images.
+    Args:
+        session: The loaded file.
+        progress: Called with a message at each step.
+        tower: The image tower that was exported.
+        images: [N, 3, H, W], uint8, or float in [0, 1]. None takes twelve drawn pictures.
+
+    Returns:
+        A check for each batch size.
+
+    Raises:
+        ArtifactError: If the file is no image encoder, fails, gives embeddings that are not finite or
+            have length 0, or was exported from other weights.
+        InputError: If the images are not valid, or there are none.
     """
     encoder = ImageEncoder(session)
     here, said = fingerprint(tower.model.visual), encoder.metadata.weights_sha256
@@ -58,7 +68,7 @@ def compare_embeddings(
     for size in batch_sizes(encoder.metadata.batch):
         try:
             found = [encoder.encode_image(x.cpu().numpy()) for x in pictures.split(size)]
-        except InputError as error:  # of what the file gives: what it was given is all right
+        except InputError as error:  # about the file's embeddings, because the pictures were checked
             raise ArtifactError(f"{encoder.path}: {error}") from error
         difference = torch.cat([torch.from_numpy(array) for array in found]) - wanted
         apart = difference.norm(dim=1) / wanted.norm(dim=1)

@@ -1,8 +1,8 @@
 """How far an exported file's answers may be from the reference's.
 
-`sign` is a step function: what comes before a sign agrees to rounding, and is held to that; what comes
-after it is bounded. The figures in the comments are of the bundled model, over 400 clean and 400 attacked
-pictures.
+`sign` is a step function. What is computed before a sign agrees up to rounding, and has limits of that
+size. What is computed after a sign has wider limits. The figures in the comments are of the bundled
+model, over 400 clean and 400 attacked pictures.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ __all__ = ["Limits", "limits_of"]
 class Limits:
     """The limits of one precision.
 
-    logits: of any logit that no sign comes before, and of f(x + delta) given delta. drift: relative; of
-    drifts below 0.2, relative to 0.2. near: the distance from its threshold, in the same unit, within
-    which a drift leaves the gate to rounding. gate: the share of other images on which it may differ.
-    countered: of the logits of countered images, on average and of any. strayed: the share of delta's
-    entries that differ (in l2 the length of its difference, over eps), on average and of any image; None
-    where so many do that `displaced` alone tells. displaced: how far delta moves the embedding, over what
-    the reference's does, on average and of any image, at least. labels: the share of images whose label may
-    differ though the reference's two best logits are more than `margin` apart.
+    Attributes:
+        logits: For logits that depend on no sign, and for those of f(x + delta) with the file's own
+            delta.
+        drift: For the relative difference of drifts. That of drifts below 0.2 is relative to 0.2.
+        near: The distance of a drift from the threshold, in the same unit, within which rounding may
+            decide the gate.
+        gate: For the share of all other images on which the gate may differ.
+        countered: For the logits of countered images, on average and of any image.
+        strayed: For the share of delta's entries that differ, on average and of any image; in l2 for the
+            length of delta's difference over eps. None if so many entries differ that only `displaced` is
+            checked.
+        displaced: How far delta must at least move the embedding, over what the reference's delta does,
+            on average and of any image.
+        labels: For the share of images whose label may differ although the reference's two best logits
+            are more than `margin` apart.
+        margin: The difference of the two best logits beyond which a label is clear.
     """
 
     logits: float
@@ -40,17 +48,17 @@ class Limits:
     margin: float
 
 
-# Logits are those of a logit scale of 100.
+# The limits of logits are for a logit scale of 100.
 _LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(
-        # The eager reference is itself 0.9e-4 off its own float64 form, and two float32 forms 1.6e-4 apart.
+        # The eager reference differs by 0.9e-4 from its own float64 form, two float32 forms by 1.6e-4.
         logits=2e-4,
         drift=1e-5,
         near=1e-5,
         gate=0.0,
-        # Images without a flip agree as if they had passed; 13 flipped entries were seen to move one by 0.09.
+        # Images without a flipped sign agree as if they had passed. 13 flipped entries moved one by 0.09.
         countered=(1e-2, 0.3),
-        # 4e-5 on average. Where drift is small the gradient is mostly rounding: 1.1e-3 on one image of 800.
+        # 4e-5 on average. With a small drift the gradient is mostly rounding: 1.1e-3 on one image of 800.
         strayed=(1e-3, 5e-3),
         displaced=(0.999, 0.99),
         labels=0.0,
@@ -73,9 +81,19 @@ _LIMITS: dict[Precision, Limits] = {
 def limits_of(
     precision: Precision, config: CounterattackConfig, logit_scale: float, tolerance: float | None
 ) -> Limits:
-    """The limits of a file, whose logits have their own scale. tolerance: in the place of `logits`."""
+    """Returns the limits for a file.
+
+    The limits of logits are proportional to the logit scale. `countered` and `strayed` grow by a factor
+    of 1.7 with each step of the counterattack after the second.
+
+    Args:
+        precision: The file's precision.
+        config: The file's settings.
+        logit_scale: The factor of its logits over cosines.
+        tolerance: Replaces the limit `logits`; None keeps it.
+    """
     known = _LIMITS[precision]
-    # Each further step multiplies what strayed before it: by 1.6 to 1.9 on average, up to ten steps.
+    # Each further step multiplies earlier differences by 1.6 to 1.9 on average. Measured up to ten steps.
     growth = 1.7 ** max(config.steps - 2, 0)
     mean, worst = known.countered
     scale = logit_scale / 100

@@ -1,4 +1,4 @@
-"""Exported files, loaded to be compared."""
+"""Loads exported files to be compared."""
 
 from __future__ import annotations
 
@@ -22,9 +22,23 @@ def load_on_device(
     trust: bool = False,
     **options: Any,
 ) -> Session:
-    """Loads an exported file, to run on this device where its format lets that be chosen.
+    """Loads an exported file, to run on a device if its format lets that be chosen.
 
-    runtime, trust, options, errors: see `clipfast.runtime.load_artifact`.
+    Args:
+        path: The exported file.
+        device: The device. Used only for formats that are programs.
+        runtime: See `clipfast.runtime.load_artifact`.
+        trust: See `clipfast.runtime.load_artifact`.
+        **options: See `clipfast.runtime.load_artifact`.
+
+    Returns:
+        The session that has loaded the file.
+
+    Raises:
+        ArtifactError: If the file's name ends in no format's suffix, or the file cannot be loaded; see
+            `clipfast.runtime.load_artifact`.
+        InputError: If the runtime does not run such files, or an option is not valid.
+        ModuleNotFoundError: If the runtime's package is not installed. The message names the extra.
     """
     format = format_of(path)
     if format.is_program:

@@ -1,4 +1,4 @@
-"""What a comparison of an exported file with the reference finds."""
+"""The result of a comparison of an exported file with the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ __all__ = ["CheckRow", "Verification", "at_least", "at_most", "share_at_most"]
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One check of n answers: the worst value, and what it may be at most, or at least (`least`)."""
+    """One check of n answers: the worst value and its limit.
+
+    Attributes:
+        check: What is checked, in words.
+        worst: The worst value.
+        limit: The limit of the worst value.
+        n: The number of answers.
+        least: Whether the limit is the least value that is allowed, not the largest.
+    """
 
     check: str
     worst: float
@@ -36,23 +44,45 @@ class CheckRow:
 
 
 def at_most(check: str, values: Tensor, limit: float) -> list[CheckRow]:
-    """A row for the largest of the values, [N]; none where there are none."""
+    """Returns a check of the largest value, in a list that is empty if there are no values.
+
+    Args:
+        check: What is checked, in words.
+        values: [N].
+        limit: The largest value that is allowed.
+    """
     return [CheckRow(check, values.max().item(), limit, len(values))] if len(values) else []
 
 
 def at_least(check: str, values: Tensor, limit: float) -> list[CheckRow]:
-    """A row for the smallest of the values, [N]; none where there are none."""
+    """Returns a check of the smallest value, in a list that is empty if there are no values.
+
+    Args:
+        check: What is checked, in words.
+        values: [N].
+        limit: The smallest value that is allowed.
+    """
     return [CheckRow(check, values.min().item(), limit, len(values), least=True)] if len(values) else []
 
 
 def share_at_most(check: str, flags: Tensor, limit: float) -> list[CheckRow]:
-    """A row for the share of flags that are set, bool [N]; none where there are none."""
+    """Returns a check of the share of flags that are set, in a list that is empty if there are no flags.
+
+    Args:
+        check: What is checked, in words.
+        flags: bool [N].
+        limit: The largest share that is allowed, in [0, 1].
+    """
     return [CheckRow(check, flags.double().mean().item(), limit, len(flags))] if len(flags) else []
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How an exported file's answers compare with the reference's."""
+    """How an exported file's answers compare with the reference's.
+
+    Attributes:
+        rows: The checks.
+    """
 
     rows: tuple[CheckRow, ...]
 
@@ -63,12 +93,12 @@ class Verification:
 
     @property
     def failures(self) -> str:
-        """The checks that are not, on one line."""
+        """The checks that are not within their limits, on one line."""
         failed = [row for row in self.rows if not row.ok]
         return "; ".join(f"{row.check} {row.worst:.3g}, allowed {row.allowed}" for row in failed)
 
     def table(self, title: str) -> Table:
-        """The checks as a table for a terminal."""
+        """Returns the checks as a table for a terminal, under a title."""
         from rich.table import Table
 
         table = Table("check", "worst", "allowed", "answers", "", title=title)
@@ -78,6 +108,6 @@ class Verification:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """Returns the checks for JSON, under the keys "agrees" and "rows"."""
         rows = [{**dataclasses.asdict(row), "ok": row.ok} for row in self.rows]
         return {"agrees": self.agrees, "rows": rows}

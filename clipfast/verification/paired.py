@@ -1,4 +1,4 @@
-"""Verifies a file that takes noise: the same pixels and noise on both sides, compared image by image."""
+"""Verifies a file that takes noise: runs both sides on the same pixels and noise, image by image."""
 
 from __future__ import annotations
 
@@ -18,33 +18,58 @@ from .sides import MOST, FileAnswer, Reference, answers_of, batch_sizes, takes
 __all__ = ["paired_rows"]
 
 _OPEN = 1e9  # a threshold above every drift
-# Drift is a difference of embeddings: below this, rounding bears on it alike whatever its size.
+# Drift is a difference of embeddings. Below this the effect of rounding no longer shrinks with the drift.
 _SMALL_DRIFT = 0.2
 
 
 class AnswerErrors(NamedTuple):
-    """How far an answer is from the reference's: tensors [N]."""
+    """How far a file's answers are from the reference's, for N images.
 
-    undefended_logits: Tensor  # the largest difference; [0] where they are not given
-    drift: Tensor  # difference, relative; of drifts below 0.2 relative to 0.2
-    distance: Tensor  # of the reference's drift from the threshold, in the same unit
-    countered: Tensor  # bool, by the file
-    same_gate: Tensor  # bool
-    logits: Tensor  # the largest difference
-    of_embedding: Tensor  # of the logits from those of the file's embedding; [0] where it is not given
-    same_label: Tensor  # bool
-    margin: Tensor  # between the reference's two best logits
+    Attributes:
+        undefended_logits: float [N], the largest difference; [0] if the file does not give them.
+        drift: float [N], the difference relative to the reference's drift, or to 0.2 if that is below
+            0.2.
+        distance: float [N], the distance of the reference's drift from the threshold, in the same unit.
+        countered: bool [N], whether the file counters the image.
+        same_gate: bool [N], whether both sides decide alike at the gate.
+        logits: float [N], the largest difference.
+        of_embedding: float [N], the largest difference of the file's logits from those of its embedding;
+            [0] if the file gives no embedding.
+        same_label: bool [N], whether both sides give the same label.
+        margin: float [N], the difference of the reference's two best logits.
+    """
+
+    undefended_logits: Tensor
+    drift: Tensor
+    distance: Tensor
+    countered: Tensor
+    same_gate: Tensor
+    logits: Tensor
+    of_embedding: Tensor
+    same_label: Tensor
+    margin: Tensor
 
 
 class DeltaErrors(NamedTuple):
-    """How far a counter-perturbation is from the reference's, and what it does: tensors [N]."""
+    """How far a file's counter-perturbations are from the reference's, and their effect, for N images.
 
-    logits: Tensor  # the largest difference between the answer's and those of f(x + delta) by the reference
-    largest: Tensor  # the largest difference of an entry
-    strayed: Tensor  # the share of entries that differ by more than 1e-5; in l2 the difference over eps
-    displaced: Tensor  # ||f(x + delta) - f(x)|| over the reference's
-    beyond_eps: Tensor  # by how much delta exceeds its budget; below 0 where it does not
-    beyond_range: Tensor  # by how much x + delta leaves [0, 1]; below 0 where it does not
+    Attributes:
+        logits: float [N], the largest difference of the file's logits from those of f(x + delta) by the
+            reference.
+        largest: float [N], the largest difference of an entry.
+        strayed: float [N], the share of entries that differ by more than 1e-5; in l2 the length of the
+            difference over eps.
+        displaced: float [N], ||f(x + delta) - f(x)|| over that of the reference's delta.
+        beyond_eps: float [N], by how much delta exceeds its budget; below 0 if it does not.
+        beyond_range: float [N], by how much x + delta leaves [0, 1]; below 0 if it does not.
+    """
+
+    logits: Tensor
+    largest: Tensor
+    strayed: Tensor
+    displaced: Tensor
+    beyond_eps: Tensor
+    beyond_range: Tensor
 
 
 def paired_rows(
@@ -54,9 +79,24 @@ def paired_rows(
     limits: Limits,
     progress: Callable[[str], object],
 ) -> Iterator[CheckRow]:
-    """Runs a file in each batch size, and with the gate closed, open and mixed where it takes thresholds.
+    """Compares a file that takes noise with the reference, image by image.
 
-    pictures: as the file takes them, [N, 3, H, W], N even.
+    A file that takes thresholds runs with the gate closed, open and mixed; in the mixed case, and without
+    thresholds, in each batch size of `clipfast.verification.sides.batch_sizes`.
+
+    Args:
+        artifact: The exported classifier.
+        reference: The reference.
+        pictures: [N, 3, H, W] in the dtype that the file takes, on the reference's device; N is even.
+        limits: The limits of the file.
+        progress: Called with a message for each batch of pictures.
+
+    Yields:
+        The checks, one after the other.
+
+    Raises:
+        ArtifactError: If the file fails, as in `ArtifactClassifier.predict`.
+        InputError: If the file's answers are not finite.
     """
     errors: list[AnswerErrors] = []
     delta_errors: list[DeltaErrors] = []

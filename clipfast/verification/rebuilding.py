@@ -1,4 +1,4 @@
-"""The classifier that a file was exported from, made anew from what the file says about itself."""
+"""Rebuilds the classifier that a file was exported from, by what the file says about itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..models.tower import ImageTower
 
 __all__ = ["rebuilt", "rebuilt_tower"]
 
-_FORMERLY = {"bundled": "drawn"}  # what files say that were exported while one model came with clipfast
+_FORMERLY = {"bundled": "drawn"}  # in files that were exported when clipfast came with one model
 
 
 def rebuilt(
@@ -29,13 +29,27 @@ def rebuilt(
     config: CounterattackConfig | None = None,
     device: str | torch.device = "cpu",
 ) -> DefendedClassifier:
-    """A classifier with a file's class names, templates and settings, over the model that it names.
+    """Builds a classifier with a file's class names, templates and settings, over the model it names.
 
-    model_name, pretrained (see `DefendedClassifier.from_open_clip`), config: in the place of the file's. At a
-    file's word alone a model is loaded that comes with clipfast, or whose weights are a tag of open_clip's
-    registry and on this machine already: a file chooses no download and no path that is read. Whether the
-    weights are the file's is for `clipfast.exporters.verify` to say. Raises InputError where no such model is
-    named, where weights are missing, and for a fine-tuned tower that does not come with clipfast.
+    A file chooses no download and no path that is read. Unless the caller names the model, it must come
+    with clipfast, or its weights must be a tag of open_clip's registry and already on this machine.
+    Whether the weights are the file's is not checked here; `clipfast.exporters.verify` does that.
+
+    Args:
+        metadata: What the file says about itself.
+        model_name: Replaces the file's model and its weights; see `DefendedClassifier.from_open_clip`.
+        pretrained: Replaces the file's weights; see `DefendedClassifier.from_open_clip`. Named by the
+            caller, weights may be downloaded.
+        config: Replaces the file's settings.
+        device: The device of the classifier.
+
+    Returns:
+        The classifier. It warns as `DefendedClassifier` does.
+
+    Raises:
+        InputError: If no model is named that may be loaded, its weights are missing or not named, or the
+            file is of a fine-tuned tower that does not come with clipfast; or as for
+            `DefendedClassifier.from_open_clip`.
     """
     name, weights, stored = _named(metadata, model_name, pretrained)
     options: dict[str, Any] = {
@@ -64,7 +78,20 @@ def rebuilt_tower(
     pretrained: str | None = None,
     device: str | torch.device = "cpu",
 ) -> ImageTower:
-    """The image tower of the model that an encoder's file names. Arguments and errors as for `rebuilt`."""
+    """Builds the image tower of the model that an encoder's file names.
+
+    A file chooses no download and no path that is read, as for `rebuilt`.
+
+    Args:
+        metadata: What the file says about itself.
+        model_name: Replaces the file's model and its weights, as for `rebuilt`.
+        pretrained: Replaces the file's weights, as for `rebuilt`.
+        device: The device of the tower.
+
+    Raises:
+        InputError: If no model is named that may be loaded, or its weights are missing or not named; or
+            as for `DefendedClassifier.from_open_clip`.
+    """
     name, weights, stored = _named(metadata, model_name, pretrained)
     _check_weights(name, weights)
     return ImageTower(load_open_clip(name, weights, device=device, local_files_only=stored)[0])
@@ -73,8 +100,10 @@ def rebuilt_tower(
 def _named(
     metadata: Metadata | EncoderMetadata, model_name: str | None, pretrained: str | None
 ) -> tuple[str, str | None, bool]:
-    """The model's name, its weights', and whether nothing may be downloaded: the file's word where no other
-    ones are given."""
+    """The model's name, its weights' name, and whether nothing may be downloaded.
+
+    The file's names count unless the caller gives others.
+    """
     if model_name is not None:
         return _FORMERLY.get(model_name, model_name), pretrained, False
     if (said := metadata.model_name) is None:

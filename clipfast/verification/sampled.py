@@ -1,4 +1,4 @@
-"""Verifies a file that draws its own noise: its averages over many draws beside the reference's."""
+"""Verifies a file that draws its own noise, by averages over many draws beside the reference's."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from .sides import MOST, FileAnswer, Reference, answers_of, batch_sizes
 
 __all__ = ["sampled_rows"]
 
-_PICTURES = 12  # at most: each costs as much as a batch
-# Of each picture, and how many copies of it in one batch: noise must differ between both rows and runs.
+_PICTURES = 12  # at most, because each costs as much as a batch
+# The draws of each picture, and its copies in one batch: noise must differ between rows and between runs.
 _DRAWS, _COPIES = 16, 8
-# In standard errors: Student's t of 30 degrees of freedom is beyond it less than twice in a million times.
+# In standard errors. Student's t of 30 degrees of freedom exceeds this less than twice in a million.
 _APART = 6.0
 
 
 class Samples(NamedTuple):
-    """Answers of one picture, [K, ...], or of several, [P, K, ...]."""
+    """Answers for K draws of one picture, [K, ...], or of each of P pictures, [P, K, ...].
 
-    logits: Tensor  # [..., C], defended
+    Attributes:
+        logits: [..., C], defended.
+        drift: [...].
+        countered: bool [...].
+    """
+
+    logits: Tensor
     drift: Tensor
-    countered: Tensor  # bool
+    countered: Tensor
 
 
 def sampled_rows(
@@ -39,9 +45,24 @@ def sampled_rows(
     limits: Limits,
     progress: Callable[[str], object],
 ) -> Iterator[CheckRow]:
-    """Runs a file in each batch size, and on copies of the first pictures.
+    """Compares a file that draws its own noise with the reference, by averages over many draws.
 
-    pictures: as the file takes them, [N, 3, H, W].
+    The file runs on all pictures in each batch size of `clipfast.verification.sides.batch_sizes`, and on
+    16 copies of each of the first 12 pictures.
+
+    Args:
+        artifact: The exported classifier.
+        reference: The reference.
+        pictures: [N, 3, H, W] in the dtype that the file takes, on the reference's device.
+        limits: The limits of the file.
+        progress: Called with a message for each picture that is copied.
+
+    Yields:
+        The checks, one after the other.
+
+    Raises:
+        ArtifactError: If the file fails, as in `ArtifactClassifier.predict`.
+        InputError: If the file's answers are not finite.
     """
     clean = torch.cat([reference.logits(reference.embed(as_unit(x))) for x in pictures.split(MOST)])
     once = [answers_of(artifact, pictures, size) for size in batch_sizes(artifact.metadata.batch)]
@@ -65,7 +86,7 @@ def sampled_rows(
     yield from _apart_rows("drift", found.drift, expected.drift, limits.drift)
     yield from _apart_rows("share countered", found.countered, expected.countered, limits.near)
     yield from _apart_rows("logits", found.logits, expected.logits, limits.countered[0])
-    # How far they are from undefended ones, which noise changes little and a wrong counterattack much.
+    # The distance from undefended logits: noise changes it little, a wrong counterattack much.
     plain = clean[: len(several), None]
     ours_moved, theirs_moved = ((side.logits - plain).norm(dim=2) for side in (found, expected))
     yield from _apart_rows("shift of logits", ours_moved, theirs_moved, limits.countered[0])
@@ -74,7 +95,7 @@ def sampled_rows(
 def _exact_rows(
     answers: list[FileAnswer], undefended: Tensor, reference: Reference, limits: Limits
 ) -> Iterator[CheckRow]:
-    """What noise has no part in; undefended: the reference's logits of each answer, [N, C]."""
+    """Checks what does not depend on noise; undefended: the reference's logits of all answers, [N, C]."""
     countered = torch.cat([answer.countered for answer in answers])
     plain = [answer.undefended_logits for answer in answers if answer.undefended_logits is not None]
     if plain:
@@ -91,7 +112,10 @@ def _exact_rows(
 
 
 def _apart_rows(name: str, ours: Tensor, theirs: Tensor, floor: float) -> list[CheckRow]:
-    """Each picture's mean, and the mean of all, which tells smaller differences: of [P, K] or [P, K, C]."""
+    """Checks of each picture's mean and of the mean of all, which shows smaller differences.
+
+    ours, theirs: [P, K] or [P, K, C].
+    """
     ours, theirs = ours.double(), theirs.double()
     of_all = _apart(ours.mean(dim=0, keepdim=True), theirs.mean(dim=0, keepdim=True), floor)
     return [
@@ -103,8 +127,8 @@ def _apart_rows(name: str, ours: Tensor, theirs: Tensor, floor: float) -> list[C
 def _apart(ours: Tensor, theirs: Tensor, floor: float) -> Tensor:
     """How far two sides' means of K draws are apart, in standard errors: [P], of [P, K] or [P, K, C].
 
-    Of C numbers it is the length of their differences in that of their standard errors. floor: added to
-    the standard error for what rounding may do.
+    For C numbers it is the length of their differences over the length of their standard errors. floor:
+    added to the standard error to allow for rounding.
     """
     ours, theirs = ours.reshape(*ours.shape[:2], -1), theirs.reshape(*theirs.shape[:2], -1)
     difference = ours.mean(dim=1) - theirs.mean(dim=1)

@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the eager reference does."""
+"""Verifies that an exported classifier answers as the eager reference does."""
 
 from __future__ import annotations
 
@@ -44,29 +44,46 @@ def verify(
 ) -> Verification:
     """Runs an exported file and `clipfast.reference` on the same pictures and compares their answers.
 
-    classifier: what was exported, whatever its implementation. runtime: what runs the file, see
-    `clipfast.runtime.load_artifact`. images: pixels [N, 3, H, W], uint8 or float in [0, 1]; by default twelve
-    drawn ones, two where the runtime is slow. They are compared clean and under PGD on the undefended model.
-    tolerance: the largest difference of logits that no sign comes before, in the place of the limit of the
-    file's precision (see `clipfast.verification.limits`). trust: see `load_artifact`, too. progress: called
-    with a message at each step.
+    The pictures are compared clean and under PGD on the undefended model.
 
-    A file that takes noise gets the reference's, in batches of 1, 3 and up to 32 images, with the gate
-    closed, open and mixed where it takes thresholds. One that draws its own noise is compared by averages
-    over 16 draws a picture, which tell large errors alone, such as steps or noise of twice the size: verify a
-    "lab" file of the same classifier too.
+    A file that takes noise gets the reference's noise, in batches of 1, 3 and up to 32 images; if it
+    takes thresholds, with the gate closed, open and mixed. A file that draws its own noise is compared by
+    averages over 16 draws of a picture. These show large errors alone, such as twice the steps or twice
+    the noise. So verify a "lab" file of the same classifier too.
 
-    Raises ArtifactError for a file that cannot be read, that fails, or that was exported from another
-    classifier; InputError for bad images.
+    Args:
+        path: The exported file.
+        classifier: The classifier that was exported, with any implementation.
+        runtime: The runtime for the file; see `clipfast.runtime.load_artifact`.
+        images: [N, 3, H, W], uint8, or float in [0, 1]. None takes twelve drawn pictures, or two in a
+            slow runtime.
+        tolerance: The largest difference of logits that depend on no sign. None takes the limit of the
+            file's precision; see `clipfast.verification.limits`.
+        trust: Whether the file's code may run; see `clipfast.runtime.load_artifact`.
+        progress: Called with a message at each step.
+
+    Returns:
+        The checks and whether they passed.
+
+    Raises:
+        ArtifactError: If the file cannot be read, fails, gives answers that are not finite, or was
+            exported from another classifier.
+        InputError: If the images are not valid, or there are none; or the runtime does not run such
+            files.
+        ModuleNotFoundError: If the runtime's package is not installed. The message names the extra.
     """
     session = load_on_device(path, classifier.device, runtime=runtime, trust=trust)
     return Comparison(classifier, images).of(session, progress, tolerance=tolerance)
 
 
 class Comparison:
-    """What exported files of one classifier are compared with: pictures, and the reference's answers.
+    """Compares exported files of one classifier with the reference, on the same pictures.
 
-    classifier, images: see `verify`. Both are made once, however many runtimes are compared.
+    The pictures and the reference's last answers are kept for the next runtime that is compared.
+
+    Args:
+        classifier: The classifier that was exported, with any implementation.
+        images: As for `verify`.
     """
 
     def __init__(self, classifier: DefendedClassifier, images: arrays.Pixels | None = None) -> None:
@@ -82,7 +99,21 @@ class Comparison:
         *,
         tolerance: float | None = None,
     ) -> Verification:
-        """`verify` of a file that was loaded already."""
+        """Compares a loaded file with the reference, as `verify` does.
+
+        Args:
+            session: The loaded file.
+            progress: Called with a message at each step.
+            tolerance: As for `verify`.
+
+        Returns:
+            The checks and whether they passed.
+
+        Raises:
+            ArtifactError: If the file carries no metadata of a defended classifier, fails, gives answers
+                that are not finite, or was exported from another classifier.
+            InputError: If the images are not valid, or there are none.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UncalibratedWarning)  # the classifier gave its own
             artifact = ArtifactClassifier(session)
@@ -97,13 +128,13 @@ class Comparison:
         rows_of = paired_rows if takes(artifact, "noise") else sampled_rows
         try:
             return Verification(tuple(rows_of(artifact, self._reference, pictures, limits, progress)))
-        except InputError as error:  # of what the file answers: what it was given is all right
+        except InputError as error:  # about the file's answers, because the pictures were checked
             raise ArtifactError(f"{path}: {error}") from error
 
     def _attacked(self, drawn: int) -> Tensor:
-        """Each picture and, after it, its attacked form: float32 [2N, 3, H, W] on the classifier's device.
+        """Each picture and, after it, its attacked form: float32 [2N, 3, H, W] on the model's device.
 
-        drawn: N, where no images were given.
+        drawn: N, if no images were given.
         """
         number = drawn if self._images is None else len(self._images)
         if number not in self._pictures:
@@ -131,7 +162,7 @@ class Comparison:
 
 
 def _check_origin(path: Path, metadata: Metadata, classifier: DefendedClassifier) -> None:
-    """Raises ArtifactError where a file was exported from another classifier."""
+    """Raises ArtifactError if a file was exported from another classifier."""
     drift_tower = classifier.drift_tower
     here = {
         "weights_sha256": fingerprint(classifier.image_tower.model.visual),

@@ -75,7 +75,7 @@ def run(*command: str) -> str:
 
 @pytest.fixture(scope="session")
 def npm() -> Callable[..., str]:
-    """npm in this folder, where the packages of the lock file are installed."""
+    """Npm in this folder, where the packages of the lock file are installed."""
     tool("node", "Node.js 20.19 or newer")
     path = tool("npm", "npm, which comes with Node.js")
     run(path, "ci")

@@ -15,7 +15,10 @@ __all__ = ["AOTInductorSession"]
 class AOTInductorSession(TorchSession):
     """A package that was compiled for one kind of device and processor.
 
-    Arguments and errors as for `TorchSession`; InputError for another kind of device too.
+    Arguments and other errors are those of `TorchSession`.
+
+    Raises:
+        InputError: If the package was compiled for a kind of device other than `device`.
     """
 
     def _load(self, path: Path) -> tuple[Program, str | None]:

@@ -1,4 +1,4 @@
-"""The evaluator of the package onnx: what the standard says, operator by operator."""
+"""The reference evaluator of the package onnx, which follows the standard operator by operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ class OnnxReferenceSession(Session):
 
     A file that draws its own noise does so by numpy's generator, seeded by the operating system.
 
-    Raises ArtifactError for a file that is missing, truncated or foreign; ModuleNotFoundError without onnx.
+    Args:
+        path: The .onnx file.
+        sha256: The digest that the file must have; see `clipfast.runtime.load_artifact`.
+
+    Raises:
+        ArtifactError: If the file is missing, truncated, or has another digest, or onnx cannot read it.
+        ModuleNotFoundError: If onnx is not installed. The message names the extra.
     """
 
     is_slow = True
@@ -37,7 +43,7 @@ class OnnxReferenceSession(Session):
             self._evaluator = ReferenceEvaluator(model)
         except ArtifactError:
             raise
-        except Exception as error:  # its errors have no common class but this
+        except Exception as error:  # onnx's errors have no other class in common
             raise ArtifactError(f"{path}: onnx cannot read it: {one_line(error)}") from error
         carried = {entry.key: entry.value for entry in model.metadata_props}
         placed = {"reference": len(model.graph.node)}

@@ -23,9 +23,9 @@ __all__ = ["OnnxRuntimeSession"]
 
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(bool)": "bool"}
 
-# onnxruntime seeds the generators of a session from one seed of the process, by default the clock's, which
-# stands still between two sessions: they would draw the same noise. So each session gets its own. It is
-# taken modulo 2^31 - 1, to which 0 and 1 are the same.
+# onnxruntime seeds the generators of a session from one seed of the process, by default from the clock.
+# Two sessions made at the same tick would draw the same noise, so each session gets its own seed. It is
+# taken modulo 2^31 - 1, and the seeds 0 and 1 are the same.
 _SEEDS = 2**31 - 2
 _seeding = threading.Lock()
 
@@ -33,7 +33,22 @@ _log = logging.getLogger(__name__)
 
 
 class OnnxRuntimeSession(Session):
-    """An ONNX file over ONNX Runtime. Arguments and errors: see `clipfast.runtime.OnnxClassifier`."""
+    """An ONNX file over ONNX Runtime.
+
+    Args:
+        path: See `clipfast.runtime.OnnxClassifier`.
+        providers: See `clipfast.runtime.OnnxClassifier`.
+        threads: See `clipfast.runtime.OnnxClassifier`.
+        low_memory: See `clipfast.runtime.OnnxClassifier`.
+        sha256: See `clipfast.runtime.load_artifact`.
+
+    Raises:
+        ArtifactError: If the file is missing, truncated, or has another digest; its noise has a seed that
+            is stored in the file; onnxruntime cannot load it; or a requested provider is not available or
+            is not used.
+        InputError: If `providers` or `threads` is not valid.
+        ModuleNotFoundError: If onnxruntime is not installed. The message names the extra.
+    """
 
     def __init__(
         self,
@@ -50,7 +65,7 @@ class OnnxRuntimeSession(Session):
             raise names_extra(Path(path).name, error) from error
         path = Path(path)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors: what it warns of, a user can do nothing about
+        options.log_severity_level = 3  # errors only: a user can do nothing about its warnings
         if threads is not None:
             options.intra_op_num_threads = checked_integer("threads", threads, 2**16, start=1)
         if low_memory:
@@ -65,7 +80,7 @@ class OnnxRuntimeSession(Session):
                 session = onnxruntime.InferenceSession(file, options, providers=chosen)
         except ArtifactError:
             raise
-        except Exception as error:  # its errors have no common class but this
+        except Exception as error:  # onnxruntime's errors have no other class in common
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
         _hand_back()
         self._session, runs = session, placed(session)

@@ -27,8 +27,8 @@ _SEEDS = 2**31
 
 _SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",
-    # Its fusions that are compiled anew (2026.4.1) crash the process on two small towers of a fixed batch,
-    # and were worth nothing on those that they take.
+    # OpenVINO's just-in-time fusions (2026.4.1) crash the process on two small towers with a fixed batch,
+    # and made the towers on which they work no faster.
     "SNIPPETS_MODE": "DISABLE",
 }
 
@@ -36,7 +36,22 @@ _log = logging.getLogger(__name__)
 
 
 class OpenVinoSession(Session):
-    """An ONNX file over OpenVINO. Arguments and errors: see `clipfast.runtime.OpenVinoClassifier`."""
+    """An ONNX file over OpenVINO on a CPU.
+
+    Args:
+        path: See `clipfast.runtime.OpenVinoClassifier`.
+        threads: See `clipfast.runtime.OpenVinoClassifier`.
+        low_memory: See `clipfast.runtime.OpenVinoClassifier`.
+        cache: See `clipfast.runtime.OpenVinoClassifier`.
+        precision: "fp32" alone; see `clipfast.runtime.OpenVinoClassifier`.
+        sha256: See `clipfast.runtime.load_artifact`.
+
+    Raises:
+        ArtifactError: If the file is missing, truncated, or has another digest; its noise has a seed that
+            is stored in the file; or OpenVINO cannot compile it.
+        InputError: If `precision` or `threads` is not valid.
+        ModuleNotFoundError: If openvino is not installed. The message names the extra.
+    """
 
     def __init__(
         self,
@@ -72,11 +87,11 @@ class OpenVinoSession(Session):
                 core = openvino.Core()
                 model = core.read_model(file)
                 if _seed(model):
-                    options.pop("CACHE_DIR", None)  # found again by what the model holds, seeds included
+                    options.pop("CACHE_DIR", None)  # the cache's key includes the new seed: never a hit
                 compiled = core.compile_model(model, "CPU", options)
         except ArtifactError:
             raise
-        except Exception as error:  # its errors have no common class but this
+        except Exception as error:  # OpenVINO's errors have no other class in common
             raise ArtifactError(f"{path}: openvino cannot compile it: {one_line(error)}") from error
         inputs, outputs = (
             {port.any_name: _described(port) for port in found} for found in (model.inputs, model.outputs)
@@ -106,7 +121,7 @@ class OpenVinoSession(Session):
 
     @contextlib.contextmanager
     def _request(self) -> Iterator[Any]:
-        """A request that no other thread has: a compiled model's own one serves one call at a time."""
+        """A request that no other thread uses: a compiled model's own serves one call at a time."""
         try:
             request = self._idle.pop()
         except IndexError:
@@ -124,7 +139,10 @@ def _metadata_text(model: Any) -> str | None:
 
 
 def _seed(model: Any) -> bool:
-    """Seeds what draws noise, which else would draw by a seed of OpenVINO's own choice, if anything does."""
+    """Seeds the operators that draw noise, and returns whether there are any.
+
+    Without a seed they draw by one of OpenVINO's own choice.
+    """
     drawing = [
         node for body in _bodies(model) for node in body.get_ops() if node.get_type_name() == "RandomUniform"
     ]

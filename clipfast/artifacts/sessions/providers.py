@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: by name, in float32, and used where they were asked for."""
+"""ONNX Runtime's execution providers: found by name, kept in float32, and checked to be used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import ArtifactError, InputError
 
 __all__ = ["CPU", "Provider", "check_used", "placed", "usable"]
 
-Provider = str | tuple[str, dict[str, Any]]
+Provider = str | tuple[str, dict[str, Any]]  # a name, or a name and the provider's options
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SHORT = {
@@ -22,7 +22,7 @@ _SHORT = {
     "webgpu": "WebGpuExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-# Where a provider would compute in less than float32 by itself, its options that set it back.
+# The options that keep a provider in float32 if it would compute in less by default.
 _IN_FLOAT32: dict[str, dict[str, Any]] = {
     CUDA: {"use_tf32": "0"},
     "CoreMLExecutionProvider": {"AllowLowPrecisionAccumulationOnGPU": "0", "MLComputeUnits": "CPUAndGPU"},
@@ -31,10 +31,22 @@ _IN_FLOAT32: dict[str, dict[str, Any]] = {
 
 
 def usable(path: Path, asked: Sequence[Provider] | None, runtime: Any) -> list[Provider]:
-    """What to make a session of `path` with: names and options as the module onnxruntime takes them.
+    """Returns the providers to make a session with, under the names that onnxruntime knows.
 
-    asked: None is CUDA's where this build of onnxruntime has it, then the CPU's. Raises InputError for a name
-    that onnxruntime does not know, and ArtifactError for one that this build of it has not.
+    Options that keep a provider in float32 are added; options that were asked for override them.
+
+    Args:
+        path: The exported file, for error messages.
+        asked: The providers in order of preference. None means CUDA if this build of onnxruntime has it,
+            then the CPU. An empty sequence means the CPU.
+        runtime: The module onnxruntime.
+
+    Returns:
+        Names, or (name, options), in order of preference.
+
+    Raises:
+        InputError: If `asked` is a string, or names a provider that onnxruntime does not know.
+        ArtifactError: If this build of onnxruntime does not have a provider that was asked for.
     """
     available: list[str] = runtime.get_available_providers()
     if asked is None:
@@ -54,16 +66,25 @@ def usable(path: Path, asked: Sequence[Provider] | None, runtime: Any) -> list[P
 
 
 def placed(session: Any) -> dict[str, int]:
-    """How many nodes of a session's graph each provider runs, by its name."""
+    """Returns how many nodes of a session's graph each provider runs, by the provider's name."""
     return dict(Counter(part.ep_name for part in session.get_provider_graph_assignment_info()))
 
 
 def check_used(
     path: Path, asked: Sequence[Provider] | None, active: Sequence[str], runs: dict[str, int]
 ) -> None:
-    """Raises ArtifactError where a provider that was asked for does not run. The CPU's may be a reserve.
+    """Checks that the providers that were asked for run parts of the file.
 
-    active: those of the session. runs: what `placed` gives.
+    The CPU's provider need not run any part: it may be asked for as a fallback.
+
+    Args:
+        path: The exported file, for error messages.
+        asked: The providers that were asked for; None checks nothing.
+        active: The names of the session's providers.
+        runs: How many nodes each provider runs, as `placed` returns it.
+
+    Raises:
+        ArtifactError: If a provider did not start, or no part of the file runs on it.
     """
     for name in map(_name, asked or ()):
         if name not in active:
@@ -76,7 +97,7 @@ def check_used(
 
 
 def _in_float32(name: str, options: dict[str, Any]) -> Provider:
-    """options: what was asked for, which may overrule."""
+    """Adds the options that keep a provider in float32; the given options override them."""
     return (name, settled) if (settled := _IN_FLOAT32.get(name, {}) | options) else name
 
 

@@ -1,4 +1,4 @@
-"""What the rest of clipfast sees of a runtime: a loaded file that takes and gives arrays. Needs no torch."""
+"""A runtime as the rest of clipfast sees it: a loaded file, arrays in and out. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from ...errors import ArtifactError
 
 __all__ = ["Arrays", "GraphPorts", "PortFacts", "Session", "one_line"]
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]  # by the name of the input or output
 PortFacts = tuple[str, tuple[int | None, ...]]  # dtype and shape: None is a size that is not fixed
 
 
 @dataclass(frozen=True)
 class GraphPorts:
-    """The inputs and the outputs of a graph, by name."""
+    """The inputs and outputs of a file's graph.
+
+    Attributes:
+        inputs: The dtype and shape of each input, by name.
+        outputs: The dtype and shape of each output, by name.
+    """
 
     inputs: Mapping[str, PortFacts]
     outputs: Mapping[str, PortFacts]
@@ -31,12 +36,23 @@ class GraphPorts:
 class Session(ABC):
     """An exported file that a runtime has loaded.
 
-    path: the file. text: what it carries under clipfast's key, None for nothing. ports: of its graph; None
-    where the runtime does not tell them. placed: how many nodes of its graph each device or provider runs.
+    Many threads may call `run` at once. A copy or pickle loads the file again.
 
-    Many threads may call `run` at once. is_slow: too slow to serve. pid: of the process that loaded it.
-    options: keyword arguments that it was loaded with, by which a copy is loaded from the same file again;
-    None where that cannot be.
+    Args:
+        path: The file.
+        text: The metadata text that the file carries, or None.
+        ports: The inputs and outputs of the file's graph, or None if the runtime does not tell them.
+        placed: How many nodes of the graph each device or provider runs, by its name.
+        options: The keyword arguments that the file was loaded with, which a copy is loaded with too.
+            With None the session cannot be copied.
+
+    Attributes:
+        path: The file.
+        text: The metadata text that the file carries, or None.
+        ports: The inputs and outputs of the file's graph, or None if the runtime does not tell them.
+        placed: How many nodes of the graph each device or provider runs, by its name.
+        pid: The id of the process that loaded the file.
+        is_slow: Whether the runtime is too slow to serve.
     """
 
     is_slow: ClassVar[bool] = False
@@ -63,20 +79,31 @@ class Session(ABC):
         return partial(type(self), **self._options), (self.path,)
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """The outputs of these names. Both are in the order of the file's metadata.
+        """Runs the file.
 
-        Raises ArtifactError where the runtime fails.
+        Args:
+            inputs: The input arrays by name, in the order of the file's metadata.
+            outputs: The names of the outputs, in the order of the file's metadata.
+
+        Returns:
+            The output arrays by name.
+
+        Raises:
+            ArtifactError: If the runtime fails.
         """
         try:
             return self._run(inputs, outputs)
-        except Exception as error:  # runtimes raise whatever they stumble over
+        except Exception as error:  # runtimes raise errors of many classes
             raise ArtifactError(f"{self.path}: running it failed: {one_line(error)}") from error
 
     @abstractmethod
     def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """`run`, which may raise anything."""
+        """Runs the file as `run` does; may raise any error."""
 
 
 def one_line(error: Exception) -> str:
-    """What another library's error says, on one line of bounded length."""
+    """Returns the message of another library's error on one line of at most 400 characters.
+
+    If the message is empty, it is the name of the error's class.
+    """
     return " ".join(str(error).split())[:400] or type(error).__name__

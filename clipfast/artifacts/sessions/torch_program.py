@@ -1,4 +1,4 @@
-"""What both formats share that torch runs: their files are programs."""
+"""The base of the sessions of both formats that torch runs, whose files are programs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,33 @@ from .session import Arrays, Session, one_line
 
 __all__ = ["Program", "TorchSession"]
 
-Program = Callable[..., Sequence[Tensor]]
+Program = Callable[..., Sequence[Tensor]]  # the inputs, in order -> the outputs, in order
 
 
 class TorchSession(Session):
     """A program over torch.
 
-    path: the file. trust: such a file runs its own code when it is loaded; without trust it is not opened.
-    device: where it runs. threads: torch's own. sha256: see `clipfast.runtime.load_artifact`.
+    A program names neither inputs nor outputs. Whether its outputs are those of the metadata is checked
+    when the program runs.
 
-    A file that draws its own noise does so by torch's global generator, which torch seeds from the operating
-    system: `torch.manual_seed` makes it predictable, and it is not cryptographic.
+    A file that draws its own noise uses torch's global generator, which torch seeds from the operating
+    system. `torch.manual_seed` makes that noise predictable, and the generator is not cryptographic. A
+    call uses as many threads as torch does.
 
-    Raises ArtifactError without trust, and for a file that is missing, truncated or foreign. Programs name
-    neither inputs nor outputs: whether they are those of the metadata shows when `run` gives some.
+    Args:
+        path: The file.
+        trust: Whether the file may run its own code, which it does when it is loaded. Without trust it is
+            not opened.
+        device: The device that the program runs on.
+        sha256: The digest that the file must have; see `clipfast.runtime.load_artifact`.
+
+    Attributes:
+        device: The device that the program runs on.
+
+    Raises:
+        ArtifactError: If the file is not trusted, is missing or truncated, has another digest, or cannot
+            be loaded by torch.
+        RuntimeError: If torch does not know the device.
     """
 
     def __init__(
@@ -60,7 +73,7 @@ class TorchSession(Session):
                 self._program, text = self._load(file)
         except (ArtifactError, InputError):
             raise
-        except Exception as error:  # torch raises whatever it stumbles over
+        except Exception as error:  # torch raises errors of many classes
             raise ArtifactError(f"{path}: torch cannot load it: {one_line(error)}") from error
         options = {"trust": trust, "device": device, "sha256": sha256}
         super().__init__(path, text, ports=None, placed={}, options=options)
@@ -70,7 +83,7 @@ class TorchSession(Session):
         """The file's program on self.device, and its metadata text if it has some."""
 
     def _run(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        # What is made here lives off differences that an autocast forward pass would round away.
+        # The defence depends on small differences that an autocast forward pass would round away.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             found = self._program(*(self._tensor(array) for array in inputs.values()))
         if len(found) != len(outputs):
@@ -78,5 +91,5 @@ class TorchSession(Session):
         return {name: tensor.cpu().numpy() for name, tensor in zip(outputs, found, strict=True)}
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        # torch warns of memory that is read-only, as a caller's pixels may be.
+        # A caller's pixels may be read-only memory, which torch warns about.
         return torch.from_numpy(np.require(array, requirements="W")).to(self.device)

@@ -15,7 +15,7 @@ __all__ = ["TorchScriptSession"]
 
 
 class TorchScriptSession(TorchSession):
-    """A TorchScript file. Arguments and errors: see `TorchSession`."""
+    """A TorchScript file; arguments and errors are those of `TorchSession`."""
 
     def _load(self, path: Path) -> tuple[Program, str | None]:
         extra: dict[str, Any] = {f"{KEY}.json": ""}

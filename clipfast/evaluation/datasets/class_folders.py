@@ -1,4 +1,4 @@
-"""Known data sets as mirrors and courses hand them out: one folder of pictures a class."""
+"""Known data sets as mirrors and courses give them: one folder of pictures a class."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ __all__ = ["ClassFolders"]
 class ClassFolders:
     """Where the class folders of a data set may lie, and what their names mean.
 
-    places: paths below the root, with {split} where a split has a folder of its own. lists: beside the class
-    folders of all splits, the file that names a split's pictures, a path below them in each line. words: from
-    a folder's name to words of a prompt. left_out: folders that are no class.
+    Attributes:
+        places: Paths below the root, with {split} in those where each split has a folder of its own.
+        lists: The file that names a split's pictures, if the class folders are of all splits. It is a
+            path relative to the class folders, with {split} in it. Each of its lines is a picture's path
+            below them.
+        words: Turns a folder's name into words of a prompt.
+        left_out: Folders that are no class.
     """
 
     places: tuple[str, ...]
@@ -30,7 +34,15 @@ class ClassFolders:
     left_out: Collection[str] = ()
 
     def find(self, root: Path, split: str) -> Path | None:
-        """The first of the places that is there and holds a folder."""
+        """Returns the first of the places that exists and holds a folder.
+
+        Args:
+            root: The folder that the places are below.
+            split: The split that stands for {split}.
+
+        Returns:
+            The folder of class folders; None if there is none.
+        """
         for place in self.places:
             folder = root / place.format(split=split)
             if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
@@ -38,9 +50,15 @@ class ClassFolders:
         return None
 
     def read(self, folder: Path, split: str) -> Contents:
-        """What a folder that was found holds of a split.
+        """Returns what a folder that was found holds of a split.
 
-        Raises InputError as `read_folder` does, and for a list that is missing or names other pictures.
+        Args:
+            folder: What `find` returned.
+            split: The split.
+
+        Raises:
+            InputError: As `read_folder` does, and if the split's list is missing, cannot be read, or
+                names a picture that is not there.
         """
         contents = read_folder(folder, words=self.words, left_out=self.left_out)
         if self.lists is None:

@@ -1,4 +1,4 @@
-"""From the names that data sets give their classes to words of a prompt."""
+"""Turns the names that data sets give their classes into words of a prompt."""
 
 from __future__ import annotations
 
@@ -22,40 +22,50 @@ __all__ = [
 
 
 def spaced(name: str) -> str:
-    """fish_and_chips -> fish and chips; apse/indoor -> apse indoor."""
+    """Replaces underscores and slashes by spaces, as in fish_and_chips -> fish and chips."""
     return name.replace("_", " ").replace("/", " ")
 
 
 def camel_case(name: str) -> str:
-    """AnnualCrop -> annual crop."""
+    """Separates words and lowers them, as in AnnualCrop -> annual crop."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def caltech101(name: str) -> str:
-    """Faces_easy -> faces easy."""
+    """Replaces underscores and slashes by spaces and lowers words, as in Faces_easy -> faces easy."""
     return spaced(name).lower()
 
 
 def caltech256(name: str) -> str:
-    """002.american-flag -> american flag; 064.elephant-101, a class of Caltech-101 -> elephant."""
+    """Removes the number and replaces hyphens by spaces, as in 002.american-flag -> american flag.
+
+    Classes of Caltech-101 also lose their ending, as in 064.elephant-101 -> elephant.
+    """
     return name.partition(".")[2].removesuffix("-101").replace("-", " ")
 
 
 def aircraft(name: str) -> str:
-    """737-700 -> Boeing 737-700: the variants that are called by a bare number are Boeing's."""
+    """Puts "Boeing" before a name that begins with a digit, as in 737-700 -> Boeing 737-700.
+
+    The variants that are called by a bare number are Boeing's.
+    """
     return f"Boeing {name}" if name[0].isdigit() else name
 
 
 def flower(name: str) -> str:
-    """One of the 102 carries a question mark."""
+    """Removes the question mark that one of the 102 names ends with."""
     return name.rstrip("?")
 
 
 def imagenet(classes: Sequence[Sequence[str]]) -> list[str]:
-    """Names of ImageNet's classes, given as synonyms in the order of their WordNet ids.
+    """Returns names of ImageNet's classes.
 
-    All thousand are called as open_clip does, but for the two pairs that it gives one name each; part of
-    them by their first synonym.
+    If all thousand are given, they are called as in open_clip, except for the two pairs of classes that
+    share a name there. Those are called by their first synonym. If another number is given, all are
+    called as by `synsets`.
+
+    Args:
+        classes: The synonyms of each class, in the order of WordNet ids.
     """
     if len(classes) != len(open_clip.IMAGENET_CLASSNAMES):
         return synsets(classes)
@@ -78,16 +88,20 @@ _IMAGENETTE = {
 
 
 def imagenette(name: str) -> str:
-    """n01440764 -> tench; another name stays as it is."""
+    """Returns the name of a WordNet id, as in n01440764 -> tench; other names go through `spaced`."""
     return _IMAGENETTE.get(name, spaced(name))
 
 
 def synsets(classes: Sequence[Sequence[str]]) -> list[str]:
-    """The first synonym of each class; all of them where two classes share the first."""
+    """Returns the first synonym of each class, or all of its synonyms if two classes share the first.
+
+    Args:
+        classes: The synonyms of each class.
+    """
     return _distinct([synonyms[0] for synonyms in classes], [", ".join(synonyms) for synonyms in classes])
 
 
 def _distinct(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Names, with the other one for classes whose name is not theirs alone."""
+    """Returns names, but the other one for classes whose name is not theirs alone."""
     count = Counter(names)
     return [name if count[name] == 1 else other for name, other in zip(names, others, strict=True)]

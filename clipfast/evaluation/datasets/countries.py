@@ -38,5 +38,5 @@ COUNTRIES = {entry[:2]: entry[3:] for entry in _NAMES.strip().replace("\n", "|")
 
 
 def country(code: str) -> str:
-    """FR -> France; a code that is none of the 211 stays as it is."""
+    """Returns a code's country, as in FR -> France; a code that is none of the 211 stays as it is."""
     return COUNTRIES.get(code, code)

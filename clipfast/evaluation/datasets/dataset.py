@@ -25,16 +25,28 @@ class LabelledPictures(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a picture is called: unique, and the same in every run."""
+        """Returns a picture's name, which is unique and the same in every run."""
         ...
 
     def read(self, index: int) -> tuple[ImageSource, int]:
-        """A picture and its label. Raises what its decoder does where it is broken."""
+        """Returns a picture and its label.
+
+        Raises:
+            Exception: Whatever its decoder raises if it is broken.
+        """
         ...
 
 
 class Files:
-    """Pictures in files; they are called by their paths below `root`, and sorted by those."""
+    """Pictures in files, sorted by their paths below a root, which are their names.
+
+    Args:
+        root: The folder that all files lie below.
+        labelled: Paths and labels.
+
+    Raises:
+        ValueError: If a path is not below the root.
+    """
 
     def __init__(self, root: Path, labelled: Iterable[tuple[Path, int]]) -> None:
         self._files = sorted((path.relative_to(root).as_posix(), path, label) for path, label in labelled)
@@ -43,17 +55,22 @@ class Files:
         return len(self._files)
 
     def name(self, index: int) -> str:
-        """The path below the root, with forward slashes."""
+        """Returns the path below the root, with forward slashes."""
         return self._files[index][0]
 
     def read(self, index: int) -> tuple[Path, int]:
-        """The path and the label."""
+        """Returns the path and the label."""
         return self._files[index][1:]
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of other pictures, by their indices there."""
+    """A part of other pictures.
+
+    Attributes:
+        pictures: The other pictures.
+        indices: The indices there of those that are in it.
+    """
 
     pictures: LabelledPictures
     indices: Sequence[int]
@@ -62,23 +79,37 @@ class Subset:
         return len(self.indices)
 
     def name(self, index: int) -> str:
-        """As it is called among the others."""
+        """Returns the name that a picture has among the others."""
         return self.pictures.name(self.indices[index])
 
     def read(self, index: int) -> tuple[ImageSource, int]:
-        """The picture and its label."""
+        """Returns the picture and its label.
+
+        Raises:
+            Exception: Whatever `pictures` raises.
+        """
         return self.pictures.read(self.indices[index])
 
 
 class Contents(NamedTuple):
-    """What a data set holds; labels are indices into classnames."""
+    """What a data set holds.
+
+    Attributes:
+        classnames: The class names, as words of a prompt.
+        pictures: The pictures, whose labels are indices into `classnames`.
+    """
 
     classnames: tuple[str, ...]
     pictures: LabelledPictures
 
 
 class Skipped(NamedTuple):
-    """A picture that could not be read, and why."""
+    """A picture that could not be read.
+
+    Attributes:
+        name: The picture's name.
+        reason: Why it could not be read.
+    """
 
     name: str
     reason: str
@@ -88,8 +119,11 @@ class Skipped(NamedTuple):
 class Images:
     """N pictures that were drawn and read.
 
-    names: unique. pixels: uint8 [N, 3, H, W], RGB. labels: int64 [N], indices into the class names.
-    skipped: what was drawn besides and could not be read.
+    Attributes:
+        names: Their names, which are unique.
+        pixels: uint8 [N, 3, H, W], RGB.
+        labels: int64 [N], indices into the class names.
+        skipped: Pictures that were drawn too and could not be read.
     """
 
     names: tuple[str, ...]
@@ -103,9 +137,16 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Labelled pictures for zero-shot classification. Raises InputError where there are none.
+    """Labelled pictures for zero-shot classification.
 
-    classnames: as words of a prompt. templates: prompts with {} where the class name goes.
+    Attributes:
+        name: The data set's name.
+        classnames: The class names, as words of a prompt.
+        templates: Prompts with {} in the place of the class name.
+        pictures: The pictures, whose labels are indices into `classnames`.
+
+    Raises:
+        InputError: If there are no pictures.
     """
 
     name: str
@@ -131,13 +172,20 @@ class Dataset:
     ) -> Images:
         """Draws pictures at random without replacement, and reads those and no others.
 
-        images: how many; all with None, and where there are fewer. seed: from 0; equal seeds draw equal
-        pictures, and a smaller number the first of those that a larger one draws. after: so many that are
-        drawn first are left out. progress: called after each picture. A picture that cannot be read is listed
-        in `skipped`, and none takes its place.
-        Preprocessing is the model's own: CLIP's resizes the short side to 224 before it crops the centre,
-        where the paper (arXiv 2503.03613) resizes it to 256.
-        Raises InputError for a number or a seed that is too small, and where nothing could be read.
+        A picture that cannot be read is listed in `skipped`, and none takes its place. Preprocessing is
+        the model's own. CLIP's resizes the short side to 224 before it crops the centre; the paper (arXiv
+        2503.03613) resizes it to 256.
+
+        Args:
+            preprocess: Turns a picture into pixels of the model's size.
+            images: How many are drawn, at least 1; all if None or if there are fewer.
+            seed: From 0. Equal seeds draw equal pictures. With fewer `images` these are the first of
+                those that more would draw.
+            after: How many pictures of those that are drawn first are left out, fewer than there are.
+            progress: Called after each picture.
+
+        Raises:
+            InputError: If `images` or `seed` is too small, or nothing that was drawn could be read.
         """
         if images is not None and images < 1:
             raise InputError(f"expected at least 1 image, got {images}")
@@ -153,7 +201,7 @@ class Dataset:
             try:
                 source, label = self.pictures.read(index)
                 pixels[len(names)] = _preprocessed(source, preprocess)
-            except Exception as error:  # decoders of broken files raise whatever they stumble over
+            except Exception as error:  # decoders of broken files may raise anything
                 skipped.append(Skipped(name, str(error)))
             else:
                 names.append(name)
@@ -175,6 +223,6 @@ class Dataset:
 
 def _preprocessed(source: ImageSource, preprocess: Preprocess) -> NDArray[np.uint8]:
     if isinstance(source, Image.Image):
-        with source:  # it may hold its file open, broken or not
+        with source:  # closes the file that it may hold open, broken or not
             return preprocess(source)
     return preprocess(source)

@@ -10,13 +10,14 @@ from .dataset import Contents
 
 __all__ = ["read_drawn"]
 
-# A random stream of its own; those of the bundled model are in tools/bundled_models/drawn/recipe.py.
+# The random stream of these pictures. Those of the bundled model are in
+# tools/bundled_models/drawn/recipe.py.
 _STREAM = 300
 _PICTURES = 10_000
 
 
 class _Drawn:
-    """Pictures of 96 x 96 pixels that are drawn when they are read; grounds take turns."""
+    """Pictures of 96 x 96 pixels that are drawn when they are read; the kinds of ground take turns."""
 
     def __len__(self) -> int:
         return _PICTURES
@@ -36,5 +37,5 @@ def _kind(index: int) -> str:
 
 
 def read_drawn() -> Contents:
-    """The renderer's classes, and ten thousand pictures."""
+    """Returns the renderer's classes and ten thousand pictures."""
     return Contents(CLASSNAMES, _Drawn())

@@ -1,4 +1,4 @@
-"""A data set by its name or folder."""
+"""Finds a data set by its name or folder."""
 
 from __future__ import annotations
 
@@ -13,28 +13,36 @@ from .registry import DATASETS, PAPER_TEMPLATES, KnownDataset
 
 __all__ = ["dataset_names", "find_dataset"]
 
-_DRAWN = "drawn"  # its name beside those of the table
+_DRAWN = "drawn"  # the renderer's name, beside the names in `DATASETS`
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The names that `find_dataset` knows."""
+    """Returns the names that `find_dataset` knows."""
     return (_DRAWN, *DATASETS)
 
 
 def find_dataset(
     source: str | Path, *, root: Path | None = None, download: bool = False, split: str | None = None
 ) -> Dataset:
-    """A data set with its class names and the paper's prompt, "This is a photo of a {}.".
+    """Returns a data set with its class names and the paper's prompt, "This is a photo of a {}.".
 
-    source: one of `dataset_names()`, whose case, hyphens, underscores and spaces do not matter; else a
-    folder with one folder of pictures a class, see `read_folder`. A name wins over a folder that is called
-    like it; a Path is always a folder. "drawn" is clipfast's own renderer, in fresh pictures.
-    root: the folder that a data set of the table lies in, in the layout of torchvision's class, or for some
-    of them as class folders. download:
-    whether torchvision may download it to there. split: default, the one that the paper evaluates.
+    A name is preferred to a folder that is called like it. A Path is always a folder. "drawn" is
+    clipfast's own renderer, with pictures that the bundled model has not seen.
 
-    Raises InputError for a name or split that is not known, for a root or data that are missing or broken,
-    and for options that the source does not take; ModuleNotFoundError naming the extra for a package.
+    Args:
+        source: One of `dataset_names()`, whatever its case, hyphens, underscores and spaces; or a folder
+            with one folder of pictures a class, see `read_folder`.
+        root: The folder that a named data set lies in, in the layout of torchvision's class, or for some
+            of them as class folders. "drawn" and folders take none.
+        download: Whether torchvision may download a named data set to `root`.
+        split: The split of a named data set; None for the first that it has. For the paper's data sets
+            that is the one that the paper evaluates.
+
+    Raises:
+        InputError: If the name or split is not known, if `root` is missing, if the data are missing or
+            broken, or if the source does not take an option.
+        ModuleNotFoundError: If a package that reads the data set is not installed; names the extra that
+            has it.
     """
     if isinstance(source, str):
         known = {_plain(name): name for name in dataset_names()}
@@ -74,7 +82,7 @@ def _from_registry(
         contents = row.read(root, split, download)
     except ModuleNotFoundError as error:
         raise names_extra(row.title, error) from error
-    except Exception as error:  # readers of broken files raise whatever they stumble over
+    except Exception as error:  # readers of broken files may raise anything
         reason = str(error).rstrip(".") if downloadable else f"{str(error).rstrip('.')}; {row.get}"
         raise InputError(f"{row.title} could not be read from {root / row.folder}: {reason}") from error
     return Dataset(name=name, templates=PAPER_TEMPLATES, **contents._asdict())

@@ -21,12 +21,19 @@ _SPLITS = {"train", "val", "valid", "validation", "test"}
 def read_folder(
     root: Path, *, words: Callable[[str], str] = spaced, left_out: Collection[str] = ()
 ) -> Contents:
-    """The classes and pictures below a folder.
+    """Reads the classes and pictures below a folder.
 
-    A class is called like its folder, put into words, or by its line in the file classnames.txt, which names
-    them in the folders' sorted order. Hidden folders are left out, and those in left_out. Raises
-    InputError for a folder without class folders, a class folder without pictures, class names that are
-    not as many as the folders, and folders of splits instead of classes.
+    A class is called like its folder, put into words. If there is a file classnames.txt, it is called by
+    its line there; the lines are in the sorted order of the folders. Hidden folders are left out.
+
+    Args:
+        root: The folder.
+        words: Turns a folder's name into words of a prompt.
+        left_out: Folders that are no class.
+
+    Raises:
+        InputError: If there are no class folders, if one holds no pictures, if the folders are splits and
+            not classes, if classnames.txt cannot be read, or if its names are not as many as the folders.
     """
     folders = sorted(
         path

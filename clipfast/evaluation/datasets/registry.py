@@ -27,18 +27,22 @@ __all__ = ["DATASETS", "PAPER", "PAPER_TEMPLATES", "KnownDataset"]
 # The paper's prompt, for all of its data sets.
 PAPER_TEMPLATES = ("This is a photo of a {}.",)
 
-# The words that the code of the paper has for them.
+# PCAM's classes in the words of the paper's code.
 _PCAM = ("healthy lymph node tissue", "lymph node tumor tissue")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownDataset:
-    """One data set.
+    """A data set that is known by name.
 
-    title: as papers write it. folder: what must be there below the root. read: (root, split, download) ->
-    what it holds. splits: the first is evaluated; "all" where there is no other. get: how users come by it,
-    where torchvision cannot download it. needs: a package that torchvision needs to read it. class_folders:
-    another form that it is read in where torchvision's is not there.
+    Attributes:
+        title: Its name as papers write it.
+        folder: What must be there below the root.
+        read: (root, split, download) -> what it holds.
+        splits: Its splits, of which the first is evaluated; "all" if there are no others.
+        get: How users come by it, if torchvision cannot download it.
+        needs: A package that torchvision needs to read it.
+        class_folders: Another form that it is read in if torchvision's is not there.
     """
 
     title: str
@@ -50,7 +54,7 @@ class KnownDataset:
     class_folders: ClassFolders | None = None
 
 
-# Of its tables.
+# The data sets of the paper's tables.
 _PAPER = {
     "cifar10": KnownDataset(
         title="CIFAR-10",
@@ -173,7 +177,7 @@ _PAPER = {
     ),
 }
 
-# On Tiny ImageNet the fine-tuned towers were trained.
+# The fine-tuned towers were trained on Tiny ImageNet.
 _OTHERS = {
     "imagenette": KnownDataset(
         title="Imagenette",

@@ -13,9 +13,15 @@ __all__ = ["read_tiny_imagenet"]
 
 
 def read_tiny_imagenet(root: Path, split: str, download: bool) -> Contents:  # noqa: ARG001
-    """The validation pictures of 200 classes, which val_annotations.txt labels by WordNet id.
+    """Reads the pictures of 200 classes, which a split's annotations file labels by WordNet id.
 
-    Raises InputError where its text files are not as they were published.
+    Args:
+        root: The folder that tiny-imagenet-200 lies in.
+        split: The split; the registry knows "val" alone.
+        download: Not used.
+
+    Raises:
+        InputError: If a text file is missing or not as it was published.
     """
     folder = root / "tiny-imagenet-200"
     wnids = sorted(read_lines(folder / "wnids.txt"))
@@ -34,7 +40,7 @@ def read_tiny_imagenet(root: Path, split: str, download: bool) -> Contents:  # n
 
 
 def _fields(path: Path) -> list[tuple[str, str]]:
-    """The first two of the tab-separated fields of each line."""
+    """Returns the first two of the tab-separated fields of each line."""
     rows = [line.split("\t") for line in read_lines(path)]
     if any(len(row) < 2 for row in rows):
         raise InputError(f"expected fields separated by tabs in each line of {path}")

@@ -17,22 +17,27 @@ __all__ = ["TorchvisionReader", "named", "split_argument", "train_argument", "wi
 
 
 def split_argument(split: str) -> dict[str, Any]:
-    """For classes that take a split by name."""
+    """Returns the argument of classes that take a split by name."""
     return {"split": split}
 
 
 def train_argument(split: str) -> dict[str, Any]:
-    """For classes that only ask whether it is the training split."""
+    """Returns the argument of classes that only ask whether it is the training split."""
     return {"train": split == "train"}
 
 
 def without_split(_: str) -> dict[str, Any]:
-    """For classes that have one split."""
+    """Returns no argument, for classes that have one split."""
     return {}
 
 
 def named(words: Callable[[str], str] = str, *, attribute: str = "classes") -> Callable[[Any], Iterable[str]]:
-    """Class names as torchvision keeps them in an attribute, each put into words."""
+    """Builds a function that takes class names from an attribute of a torchvision data set.
+
+    Args:
+        words: Turns each name into words of a prompt.
+        attribute: The attribute that holds the names.
+    """
     return lambda dataset: map(words, attrgetter(attribute)(dataset))
 
 
@@ -40,9 +45,12 @@ def named(words: Callable[[str], str] = str, *, attribute: str = "classes") -> C
 class TorchvisionReader:
     """Reads the data set of one torchvision class.
 
-    name: of the class. arguments: what it takes for a split. classnames: from an instance, as words of a
-    prompt. paths: whether it takes a loader, and so can hand out paths instead of decoded pictures.
-    downloads: whether it takes `download`.
+    Attributes:
+        name: The class's name.
+        classnames: Takes class names, as words of a prompt, from an instance.
+        arguments: Returns what the class takes for a split.
+        paths: Whether the class takes a loader, and so can give paths instead of decoded pictures.
+        downloads: Whether the class takes `download`.
     """
 
     name: str
@@ -52,7 +60,16 @@ class TorchvisionReader:
     downloads: bool = True
 
     def __call__(self, root: Path, split: str, download: bool) -> Contents:
-        """What is below root. Raises what torchvision does where that is missing or broken."""
+        """Reads what is below a root.
+
+        Args:
+            root: The folder of the data set.
+            split: The split.
+            download: Whether torchvision may download it, if the class can.
+
+        Raises:
+            Exception: Whatever torchvision raises if the data are missing or broken.
+        """
         arguments = self.arguments(split)
         if self.downloads:
             arguments["download"] = download
@@ -67,7 +84,7 @@ class TorchvisionReader:
 
 
 class _Indexed:
-    """Pictures that torchvision decodes itself; they are called by their split and index."""
+    """Pictures that torchvision decodes itself, named by their split and index."""
 
     def __init__(self, dataset: Any, split: str) -> None:
         self._dataset = dataset

@@ -1,4 +1,4 @@
-"""The defences that an evaluation compares: their registry, each as a system, and baselines' own pixels."""
+"""The defences that an evaluation compares: a registry, their systems, and what moves their pixels."""
 
 from .registry import DEFENCES, Defence, make_defences, usual_defences
 

@@ -1,9 +1,8 @@
-"""What any defence must beat: changes to the pixels that cost no gradient, and earlier test-time defences.
+"""What any defence must beat: pixel changes that cost no gradient, and earlier test-time defences.
 
-Of the optimising ones, config gives the l-inf budget, the step size and the number of steps. Signed steps are
-the counterattack's, so that they can be held to its settings; `ANTI_ADVERSARY`, `HEDGE` and `ET3` are their
-own. logits: float [N, 3, H, W] in [0, 1] -> [N, C], differentiable. sign, create_graph: for attackers only,
-as in `clipfast.reference`.
+Those that optimise take the l-inf budget, the step size and the number of steps from their config. Signed
+steps are taken like the counterattack's, so that they can be held to its settings. `ANTI_ADVERSARY`,
+`HEDGE` and `ET3` are the published settings of each.
 """
 
 from __future__ import annotations
@@ -34,10 +33,12 @@ __all__ = [
     "within",
 ]
 
+# pixels float [N, 3, H, W] in [0, 1] -> logits [N, C], differentiable.
 Logits = Callable[[Tensor], Tensor]
+# gradient [N, 3, H, W] -> its sign, or what an attacker smooths it to.
 Sign = Callable[[Tensor], Tensor]
 
-# The published code's settings, for CIFAR; the first has no budget but its steps.
+# The published code's settings, for CIFAR. The first has no budget there; its steps add up to 0.3.
 ANTI_ADVERSARY = CounterattackConfig(eps=0.3, step_size=0.15, steps=2)
 HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
 
@@ -45,7 +46,10 @@ HEDGE = CounterattackConfig(eps=0.031, step_size=0.007, steps=20)
 class NormalisedSteps(NamedTuple):
     """Steps of one l2 length within an l-inf budget, both in [0, 1] pixel units.
 
-    eps: per pixel. step_size: an image's, so that a pixel of a small picture moves further.
+    Attributes:
+        eps: The l-inf budget, per pixel.
+        step_size: The l2 length of a step, per image. A pixel of a small picture therefore moves further.
+        steps: The number of steps.
     """
 
     eps: float
@@ -58,35 +62,54 @@ ET3 = NormalisedSteps(eps=5 / 255, step_size=2.5, steps=2)
 
 
 def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
-    """pixels + U(-eps, eps), clamped to [0, 1] (the baseline "RN" of arXiv 2503.03613).
+    """Returns pixels with U(-eps, eps) added, clamped to [0, 1]: the baseline "RN" of arXiv 2503.03613.
 
-    Differentiable: the clamp passes the gradient, as flat white would have none otherwise.
+    The clamp passes the gradient, so that flat white and black have one.
+
+    Args:
+        pixels: float [N, 3, H, W] in [0, 1].
+        eps: The size of the noise, in [0, 1] pixel units.
+        generator: A generator on the CPU, where the noise is drawn; None stands for torch's own.
+
+    Returns:
+        float [N, 3, H, W] in [0, 1], differentiable.
     """
     noise = torch.empty(pixels.shape).uniform_(-eps, eps, generator=generator)
     return within(pixels + noise.to(pixels.device))
 
 
 def views(pixels: Tensor) -> Tensor:
-    """The ten views of `ensemble`: float [N, 3, H, W] -> [10, N, 3, H, W]. Differentiable.
+    """Returns the ten views of `ensemble`, differentiable.
 
-    The picture, its four corner crops of 7/8 of each side, enlarged to its size (bilinear), and the mirror
-    images of these five.
+    These are the picture, its four corner crops of 7/8 of each side, enlarged to its size (bilinear), and
+    the mirror images of these five.
+
+    Args:
+        pixels: float [N, 3, H, W] in [0, 1].
+
+    Returns:
+        float [10, N, 3, H, W].
     """
     size = height, width = pixels.shape[-2:]
     h, w = height - height // 8, width - width // 8
     corners = [pixels[..., top:, left:] for top in (0, height - h) for left in (0, width - w)]
-    # A mean of pixels leaves [0, 1] by rounding alone.
+    # Rounding alone may take a mean of pixels out of [0, 1].
     crops = [within(F.interpolate(corner[..., :h, :w], size, mode="bilinear")) for corner in corners]
     shown = torch.stack([pixels, *crops])
     return torch.cat([shown, shown.flip(-1)])
 
 
 def ensemble(logits: Logits, pixels: Tensor) -> Tensor:
-    """The mean logits [N, C] over `views`: 10 forward passes. Differentiable.
+    """Returns the mean logits [N, C] over `views`, which takes 10 forward passes.
 
-    Test-time transformation ensembling (TTE; Pérez et al., ICCV Workshops 2021) with its flip, four crops and
-    their flips. There, crops come at random from a picture padded by 1/8 of its side; here, from its corners,
-    which show as much of it at the largest such shift, without the padding.
+    This is test-time transformation ensembling (TTE; Pérez et al., ICCV Workshops 2021) with its flip,
+    four crops and their flips. There, crops come at random from a picture padded by 1/8 of its side.
+    Here, they come from its corners, which show as much of it at the largest such shift, without the
+    padding.
+
+    Args:
+        logits: The model.
+        pixels: float [N, 3, H, W] in [0, 1].
     """
     return torch.stack([logits(view) for view in views(pixels)]).mean(dim=0)
 
@@ -99,11 +122,24 @@ def anti_adversary(
     sign: Sign = torch.sign,
     create_graph: bool = False,
 ) -> Tensor:
-    """Pixels moved towards the model's own prediction: float [N, 3, H, W]; steps + 1 forward, steps backward.
+    """Moves pixels towards the model's own prediction, in steps + 1 forward and steps backward passes.
 
-    Signed steps from 0 down the cross-entropy to the label that is predicted for `pixels` (Alfarra et al.,
-    AAAI 2022, algorithm 1), within config's budget and, as is not done there, within [0, 1]. The passes are
-    without that which classifies the result. Raises InputError for norm "l2".
+    Signed steps go from 0 down the cross-entropy to the label that is predicted for `pixels` (Alfarra et
+    al., AAAI 2022, algorithm 1), within config's budget. They also stay within [0, 1], which the paper
+    does not ask. The pass that classifies the result is not counted.
+
+    Args:
+        logits: The model.
+        pixels: float [N, 3, H, W] in [0, 1].
+        config: The l-inf budget, the step size and the number of steps.
+        sign: For attackers only, as in `clipfast.reference`.
+        create_graph: For attackers only, as in `clipfast.reference`.
+
+    Returns:
+        float [N, 3, H, W] in [0, 1].
+
+    Raises:
+        InputError: If config's norm is "l2".
     """
     with torch.inference_mode(False), torch.no_grad():
         labels = logits(pixels).argmax(dim=1)
@@ -124,12 +160,26 @@ def hedge(
     sign: Sign = torch.sign,
     create_graph: bool = False,
 ) -> Tensor:
-    """Pixels moved away from all classes at once: float [N, 3, H, W]; steps forward and backward passes.
+    """Moves pixels away from all classes at once, in steps forward and steps backward passes.
 
-    Signed steps from `noise`, U(-eps, eps), up the sum of the cross-entropies to every class, which is the
-    Kullback-Leibler divergence from the uniform distribution but for factor and constant (hedge defence; Wu
-    et al., arXiv 2106.04938), within config's budget and [0, 1]. The passes are without that which classifies
-    the result. Raises InputError for norm "l2".
+    Signed steps go from `noise` up the sum of the cross-entropies to every class, within config's budget
+    and [0, 1] (hedge defence; Wu et al., arXiv 2106.04938). Apart from a factor and a constant, that sum
+    is the Kullback-Leibler divergence from the uniform distribution. The pass that classifies the result
+    is not counted.
+
+    Args:
+        logits: The model.
+        pixels: float [N, 3, H, W] in [0, 1].
+        noise: The start, U(-eps, eps), float [N, 3, H, W].
+        config: The l-inf budget, the step size and the number of steps.
+        sign: For attackers only, as in `clipfast.reference`.
+        create_graph: For attackers only, as in `clipfast.reference`.
+
+    Returns:
+        float [N, 3, H, W] in [0, 1].
+
+    Raises:
+        InputError: If config's norm is "l2".
     """
 
     def surprise(logits: Tensor) -> Tensor:
@@ -141,12 +191,23 @@ def hedge(
 def energy_lowered(
     logits: Logits, pixels: Tensor, config: NormalisedSteps = ET3, *, create_graph: bool = False
 ) -> Tensor:
-    """Pixels moved to where logits are larger: float [N, 3, H, W]; steps forward and backward passes.
+    """Moves pixels to where logits are larger, in steps forward and steps backward passes.
 
-    Steps from 0 along the l2-normalised gradient down the energy -log(sum_c exp(logits_c)) (ET3; Mirza et
-    al., arXiv 2603.26984, CVPR 2026), within config's budget and [0, 1], without a gate. The passes are
-    without that which classifies the result. From the published code for CLIP: the settings, the model's own
-    classes and logits, temperature 1, and that the budget is l-inf; for other models it is l2 there.
+    Steps go from 0 along the l2-normalised gradient down the energy -log(sum_c exp(logits_c)), within
+    config's budget and [0, 1] (ET3; Mirza et al., arXiv 2603.26984, CVPR 2026). There is no gate. The
+    pass that classifies the result is not counted.
+
+    The default settings, the model's own classes and logits, temperature 1 and the l-inf budget are those
+    of the published code for CLIP. For other models that code has an l2 budget.
+
+    Args:
+        logits: The model.
+        pixels: float [N, 3, H, W] in [0, 1].
+        config: The budget, the length of a step and the number of steps.
+        create_graph: For attackers only, as in `clipfast.reference`.
+
+    Returns:
+        float [N, 3, H, W] in [0, 1].
     """
 
     def negative_energy(logits: Tensor) -> Tensor:
@@ -157,7 +218,7 @@ def energy_lowered(
 
 
 def _of_unit_length(gradient: Tensor) -> Tensor:
-    """Each image's gradient [N, 3, H, W] over its l2 norm, which is at least 1e-8."""
+    """Returns each image's gradient [N, 3, H, W] over its l2 norm, which is taken as at least 1e-8."""
     return gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-8)[:, None, None, None]
 
 
@@ -176,9 +237,9 @@ def _ascended(
     direction: Callable[[Tensor], Tensor],
     create_graph: bool,
 ) -> Tensor:
-    """pixels + d after steps up the objective, a sum over images of what it makes of their logits.
+    """Returns pixels + d after steps up the objective, a sum over images of a function of their logits.
 
-    direction: of a gradient, what step_size is multiplied with.
+    direction: maps a gradient to what step_size is multiplied with.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = pixels if create_graph else pixels.detach()

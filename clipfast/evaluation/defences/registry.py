@@ -22,7 +22,7 @@ from .purification import CLIPURE
 
 __all__ = ["DEFENCES", "Defence", "defence_of", "make_defences", "usual_defences"]
 
-_CSR_THRESHOLD = 0.85  # ICML 2026
+_CSR_THRESHOLD = 0.85  # as published, ICML 2026
 _NAC_MOMENTUM = 0.9
 
 
@@ -30,7 +30,11 @@ _NAC_MOMENTUM = 0.9
 class Defence:
     """A system under evaluation.
 
-    description: for readers. identity: what its answers depend on beside the pixels, as JSON values.
+    Attributes:
+        name: A name of `DEFENCES`, or the one given to `defence_of`.
+        system: The system.
+        description: What it is, for readers.
+        identity: What its answers depend on beside the pixels, as JSON values.
     """
 
     name: str
@@ -39,7 +43,7 @@ class Defence:
     identity: dict[str, Any]
 
 
-# The settings, too, as JSON values.
+# Returns a system, and its settings as JSON values.
 _Make = Callable[[DefendedClassifier], tuple[System, dict[str, Any]]]
 
 
@@ -48,12 +52,12 @@ def _as_is(make: Callable[[DefendedClassifier], System]) -> _Make:
 
 
 def _published(make: Callable[..., System], settings: NamedTuple) -> _Make:
-    """Under settings that have nothing of the counterattack's."""
+    """Makes a system under settings that have nothing of the counterattack's."""
     return lambda base: (make(base, settings), settings._asdict())
 
 
 def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
-    """Under other settings on the same model."""
+    """Makes a system under other settings on the same model."""
 
     def made(base: DefendedClassifier) -> tuple[System, dict[str, Any]]:
         config = dataclasses.replace(base.config, **changes)
@@ -63,7 +67,7 @@ def _with(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make
 
 
 def _filtered(make: Callable[[DefendedClassifier], System], **changes: Any) -> _Make:
-    """With a low-pass filter that cuts off what CSR's does of its pictures."""
+    """Makes a system with a low-pass filter that cuts off as much of its pictures as CSR's does."""
 
     def made(base: DefendedClassifier) -> tuple[System, dict[str, Any]]:
         return _with(make, transform=f"low_pass {csr_radius(base.image_size)!r}", **changes)(base)
@@ -76,7 +80,10 @@ def _ttc(name: str) -> Callable[[DefendedClassifier], System]:
 
 
 class _Recipe(NamedTuple):
-    """of_twin: on the fine-tuned tower. recommended: with those settings, not the published ones."""
+    """How a defence is made.
+
+    of_twin: on the fine-tuned tower. recommended: under the recommended settings, not the published ones.
+    """
 
     description: str
     make: _Make
@@ -144,9 +151,14 @@ DEFENCES = {
 
 
 def usual_defences(recommended: CounterattackConfig, *, with_twin: bool) -> list[str]:
-    """Those that are compared where none are named: all but a twin's without one.
+    """Returns the names of the defences that are compared if none are named.
 
-    Views of every picture are no system of their own where the recommended settings are nothing else.
+    These are all defences, without those on a fine-tuned twin if there is none. "views" is left out if
+    the recommended settings answer every picture in one fixed way, as it would be the same system.
+
+    Args:
+        recommended: The recommended settings of the model.
+        with_twin: Whether there is a fine-tuned twin.
     """
     return [
         name
@@ -162,17 +174,27 @@ def make_defences(
     *,
     recommended: CounterattackConfig | None = None,
 ) -> list[Defence]:
-    """The named defences, undefended CLIP first, whether it is named or not.
+    """Makes the named defences; undefended CLIP comes first, whether it is named or not.
 
-    twin: a classifier of the same classes on a fine-tuned tower; where None, its defences may not be named.
-    recommended: what stands for `CounterattackConfig.recommended`, with a threshold of this model. Raises
-    InputError for a name that is not known, and where there is no twin for one that needs it.
+    Args:
+        names: Names of `DEFENCES`, at least one.
+        classifier: The model, under the published settings.
+        twin: A classifier of the same classes on a fine-tuned tower; None if there is none, and then its
+            defences may not be named.
+        recommended: Settings in place of `CounterattackConfig.recommended`, with a threshold of this
+            model.
+
+    Returns:
+        The defences, in the order of `DEFENCES`.
+
+    Raises:
+        InputError: If there are no names, if one is not known, or if one needs a twin and there is none.
     """
     if not names:
         raise InputError("expected at least one defence, got none")
     if unknown := [name for name in names if name not in DEFENCES]:
         raise InputError(f"expected defences of {', '.join(DEFENCES)}, got {', '.join(unknown)}")
-    bases = {False: classifier, True: twin}  # of the twin?
+    bases = {False: classifier, True: twin}  # by whether a defence is of the twin
     made = []
     for name, recipe in DEFENCES.items():
         if name not in names and name != "none":
@@ -187,7 +209,13 @@ def make_defences(
 
 
 def defence_of(name: str, config: CounterattackConfig, classifier: DefendedClassifier) -> Defence:
-    """A classifier under these settings."""
+    """Makes a defence of a classifier under given settings.
+
+    Args:
+        name: What it is called.
+        config: The settings.
+        classifier: The model.
+    """
     return _made(name, _Recipe(name, _as_is(_ttc(name))), classifier.with_config(config, on_trial=True))
 
 
@@ -202,7 +230,7 @@ def _settings(config: CounterattackConfig) -> dict[str, Any]:
 
 
 def _weights(classifier: DefendedClassifier) -> dict[str, Any]:
-    """What answers depend on beside the settings."""
+    """Returns what answers depend on beside the settings."""
     drift_tower = classifier.drift_tower
     return {
         "weights": fingerprint(classifier.image_tower.model.visual),

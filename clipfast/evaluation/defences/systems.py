@@ -41,25 +41,25 @@ __all__ = [
 
 
 def blurred(classifier: DefendedClassifier) -> System:
-    """Plain CLIP behind a 3x3 blur."""
+    """Builds plain CLIP behind a 3x3 blur."""
     logits = classifier.differentiable("undefended")
     return plain("3x3 blur", lambda pixels: logits(within(blur(pixels))), classifier)
 
 
 def low_passed(classifier: DefendedClassifier) -> System:
-    """Plain CLIP behind the config's transform, a low-pass filter: 1 forward pass."""
+    """Builds plain CLIP behind the config's transform, a low-pass filter: 1 forward pass."""
     transform, logits = classifier.config.transform, classifier.differentiable("undefended")
     return plain("low-pass", lambda pixels: logits(within(transformed(pixels, transform))), classifier)
 
 
 def ensembled(classifier: DefendedClassifier) -> System:
-    """Plain CLIP's mean logits over ten views (TTE): 10 forward passes. See `baselines.ensemble`."""
+    """Builds plain CLIP's mean logits over ten views (TTE, `baselines.ensemble`): 10 forward passes."""
     logits = classifier.differentiable("undefended")
     return plain("TTE", lambda pixels: baselines.ensemble(logits, pixels), classifier)
 
 
 def viewed(classifier: DefendedClassifier) -> System:
-    """Plain CLIP's answer of the config's views, its own where there are none: a forward pass each."""
+    """Builds plain CLIP's answer from the config's views, or its own without any: a forward pass each."""
     plainly, config = classifier.differentiable("undefended"), classifier.config
 
     def logits(pixels: Tensor) -> Tensor:
@@ -69,9 +69,12 @@ def viewed(classifier: DefendedClassifier) -> System:
 
 
 def anti_adversarial(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
-    """Anti-adversary: steps + 2 forward and steps backward passes. See `baselines.anti_adversary`.
+    """Builds Anti-adversary, which takes steps + 2 forward and steps backward passes.
 
-    config: its budget, steps and step size; the classifier's by default.
+    Args:
+        classifier: The model.
+        config: The budget, in norm "linf", steps and step size of `baselines.anti_adversary`; None for
+            the classifier's.
     """
     settings = classifier.config if config is None else config
 
@@ -82,9 +85,12 @@ def anti_adversarial(classifier: DefendedClassifier, config: CounterattackConfig
 
 
 def hedged(classifier: DefendedClassifier, config: CounterattackConfig | None = None) -> System:
-    """Hedge defence: steps + 1 forward and steps backward passes. See `baselines.hedge`.
+    """Builds the hedge defence, which takes steps + 1 forward and steps backward passes.
 
-    config: its budget, steps and step size; the classifier's by default.
+    Args:
+        classifier: The model.
+        config: The budget, in norm "linf", steps and step size of `baselines.hedge`; None for the
+            classifier's.
     """
     settings = classifier.config if config is None else config
 
@@ -95,9 +101,13 @@ def hedged(classifier: DefendedClassifier, config: CounterattackConfig | None = 
 
 
 def purified(classifier: DefendedClassifier, turns: Turns = CLIPURE) -> System:
-    """CLIPure-Cos: 1 forward pass, and an exact gradient. See `purification.purified`.
+    """Builds CLIPure-Cos, which takes 1 forward pass and has an exact gradient.
 
     The null prompt is the classifier's templates with no name in them, as in the published code.
+
+    Args:
+        classifier: The model.
+        turns: The settings of `purification.purified`.
     """
     plainly = classifier.differentiable("undefended")
 
@@ -109,7 +119,12 @@ def purified(classifier: DefendedClassifier, turns: Turns = CLIPURE) -> System:
 
 
 def energy_lowered(classifier: DefendedClassifier, steps: NormalisedSteps = ET3) -> System:
-    """ET3: steps + 1 forward and steps backward passes. See `baselines.energy_lowered`."""
+    """Builds ET3, which takes steps + 1 forward and steps backward passes.
+
+    Args:
+        classifier: The model.
+        steps: The settings of `baselines.energy_lowered`.
+    """
 
     def moved(logits: Logits, pixels: Tensor, *, create_graph: bool = False, **_: Any) -> Tensor:
         return baselines.energy_lowered(logits, pixels, steps, create_graph=create_graph)
@@ -118,7 +133,7 @@ def energy_lowered(classifier: DefendedClassifier, steps: NormalisedSteps = ET3)
 
 
 def noisy(classifier: DefendedClassifier) -> System:
-    """Plain CLIP behind random noise of the counterattack's eps (the baseline "RN" of arXiv 2503.03613)."""
+    """Builds plain CLIP behind noise of the config's eps: the baseline "RN" of arXiv 2503.03613."""
     eps, config = classifier.config.eps, classifier.config
     logits = classifier.differentiable("undefended")
 
@@ -136,7 +151,14 @@ def noisy(classifier: DefendedClassifier) -> System:
 
 
 def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
-    """The defended classifier; attackers hold the counterattack constant (BPDA), or go through its steps."""
+    """Builds the system of the defended classifier.
+
+    Attackers hold the counterattack constant (BPDA), or go through its steps if it has any.
+
+    Args:
+        classifier: The defended classifier.
+        name: What reports call it.
+    """
     bpda, config = classifier.differentiable("bpda"), classifier.config
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
@@ -148,7 +170,7 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
         answer=answer,
         attackable=bpda,
         randomised=config.is_randomised(),
-        # Without steps there is nothing to go through that BPDA holds constant.
+        # Without steps there is nothing for an unrolled gradient to go through that BPDA holds constant.
         unrolled=classifier.differentiable("unrolled") if config.steps else None,
         classifiers=(classifier,),
     )
@@ -166,7 +188,7 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
 
 
 def _passed(classifier: DefendedClassifier) -> Logits:
-    """What images that pass the gate are answered with, differentiable."""
+    """Returns what images that pass the gate are answered with, differentiable."""
     logits, config = classifier.differentiable("undefended"), classifier.config
     if config.pass_through == "clean":
         return logits
@@ -194,9 +216,10 @@ def _optimising(
     *,
     randomised: bool,
 ) -> System:
-    """Plain CLIP of pixels that a defence moved: moved(logits, pixels, sign=, create_graph=) -> pixels.
+    """Builds plain CLIP of pixels that a defence moved.
 
-    randomised: it takes noise too, after the pixels.
+    moved: (logits, pixels, sign=, create_graph=) -> pixels. randomised: whether it takes noise too, after
+    the pixels.
     """
     logits = classifier.differentiable("undefended")
 
@@ -214,7 +237,7 @@ def _optimising(
         return logits(constant + (pixels - pixels.detach()))
 
     def unrolled(pixels: Tensor) -> Tensor:
-        twice = classifier.undefended  # the engine's gradient has none of its own
+        twice = classifier.undefended  # the gradient of the engine cannot be differentiated again
         with twice_differentiable():
             return twice(moved(twice, pixels, *fresh(pixels), sign=smooth_sign, create_graph=True))
 

@@ -19,14 +19,30 @@ _QUOTED = ("model", "pretrained", "weights_sha256", "data", "images", "seed", "s
 
 
 def write_json(results: Results, path: Path) -> None:
-    """Writes the results as JSON, which `Results.from_json` reads. Raises InputError where it cannot."""
+    """Writes results as JSON, which `Results.from_json` reads.
+
+    Args:
+        results: What an evaluation found.
+        path: The file to write.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     write_text(path, results.to_json())
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """Writes one row for each budget and system: what it is quoted with, then its figures, shares in [0, 1].
+    """Writes results as CSV, one row for each budget and system.
 
-    A cell is empty where there is no figure. Raises InputError where the file cannot be written.
+    A row is what it is quoted with, then its figures, shares in [0, 1]. A cell is empty if there is no
+    figure.
+
+    Args:
+        results: What an evaluation found.
+        path: The file to write.
+
+    Raises:
+        InputError: If the file cannot be written.
     """
     rows = [
         {**{name: results.run.get(name) for name in _QUOTED}, **_cells(results, row, eps)}

@@ -30,10 +30,17 @@ NOT_ATTACKED = "not attacked adaptively"
 class Figures:
     """A system at one budget.
 
-    accuracy: by a column's key, where the attack applies. worst: of its worst case, None where it cannot be
-    said, and lacking: why. upper_bound: whether a stronger attack may still lower it. gain: worst case minus
-    the undefended system's, None for that one. clean_countered, attacked_passed: the gate's error rates, the
-    second over the transfer attacks; None without a gate.
+    Attributes:
+        system: The system.
+        accuracy: The share of images that are right, by the key of each column that applies.
+        worst: The share of images that are right in its worst case; None if that is not known.
+        lacking: Why the worst case is not known; None if it is.
+        upper_bound: Whether a stronger attack may still lower the worst case.
+        gain: The worst case minus the undefended system's; None for that system, or if either is not
+            known.
+        clean_countered: The share of clean pictures that its gate counters; None without a gate.
+        attacked_passed: The share of the transfer attacks' pictures that pass its gate; None without a
+            gate.
     """
 
     system: SystemResult
@@ -47,26 +54,48 @@ class Figures:
 
 
 def columns(results: Results, eps: float) -> list[Column]:
-    """The columns of a table at one budget: clean, the transfer attacks, the adaptive ones."""
+    """Returns the columns of a table at one budget: clean, the transfer attacks, the adaptive ones.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     return [CLEAN, *attacks(results, eps, "transfer"), *attacks(results, eps, "adaptive")]
 
 
 def attacks(results: Results, eps: float, kind: str) -> list[Column]:
-    """The attacks of a kind at one budget, in order."""
+    """Returns the attacks of a kind at one budget, in order.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+        kind: "transfer" or "adaptive".
+    """
     return [column for column in results.columns if column.eps == eps and column.kind == kind]
 
 
 def is_undefended(results: Results, system: SystemResult) -> bool:
-    """Whether a system is the one that transfer attacks are made on."""
+    """Returns whether a system is the one that transfer attacks are made on.
+
+    Args:
+        results: What an evaluation found.
+        system: One of its systems.
+    """
     return system is results.systems[0]
 
 
 def worst_case(results: Results, system: SystemResult, eps: float) -> NDArray[np.bool_] | None:
-    """Which images a system gets right whatever comes: clean and under every attack of this budget, and with
-    each seed: bool [N].
+    """Returns which images a system gets right clean and under every attack of a budget, with each seed.
 
-    None where it cannot be said: the system was not attacked itself (transfer attacks are made on the
-    undefended one), or misses one of the attacks that all systems have.
+    Args:
+        results: What an evaluation found.
+        system: One of its systems.
+        eps: The l-inf budget, in [0, 1] pixel units.
+
+    Returns:
+        bool [N]; None if it is not known. That is so if the system was not attacked itself, or if it
+        misses one of the attacks that all systems have. Transfer attacks are made on the undefended
+        system, and count as attacks on it alone.
     """
     shared = [CLEAN, *attacks(results, eps, "transfer")]
     own = [column for column in attacks(results, eps, "adaptive") if column.key in system.right]
@@ -79,13 +108,21 @@ def worst_case(results: Results, system: SystemResult, eps: float) -> NDArray[np
 
 
 def figures(results: Results, eps: float) -> list[Figures]:
-    """The figures of every system, in order."""
+    """Returns the figures of every system, in order.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     undefended = worst_case(results, results.systems[0], eps)
     return [_figures(results, system, eps, undefended) for system in results.systems]
 
 
 def gate_groups(results: Results) -> dict[str, SystemResult]:
-    """A system for each gate, by the names of all that share it: their drifts and thresholds are equal."""
+    """Returns one system for each gate, by the names of all systems that share it.
+
+    Systems share a gate if their drifts and thresholds are equal.
+    """
     groups: list[list[SystemResult]] = []
     for system in results.systems:
         if CLEAN.key not in system.drift:
@@ -134,5 +171,5 @@ def _lacking(applying: list[Column]) -> str:
 
 
 def _mean(system: SystemResult, keys: list[str]) -> float | None:
-    """The share that is countered under these columns together."""
+    """Returns the share that is countered under these columns together."""
     return float(np.concatenate([system.countered[key] for key in keys]).mean()) if keys else None

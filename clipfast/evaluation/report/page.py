@@ -20,7 +20,15 @@ __all__ = ["write_page"]
 
 
 def write_page(results: Results, folder: Path) -> Path:
-    """Writes folder/index.html and returns its path. Raises InputError where it cannot be written."""
+    """Writes index.html into a folder and returns its path.
+
+    Args:
+        results: What an evaluation found.
+        folder: The folder, which must exist.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     warning = failed_controls(results)
     falling = _plots(list(curve_plots(results)))
     text = filled(
@@ -41,7 +49,7 @@ def write_page(results: Results, folder: Path) -> Path:
 
 
 def _budget(results: Results, eps: float) -> str:
-    """A section of one budget: verdicts, tables and plots."""
+    """Returns a section of one budget: verdicts, tables and plots."""
     said = "".join(_verdict(line) for line in verdicts(results, eps))
     tables = "".join(_table(sheet) for sheet in sheets(results, eps))
     plots = _plots(list(of_budget(results, eps)))
@@ -52,7 +60,7 @@ def _budget(results: Results, eps: float) -> str:
 
 
 def _verdict(line: str) -> str:
-    """The finding in bold, then its figures."""
+    """Sets the finding in bold, before its figures."""
     found, colon, figures = line.partition(": worst case ")
     return f"<li><strong>{escape(found)}</strong>{escape(f'{colon}{figures}')}</li>"
 
@@ -71,7 +79,7 @@ def _table(sheet: Sheet) -> str:
 
 
 def _head(headings: tuple[str, ...]) -> str:
-    """A row of headings, or two where some come in groups, as "group: heading"."""
+    """Returns a row of headings, or two if some come in groups, as "group: heading"."""
     if not any(": " in heading for heading in headings):
         return f"<tr>{''.join(_th(heading) for heading in headings)}</tr>"
     upper, lower = "", ""
@@ -90,7 +98,7 @@ def _th(heading: str, attributes: str = "") -> str:
 
 
 def _cell(cell: str) -> str:
-    """A figure, and in small how sure it is."""
+    """Sets how sure a figure is in small, behind the figure."""
     for mark in (" ±", " ("):
         figure, found, rest = cell.partition(mark)
         if found:
@@ -99,7 +107,7 @@ def _cell(cell: str) -> str:
 
 
 def _kept(figure: str) -> str:
-    """A figure, which stays on one line, or words."""
+    """Keeps a figure on one line; words may break."""
     text = escape(figure)
     return text.replace(" ", "&nbsp;") if any(map(str.isdigit, figure)) else text
 
@@ -112,7 +120,7 @@ def _plots(plots: list[Plot]) -> str:
 
 
 def _skipped(skipped: Any) -> str:
-    """The pictures that could not be read, with the reasons, where they are known by name."""
+    """Lists the pictures that could not be read, with the reasons, if they are known by name."""
     if not isinstance(skipped, list) or not skipped:
         return ""
     items = "".join(f"<li>{escape(': '.join(map(str, entry)))}</li>" for entry in skipped)

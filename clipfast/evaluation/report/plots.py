@@ -1,4 +1,4 @@
-"""The report's plots, each as an SVG text and the words below it."""
+"""The report's plots, each as SVG text and the words below it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,30 @@ __all__ = ["Plot", "curve_plots", "of_budget"]
 
 
 class Plot(NamedTuple):
-    """A chart and what is said of it, in plain text."""
+    """A chart and what is said of it.
+
+    Attributes:
+        svg: The chart as SVG text.
+        caption: Plain text.
+    """
 
     svg: str
     caption: str
 
 
 def of_budget(results: Results, eps: float) -> Iterator[Plot]:
-    """Drift and the gates' ROC under the first transfer attack, and worst-case accuracy against cost."""
+    """Plots drift, the gates' ROC under the first transfer attack, and worst-case accuracy against cost.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+
+    Yields:
+        One plot for each gate, one of all gates, and one of cost, as far as there is something to show.
+
+    Raises:
+        InputError: If what a gate measured is not finite.
+    """
     for attack in attacks(results, eps, "transfer")[:1]:
         gates = {names: s for names, s in gate_groups(results).items() if attack.key in s.drift}
         yield from (_drift(names, system, attack, eps) for names, system in gates.items())
@@ -46,7 +62,14 @@ def of_budget(results: Results, eps: float) -> Iterator[Plot]:
 
 
 def curve_plots(results: Results) -> Iterator[Plot]:
-    """Accuracy against the attack's budget, and against its noise samples a step."""
+    """Plots accuracy against the attack's budget, and against its noise samples a step.
+
+    Args:
+        results: What an evaluation found.
+
+    Yields:
+        One plot of each kind, if there are such curves.
+    """
     if results.by_eps:
         x = Axis.at("eps, grey levels of 255", _places(results.by_eps, 255), lambda v: f"{v:.3g}")
         label = "accuracy against the budget of an attack on the system itself, a line a system"

@@ -19,7 +19,14 @@ NONE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: its title, headings, rows of as many cells, and what explains it."""
+    """A table of text.
+
+    Attributes:
+        title: What it is about.
+        headings: Its headings; "group: heading" if some come in groups.
+        rows: Its rows, of as many cells as there are headings.
+        caption: What explains it.
+    """
 
     title: str
     headings: tuple[str, ...]
@@ -28,7 +35,12 @@ class Sheet:
 
 
 def sheets(results: Results, eps: float) -> Iterator[Sheet]:
-    """The tables of one budget: accuracy and cost, then what gates and adaptive attacks did, if any did."""
+    """Yields the tables of one budget: accuracy and cost, then gates and adaptive attacks' cost, if any.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     yield accuracy(results, eps)
     for sheet in (gates(results, eps), spent(results, eps)):
         if sheet is not None:
@@ -36,7 +48,12 @@ def sheets(results: Results, eps: float) -> Iterator[Sheet]:
 
 
 def accuracy(results: Results, eps: float) -> Sheet:
-    """One row a system: accuracy, worst case, gain, error rates of the gate, speed and cost."""
+    """Returns a table of accuracies, worst case, gain, the gate's error rates and cost, a row a system.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     _, *attacking = columns(results, eps)
     headings = (
         "system",
@@ -82,7 +99,18 @@ def accuracy(results: Results, eps: float) -> Sheet:
 
 
 def gates(results: Results, eps: float) -> Sheet | None:
-    """A row a transfer attack: how well each gate tells its pictures from clean ones; None without a gate."""
+    """Returns a table of how well gates tell each transfer attack's pictures from clean ones.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+
+    Returns:
+        The table; None without a gate or a transfer attack.
+
+    Raises:
+        InputError: If what a gate measured is not finite.
+    """
     transfer, groups = attacks(results, eps, "transfer"), gate_groups(results)
     if not groups or not transfer:
         return None
@@ -96,7 +124,15 @@ def gates(results: Results, eps: float) -> Sheet | None:
 
 
 def spent(results: Results, eps: float) -> Sheet | None:
-    """Encoder passes that adaptive attacks spent an image; None where none is known."""
+    """Returns a table of the encoder passes that adaptive attacks spent an image.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+
+    Returns:
+        The table; None if no passes are known.
+    """
     adaptive = attacks(results, eps, "adaptive")
     keys = {column.key for column in adaptive}
     rows = [
@@ -146,7 +182,7 @@ def _gate(system: SystemResult, column: Column) -> str:
 
 
 def _heading(column: Column) -> str:
-    """The attack below its group."""
+    """Returns the attack's name below its group's."""
     labels = f", {column.labels} labels"
     group = f"{column.kind}{labels}" if column.labels == "predicted" else column.kind
     return f"{group}: {column.title.removesuffix(labels)}"

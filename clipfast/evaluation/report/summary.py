@@ -1,4 +1,4 @@
-"""What is printed of an evaluation: one data set's tables and verdicts, or many data sets side by side."""
+"""What is printed of an evaluation: tables and verdicts of one data set, or several side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ _QUOTED = ("model", "pretrained", "budget", "seed")
 
 
 def summaries(results: Mapping[str, Results], *, width: int = 100) -> Iterator[RenderableType]:
-    """For a terminal so wide. results: of data sets, by name, of the same defences and attacks."""
+    """Yields what a terminal prints of an evaluation.
+
+    Args:
+        results: The results of data sets, by name, of the same defences and attacks.
+        width: How many columns the terminal has.
+    """
     if len(results) > 1:
         for eps in next(iter(results.values())).eps:
             yield from _side_by_side(results, eps)
@@ -44,9 +49,14 @@ def summaries(results: Mapping[str, Results], *, width: int = 100) -> Iterator[R
 
 
 def write_summary(results: Mapping[str, Results], path: Path) -> None:
-    """Writes the data sets side by side as CSV, shares in [0, 1]: one row a budget, system and column.
+    """Writes data sets side by side as CSV: one row a budget, system and column; shares in [0, 1].
 
-    Raises InputError where the file cannot be written.
+    Args:
+        results: The results of data sets, by name, of the same defences and attacks; at least one.
+        path: The file to write.
+
+    Raises:
+        InputError: If the file cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -61,8 +71,11 @@ def write_summary(results: Mapping[str, Results], path: Path) -> None:
 
 
 def _side_by_side(results: Mapping[str, Results], eps: float) -> Iterator[Table]:
-    """A row a data set, and their average: each system under the first transfer attack and clean, as the
-    papers print it; and in the worst case."""
+    """Yields tables with a row a data set, and their average.
+
+    The first has each system under the first transfer attack and clean, as the papers print it. The
+    second has the worst case.
+    """
     shares = _shares(results, eps)
     shown = list(dict.fromkeys(column for columns in shares.values() for column in columns))
     worst = [column for column in shown if column.startswith(_WORST)]
@@ -83,12 +96,12 @@ def _side_by_side(results: Mapping[str, Results], eps: float) -> Iterator[Table]
 
 
 def _at(shares: list[float], i: int) -> float:
-    """The i-th, or the average behind the last."""
+    """Returns the i-th share, or the average behind the last."""
     return shares[i] if i < len(shares) else sum(shares) / len(shares)
 
 
 def _shares(results: Mapping[str, Results], eps: float) -> dict[str, dict[str, list[float]]]:
-    """system -> column -> its share right on each data set."""
+    """Maps systems to columns to the shares that are right on each data set."""
     first = next(iter(results.values()))
     shown = [CLEAN, *attacks(first, eps, "transfer")[:1]]
     rows = {found_name: figures(found, eps) for found_name, found in results.items()}

@@ -17,10 +17,16 @@ __all__ = ["tables"]
 
 
 def tables(results: Results, eps: float, *, width: int = 100) -> Iterator[Table]:
-    """The tables of one budget, for a terminal so wide.
+    """Yields the tables of one budget.
 
-    Where not all accuracies fit they come in a table for each group of attacks, without standard errors, the
-    worst case in all; and the rest in a last one. What is too wide even so goes on in a further table.
+    If not all accuracies fit, they come in a table for each group of attacks, without standard errors but
+    with the worst case. The remaining columns come in a last one. A table that is too wide even so goes
+    on in a further one.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+        width: How many columns the terminal has.
     """
     whole, *rest = sheets(results, eps)
     if _width(whole) <= width:
@@ -33,7 +39,10 @@ def tables(results: Results, eps: float, *, width: int = 100) -> Iterator[Table]
 
 
 def _parts(sheet: Sheet) -> Iterator[tuple[Sheet, int]]:
-    """A sheet of accuracies in parts, the notes below the last; and how many columns name a row in each."""
+    """Yields a sheet of accuracies in parts, and how many columns name a row in each.
+
+    The notes stand below the last part.
+    """
     kinds = [heading.partition(": ")[0] if ": " in heading else "" for heading in sheet.headings]
     last = max((i for i, kind in enumerate(kinds) if kind), default=3)
     for name in dict.fromkeys(filter(None, kinds)):
@@ -45,7 +54,10 @@ def _parts(sheet: Sheet) -> Iterator[tuple[Sheet, int]]:
 
 
 def _pages(sheet: Sheet, fixed: int, width: int) -> Iterator[Sheet]:
-    """As many columns at a time as fit, at least one, behind the first `fixed`; the notes below the last."""
+    """Yields as many columns at a time as fit, at least one, behind the first `fixed`.
+
+    The notes stand below the last page.
+    """
     naming, page = [*range(fixed)], []
     for column in range(fixed, len(sheet.headings)):
         if page and _width(_columns(sheet, [*naming, *page, column])) > width:
@@ -58,7 +70,10 @@ def _pages(sheet: Sheet, fixed: int, width: int) -> Iterator[Sheet]:
 def _columns(
     sheet: Sheet, columns: Sequence[int], title: str | None = None, *, bare: bool = False, caption: str = ""
 ) -> Sheet:
-    """Some columns of a sheet, below its own title where None; bare: without errors and intervals."""
+    """Returns some columns of a sheet.
+
+    title: the sheet's own if None. bare: without standard errors and intervals.
+    """
 
     def cell(text: str) -> str:
         return re.sub(r" ± \S+| \(.*\)", "", text) if bare else text
@@ -72,12 +87,12 @@ def _columns(
 
 
 def _width(sheet: Sheet) -> int:
-    """What a table takes, with the spaces between columns and at its sides."""
+    """Returns what a table takes, with the spaces between columns and at its sides."""
     return 1 + sum(width + 2 for width in _widths(sheet))
 
 
 def _widths(sheet: Sheet) -> list[int]:
-    """What each column takes without breaking a cell; headings break at spaces."""
+    """Returns what each column takes without breaking a cell; headings break at spaces."""
     words = [max(map(len, heading.split())) for heading in sheet.headings]
     cells = [max(map(len, column), default=0) for column in zip(*sheet.rows, strict=True)]
     return [max(pair) for pair in zip(words, cells, strict=True)]
@@ -92,7 +107,7 @@ def _table(sheet: Sheet) -> Table:
         padding=(0, 1, 0, 0),
     )
     for index, (heading, width) in enumerate(zip(sheet.headings, _widths(sheet), strict=True)):
-        # Rich would take the room that headings lack from cells.
+        # Rich would narrow the cells to fit long headings, so headings are wrapped here.
         heading = "\n".join(wrap(heading, width))
         table.add_column(Text(heading), justify="right" if index else "left")
     for row in sheet.rows:

@@ -13,7 +13,11 @@ __all__ = ["caption", "failed_controls", "limits", "quotation", "verdict", "verd
 
 
 def quotation(results: Results) -> str:
-    """What every figure is to be quoted with: model, data, budget, seed, number of images."""
+    """Returns what every figure is to be quoted with: model, data, budget, seed, number of images.
+
+    Raises:
+        KeyError: If `results.run` lacks one of these.
+    """
     run = results.run
     model = f"{run['model']}" if run.get("pretrained") is None else f"{run['model']} ({run['pretrained']})"
     rounds = run.get("seeds", 1)
@@ -28,7 +32,12 @@ def quotation(results: Results) -> str:
 
 
 def caption(results: Results, eps: float) -> str:
-    """What the table of one budget shows, and how its cells are to be read."""
+    """Returns what the table of one budget shows, and how its cells are to be read.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     transfer, adaptive = (attacks(results, eps, kind) for kind in ("transfer", "adaptive"))
     predicted = [column.title for column in transfer if column.labels == "predicted"]
     rows = figures(results, eps)
@@ -60,21 +69,32 @@ def caption(results: Results, eps: float) -> str:
 
 
 def verdicts(results: Results, eps: float) -> list[str]:
-    """A sentence for each defence."""
+    """Returns a sentence for each defence.
+
+    Args:
+        results: What an evaluation found.
+        eps: The l-inf budget, in [0, 1] pixel units.
+    """
     return [_verdict(row, eps) for row in figures(results, eps) if not is_undefended(results, row.system)]
 
 
 def verdict(results: Results, system: SystemResult, eps: float) -> str:
-    """Whether a defence helps at equal attack budget: its worst case against the undefended system's.
+    """Returns a sentence on whether a defence helps at equal attack budget.
 
-    Within two standard errors of the paired difference there is no measurable gain.
+    Its worst case is held against the undefended system's. Within two standard errors of the paired
+    difference there is no measurable gain.
+
+    Args:
+        results: What an evaluation found.
+        system: One of its systems.
+        eps: The l-inf budget, in [0, 1] pixel units.
     """
     (row,) = (row for row in figures(results, eps) if row.system is system)
     return _verdict(row, eps)
 
 
 def failed_controls(results: Results) -> str | None:
-    """A warning where a control failed, or where there is none."""
+    """Returns a warning if a control failed or there are no controls, else None."""
     if not results.controls:
         return "No control shows that the attacks are strong: take every figure for an upper bound."
     if failed := [control.name for control in results.controls if not control.passed]:
@@ -84,7 +104,7 @@ def failed_controls(results: Results) -> str | None:
 
 
 def limits() -> str:
-    """What the figures do not show."""
+    """Returns what the figures do not show."""
     return f"{LIMITS} A figure holds for its model, data, attacks, budget and images, and for no others."
 
 

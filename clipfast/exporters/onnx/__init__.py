@@ -1,1 +1,1 @@
-"""The defended classifier as ONNX: the exporter's translations, rewrites of its graph, and the file."""
+"""Writes graphs as ONNX: translations of operators, rewrites of the graph, and the file."""

@@ -1,4 +1,4 @@
-"""Rewrites of an exported ONNX graph that no exporter makes: they change no value."""
+"""Rewrites of an exported ONNX graph that PyTorch's exporter does not make. They change no value."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ _INT64_MAX = np.iinfo(np.int64).max
 
 
 def guard_empty_rows(graph: ir.Graph) -> None:
-    """Puts what is computed for selected rows alone, from NonZero to ScatterND, under an `If` on any row.
+    """Moves the computation for selected rows, from NonZero to ScatterND, into an `If` on any row.
 
-    Runtimes differ in how they take tensors without rows: ONNX Runtime's fused MatMul divides by zero on
-    some. And no activation is sliced for rows that are not there.
+    Runtimes differ in how they treat tensors without rows. ONNX Runtime's fused MatMul divides by zero on
+    some. The `If` also saves slicing activations when no row is selected.
+
+    Args:
+        graph: The graph, which is changed in place.
     """
     for selection in [node for node in graph if node.op_type == "NonZero"]:
         region, exits = _region(graph, selection)
-        condition = _is_any(selection)  # needs the mask too, which so stays where it is
+        condition = _is_any(selection)  # uses the mask, so that the mask stays outside the `If`
         for node in reversed(list(graph)):
             if node not in region and _is_used_only_by(node, region, exits):
                 region.add(node)
@@ -42,7 +45,10 @@ def _region(graph: ir.Graph, selection: ir.Node) -> tuple[set[ir.Node], list[ir.
 
 
 def _is_used_only_by(node: ir.Node, region: set[ir.Node], exits: list[ir.Node]) -> bool:
-    """Whether no one else needs a node: what rows are written back into is needed without any row too."""
+    """Whether only the region needs a node's outputs.
+
+    A node whose output rows are written back into does not count: it is needed without any row, too.
+    """
     uses = [use for output in node.outputs for use in output.uses()]
     is_result = any(output.is_graph_output() for output in node.outputs)
     others = any(user not in region or (user in exits and index == 0) for user, index in uses)
@@ -83,7 +89,7 @@ def _put_under_if(
 
 
 def _named(op_type: str, inputs: Sequence[ir.Value | None], name: str, **attributes: int) -> ir.Node:
-    """A node of one output, whose name is not left to its graph: names are of the whole model."""
+    """A node of one output with a name of its own, because a name must be unique in the whole model."""
     node = ir.node(op_type, inputs, attributes)
     node.outputs[0].name = name
     return node
@@ -94,7 +100,11 @@ def _describe(value: ir.Value, like: ir.Value) -> None:
 
 
 def gather_once(graph: ir.Graph) -> None:
-    """Gathers rows from a tensor's second half where they are, and not from a copy of that half."""
+    """Gathers rows of a tensor's second half from the whole tensor, not from a copy of that half.
+
+    Args:
+        graph: The graph, which is changed in place.
+    """
     offsets: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
     for body in _bodies(graph):
         for node in list(body):
@@ -129,7 +139,11 @@ def _tail_start(node: ir.Node) -> ir.Value | None:
 
 
 def keep_weights_once(graph: ir.Graph) -> None:
-    """Reads a transposed weight by Gemm's own transposition, so that no runtime makes a second copy."""
+    """Reads a transposed weight by Gemm's own transposition, so that no runtime makes a second copy.
+
+    Args:
+        graph: The graph, which is changed in place.
+    """
     for body in _bodies(graph):
         for node in list(body):
             turn = node.inputs[1].producer() if node.op_type == "Gemm" and node.inputs[1] else None
@@ -144,11 +158,15 @@ def keep_weights_once(graph: ir.Graph) -> None:
 
 
 def read_square_weights_one_way(graph: ir.Graph) -> None:
-    """Makes y W of a square weight that is read as x W^T too by (W^T y^T)^T, with W in the first place.
+    """Turns y W into (W^T y^T)^T if the square weight W is also read as x W^T.
 
-    OpenVINO's CPU plugin (2026.4.1) takes two Gemms over one square weight for the same, whatever their
-    transB says, and one of them is silently wrong. Other forms of either product were wrong as well: MatMul,
-    MatMul over a Transpose, a weight with an axis more. This one costs a copy of the product.
+    OpenVINO's CPU plugin (2026.4.1) treats two Gemms over one square weight as the same, whatever their
+    transB says, and one of them is silently wrong. Other forms of either product were wrong as well:
+    MatMul, MatMul over a Transpose, and a weight with one more axis. This form, with W in the first
+    place, costs a copy of the product.
+
+    Args:
+        graph: The graph, which is changed in place.
     """
     readers: dict[ir.Value, list[ir.Node]] = {}
     for body in _bodies(graph):
@@ -180,7 +198,11 @@ def _turn(node: ir.Node) -> None:
 
 
 def strip(model: ir.Model) -> None:
-    """Takes away what the exporter notes for its developers: stack traces, and shapes of inner values."""
+    """Removes what the exporter notes for its developers: stack traces, and shapes of inner values.
+
+    Args:
+        model: The model, which is changed in place.
+    """
     model.metadata_props.clear()
     for body in _bodies(model.graph):
         body.metadata_props.clear()

@@ -1,4 +1,4 @@
-"""ONNX forms of operators that PyTorch's exporter takes apart less well, or copies weights for."""
+"""ONNX forms of operators for which PyTorch's exporter makes worse forms or copies weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ...torch_private import softmax_backward
 __all__ = ["TRANSLATIONS"]
 
 _aten = torch.ops.aten
-op: Any = opset20  # its annotations are those of ONNX's own types
+op: Any = opset20  # Any, because its annotations are of ONNX's own types
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """One Gemm, which reads the weight as it is stored and adds the bias on the way."""
+    """One Gemm, which reads the weight as it is stored and adds the bias."""
     rows = _rows(x)
     product = op.Gemm(rows, weight, bias, transB=1) if bias is not None else op.Gemm(rows, weight, transB=1)
     return _back(product, x, weight.shape[0])
 
 
 def _matmul(a: Any, b: Any) -> Any:
-    """The gradient of a linear, in the same way; any other product as it is."""
+    """The gradient of a linear layer as one Gemm; any other product stays a MatMul."""
     if len(b.shape) != 2 or len(a.shape) < 2:
         return op.MatMul(a, b)
     return _back(op.Gemm(_rows(a), b), a, b.shape[1])
@@ -73,7 +73,7 @@ def _silu_gradient(grad_output: Any, self: Any) -> Any:
 
 
 def _softmax_gradient(grad_output: Any, output: Any, dim: int, input_dtype: int) -> Any:  # noqa: ARG001
-    """p (g - sum g p)."""
+    """Of p = softmax(x): p (g - sum g p)."""
     weighted = op.Mul(grad_output, output)
     total = op.ReduceSum(weighted, op.Constant(value_ints=[dim]), keepdims=1)
     return op.Sub(weighted, op.Mul(output, total))
@@ -89,7 +89,7 @@ def _layer_norm_gradient(
     bias: Any = None,  # noqa: ARG001
     output_mask: Sequence[bool] = (True, False, False),  # noqa: ARG001
 ) -> Any:
-    """With c = x - mean, g' = g weight: rstd (g' - mean(g') - c rstd^2 mean(g' c)). The input's alone."""
+    """With c = x - mean, g' = g weight: rstd (g' - mean(g') - c rstd^2 mean(g' c)). Input alone."""
     axes = op.Constant(value_ints=list(range(-len(normalized_shape), 0)))
     g = grad_out if weight is None else op.Mul(grad_out, weight)
     centred = op.Sub(input, mean)
@@ -112,7 +112,7 @@ def _convolution_gradient(
     groups: int,
     output_mask: Sequence[bool],  # noqa: ARG001
 ) -> Any:
-    """A transposed convolution by the same weight. The input's alone."""
+    """A transposed convolution by the same weight; the gradient of the input alone."""
     assert not transposed, "expected a plain convolution"
     kernel = weight.shape[2:]
     gradient = _spread(grad_output, weight, input.shape[2:], kernel, stride, padding, dilation, groups)

@@ -1,4 +1,4 @@
-"""The defended classifier as ONNX: standard operators only, each weight once."""
+"""Writes a graph as ONNX, with standard operators only and each weight stored once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .translations import TRANSLATIONS
 
 __all__ = ["write"]
 
-# Constants are computed ahead up to this many numbers: not weights, of which it would make copies.
+# Constants of up to this many numbers are computed ahead. Weights are larger: folding would copy them.
 _FOLDED_UP_TO = 2048
 _PROTOBUF_LIMIT = (1 << 31) - (1 << 24)  # 2 GiB, less what the graph itself takes
 _TIDY = ir.passes.Sequential(
@@ -49,9 +49,24 @@ def write(
     opset: int,
     external_above: int = _PROTOBUF_LIMIT,
 ) -> None:
-    """Writes the graph at `path`, and beside it, above `external_above` bytes, weights in `path`.data.
+    """Writes the graph as ONNX, with the metadata under the key `clipfast`.
 
-    examples: the inputs, of a batch that equals no other dimension where it is dynamic.
+    Above `external_above` bytes the weights go to a second file beside it, whose name is that of `path`
+    with ".data" added.
+
+    Args:
+        graph: The module to trace, in eval mode.
+        examples: The graph's inputs, in order. A dynamic batch must have a size that equals no other
+            dimension.
+        metadata: The text to store.
+        path: The file to write.
+        inputs: The inputs that the file must have, in order.
+        outputs: The outputs that the file must have, in order.
+        opset: The opset of ONNX.
+        external_above: The largest size of all weights in bytes that is stored in the file itself.
+
+    Raises:
+        onnx.checker.ValidationError: If the written file is not valid ONNX.
     """
     program = export_program(graph, examples, batch=inputs[0].shape[0])
     with torch.no_grad(), _quiet():
@@ -94,7 +109,7 @@ def write(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its steps, and its optimiser logs each operator that it leaves alone."""
+    """Hides what the exporter prints of its steps and what its optimiser logs of unchanged operators."""
     log = logging.getLogger("onnxscript")
     before = log.level
     log.setLevel(logging.ERROR)

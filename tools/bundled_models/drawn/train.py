@@ -38,8 +38,10 @@ def embeddings(model: nn.Module, pixels: np.ndarray, device: torch.device) -> Te
 
 
 def loss_of(model: nn.Module, tokenizer: WordTokenizer, step: int, device: torch.device) -> Tensor:
-    """Image-to-text cross-entropy against the complete set of captions: of the 108 seen pairs, of the shapes
-    alone and of the colours alone, each in a random template."""
+    """Computes the image-to-text cross-entropy against all captions.
+
+    They are of the 108 seen pairs, of the shapes alone and of the colours alone, each in a random template.
+    """
     rng = np.random.default_rng((recipe.SEED_TRAIN, step))
     pictures = draw(
         recipe.BATCH,
