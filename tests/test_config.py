@@ -127,6 +127,19 @@ def test_without_a_gate_nothing_needs_calibration(settings, fixed):
             r"expected gate 'none' and views .*, got 'none' and \(\)",
         ),
         ({"view_weights": "best"}, "view_weights must be one of"),
+        ({"gate_tokens": "last"}, "gate_tokens must be one of .*'class', 'mean'.*, got 'last'"),
+        ({"gate_depth": 2}, "expected gate 'agreement' with a gate_depth, got 'drift'"),
+        ({"gate": "agreement", "gate_depth": 0}, "gate_depth must be an integer from 1 to 1000, got 0"),
+        ({"gate": "agreement", "gate_depth": 2.0}, "gate_depth must be an integer"),
+        ({"gate": "agreement", "early_threshold": 0.9}, "expected a gate_depth with early_threshold 0.9"),
+        (
+            {"gate": "agreement", "gate_depth": 2, "early_threshold": 0.0},
+            "early_threshold must be a number from 0.01 to 1, got 0.0",
+        ),
+        (
+            {"gate": "agreement", "gate_depth": 2, "pass_through": "both"},
+            "with pass_through 'both', got 'agreement' after block 2: it compares no two embeddings",
+        ),
         (
             {"view_weights": "agreement", "views": ["identity", "mirror"]},
             "expected at least 3 views .*, got 2",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,20 @@ def test_without_labels_drift_alone_is_measured(classifier):
         torch.from_numpy(measured.drift), classifier.predict(x, seed=1, first_image=3).drift
     )
     assert not np.allclose(measured.drift, gauge(x, seed=1).drift, rtol=1e-3)
+
+
+def test_tokens_are_measured_beside_the_embeddings(tiny_clip, tokenizer):
+    whole = CounterattackConfig(gate="agreement", pass_through="both")
+    early = dataclasses.replace(whole, gate_depth=1, early_threshold=0.5)
+    x, labels = pixels(6), torch.zeros(6, dtype=torch.int64)
+    measured = Gauge(make_classifier(tiny_clip, tokenizer, config=early))(x, labels, seed=1)
+    expected = Gauge(make_classifier(tiny_clip, tokenizer, config=whole))(x, labels, seed=1)
+    np.testing.assert_array_equal(measured.drift, expected.drift)
+    np.testing.assert_array_equal(np.stack(measured.right), np.stack(expected.right))
+    tokens = dataclasses.replace(early, early_threshold=None, pass_through="clean")
+    read = make_classifier(tiny_clip, tokenizer, config=tokens).predict(x).drift
+    np.testing.assert_array_equal(measured.tokens, read.numpy())
+    assert expected.tokens is None
 
 
 def test_the_tower_that_measures_is_named(tiny_clip, tokenizer):

@@ -18,12 +18,14 @@ from clipfast.calibration.threshold import (
     figures_beside,
     report_path,
     threshold_balanced,
+    threshold_early,
     threshold_for_rate,
     write_calibration,
 )
 from clipfast.defence.passes import Passes
 
 CONFIG = CounterattackConfig(pass_through="clean")
+EARLY = CounterattackConfig(gate="agreement", gate_depth=2, early_threshold=0.9, pass_through="clean")
 
 
 def drifts(n: int, centre: float, seed: int = 0) -> np.ndarray:
@@ -229,6 +231,62 @@ def test_passes_are_those_of_the_schedule(config, drift_encoder, passed, counter
     middle = expected_passes(config, 0.25, drift_encoder=drift_encoder)
     assert middle.forward == 0.75 * passed[0] + 0.25 * countered[0]
     assert middle.backward == 0.25 * countered[1]
+
+
+@pytest.mark.parametrize(("early", "forward"), [(0, 2), (1, 1.25), (0.5, 1.625)])
+def test_who_passes_early_pays_for_some_blocks(early, forward):
+    config = dataclasses.replace(EARLY, pass_through="both")
+    passes = expected_passes(config, 0.0, early=early, blocks=8)
+    assert passes == Passes(forward, 0)
+    assert expected_passes(config, 0.0, early=early) == Passes(2, 0)  # of an unknown number of blocks
+    one = dataclasses.replace(EARLY, early_threshold=None)
+    assert expected_passes(one, 0.0, blocks=8) == Passes(1.25, 0)
+
+
+def agreeing(n: int, drift: float, tokens: float, seed: int) -> Measured:
+    rng = np.random.default_rng(seed)
+    return Measured(
+        drift=rng.normal(drift, 0.05, n).astype(np.float32),
+        tokens=rng.normal(tokens, 0.02, n).astype(np.float32),
+    )
+
+
+def test_hardly_any_that_should_be_countered_pass_early():
+    clean, attacked = agreeing(400, 0.9, 0.95, 0), agreeing(300, 0.7, 0.9, 1)
+    early = threshold_early(clean, attacked, 0.8)
+    wrongly = [((m.drift < 0.8) & (m.tokens >= np.float32(early))).sum() for m in (clean, attacked)]
+    assert early == np.float32(early)
+    # At most a hundredth of either kind, and of one of them just that.
+    assert wrongly[0] <= 4
+    assert wrongly[1] <= 3
+    assert wrongly[0] == 4 or wrongly[1] == 3
+    assert not np.isclose(np.concatenate([clean.tokens, attacked.tokens]), early, rtol=0, atol=1e-7).any()
+    assert threshold_early(clean, clean, 0.0) == 0.01
+    steady = dataclasses.replace(attacked, tokens=np.ones(300, np.float32))
+    assert threshold_early(clean, steady, 0.8) == 1.0
+
+
+def test_both_thresholds_are_set_and_every_figure_is_of_both_gates():
+    clean, attacked = agreeing(400, 0.9, 0.95, 0), agreeing(300, 0.7, 0.9, 1)
+    found = made(clean, attacked, config=EARLY, blocks=8)
+    tau, early = found.config.tau_threshold, found.config.early_threshold
+    assert tau == threshold_for_rate(clean.drift, 0.05)
+    assert early == threshold_early(clean, attacked, tau)
+    passed = [m.tokens >= np.float32(early) for m in (clean, attacked)]
+    countered = [(m.drift < tau) & ~p for m, p in zip((clean, attacked), passed, strict=True)]
+    figures = found.figures()
+    assert figures["early_threshold"] == early
+    assert figures["clean_early"] == passed[0].mean()
+    assert figures["attacked_early"] == passed[1].mean()
+    assert figures["clean_countered"] == countered[0].mean()
+    assert figures["attacked_countered"] == countered[1].mean()
+    share = passed[0].mean()
+    assert figures["forward_passes"] == pytest.approx(2 + 3 * countered[0].mean() - 0.75 * share)
+    assert found.config.is_calibrated("weights")
+    for changes in ({"early_threshold": 0.5}, {"gate_depth": 3}, {"gate_tokens": "mean"}):
+        assert not dataclasses.replace(found.config, **changes).is_calibrated("weights")
+    with pytest.raises(InputError, match="an early_threshold needs attacked pictures"):
+        made(clean, config=EARLY)
 
 
 def test_files_are_a_config_and_a_report_beside_it(tmp_path):

@@ -48,6 +48,30 @@ def x() -> Tensor:
     return pixels(8).float() / 255
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_noise_is_that_of_the_settings_for_attackers_too(norm):
+    class Plain:
+        config = CounterattackConfig(norm=norm, eps=0.05 if norm == "linf" else 2.0)
+
+        def differentiable(self, _: str):
+            return lambda pixels: pixels
+
+    x = torch.rand(6, 3, 16, 16)
+    x[0] = 1.0
+    system = systems.noisy(Plain())  # pyright: ignore[reportArgumentType]
+    answered = system.answer(x, seed=3, first_image=2).logits
+    assert torch.equal(answered, system.answer(x, seed=3, first_image=2).logits)
+    for noisy in (answered, system.attackable(x)):
+        assert noisy.min() >= 0
+        assert noisy.max() <= 1
+        difference = (noisy - x)[1:]
+        size = difference.abs().amax() if norm == "linf" else difference.flatten(1).norm(dim=1).amax()
+        assert 0.2 * Plain.config.eps < size <= Plain.config.eps + 1e-6
+    leaf = x.clone().requires_grad_()
+    system.attackable(leaf).sum().backward()
+    assert torch.equal(leaf.grad, torch.ones_like(x))  # of white pixels too
+
+
 def logits_of(system: System, x: Tensor, **options: int) -> Tensor:
     with torch.no_grad():
         return system.answer(x, **{"seed": 3, **options}).logits

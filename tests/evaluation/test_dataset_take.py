@@ -69,6 +69,12 @@ def test_numbers_that_are_too_small_are_refused(counted, images, seed):
     assert counted.pictures.read_so_far == []
 
 
+@pytest.mark.parametrize("after", [-1, 20, 21])
+def test_some_pictures_must_be_left(counted, after):
+    with pytest.raises(InputError, match=f"expected to leave out fewer than 20 pictures, got {after}"):
+        counted.take(PREPROCESS, 4, after=after)
+
+
 def test_progress_is_told_of_each_picture(counted):
     calls = []
     counted.take(PREPROCESS, 7, progress=lambda: calls.append(len(counted.pictures.read_so_far)))

@@ -181,16 +181,21 @@ class Dataset:
             images: How many are drawn, at least 1; all if None or if there are fewer.
             seed: From 0. Equal seeds draw equal pictures. With fewer `images` these are the first of
                 those that more would draw.
-            after: How many pictures of those that are drawn first are left out, fewer than there are.
+            after: How many pictures of those that are drawn first are left out.
             progress: Called after each picture.
 
         Raises:
-            InputError: If `images` or `seed` is too small, or nothing that was drawn could be read.
+            InputError: If `images` or `seed` is too small, `after` leaves no picture, or nothing that was
+                drawn could be read.
         """
         if images is not None and images < 1:
             raise InputError(f"expected at least 1 image, got {images}")
         if seed < 0:
             raise InputError(f"expected a seed from 0, got {seed}")
+        if not 0 <= after < len(self):
+            raise InputError(
+                f"{self.name}: expected to leave out fewer than {len(self)} pictures, got {after}"
+            )
         drawn = np.random.default_rng(seed).permutation(len(self))[after:][:images].tolist()
         pixels = np.empty((len(drawn), 3, *preprocess.size), np.uint8)
         names: list[str] = []

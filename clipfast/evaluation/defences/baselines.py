@@ -28,7 +28,6 @@ __all__ = [
     "energy_lowered",
     "ensemble",
     "hedge",
-    "random_noise",
     "views",
     "within",
 ]
@@ -59,23 +58,6 @@ class NormalisedSteps(NamedTuple):
 
 # The published code's for CLIP, at 224 pixels.
 ET3 = NormalisedSteps(eps=5 / 255, step_size=2.5, steps=2)
-
-
-def random_noise(pixels: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
-    """Returns pixels with U(-eps, eps) added, clamped to [0, 1]: the baseline "RN" of arXiv 2503.03613.
-
-    The clamp passes the gradient, so that flat white and black have one.
-
-    Args:
-        pixels: float [N, 3, H, W] in [0, 1].
-        eps: The size of the noise, in [0, 1] pixel units.
-        generator: A generator on the CPU, where the noise is drawn; None stands for torch's own.
-
-    Returns:
-        float [N, 3, H, W] in [0, 1], differentiable.
-    """
-    noise = torch.empty(pixels.shape).uniform_(-eps, eps, generator=generator)
-    return within(pixels + noise.to(pixels.device))
 
 
 def views(pixels: Tensor) -> Tensor:

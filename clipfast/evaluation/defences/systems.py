@@ -23,7 +23,7 @@ from ...reference_stages import (
     transformed,
 )
 from . import baselines, purification
-from .baselines import ET3, NormalisedSteps, blur, random_noise, within
+from .baselines import ET3, NormalisedSteps, blur, within
 from .purification import CLIPURE, Turns
 
 __all__ = [
@@ -134,17 +134,18 @@ def energy_lowered(classifier: DefendedClassifier, steps: NormalisedSteps = ET3)
 
 def noisy(classifier: DefendedClassifier) -> System:
     """Builds plain CLIP behind noise of the config's eps: the baseline "RN" of arXiv 2503.03613."""
-    eps, config = classifier.config.eps, classifier.config
     logits = classifier.differentiable("undefended")
 
+    def through(pixels: Tensor, seed: int, first_image: int = 0) -> Tensor:
+        return logits(within(pixels + _noise(pixels, classifier.config, seed, first_image)))
+
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
-        noise = _noise(pixels, config, seed, first_image)
-        return Answer(logits((pixels + noise).clamp(0, 1)))
+        return Answer(through(pixels, seed, first_image))
 
     return System(
         name="random noise",
         answer=answer,
-        attackable=lambda pixels: logits(random_noise(pixels, eps=eps)),
+        attackable=lambda pixels: through(pixels, draws.torch_seed()),
         randomised=True,
         classifiers=(classifier,),
     )
