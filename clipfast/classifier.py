@@ -21,6 +21,7 @@ from .defence.differentiable import DifferentiableDefence, Mode
 from .defence.engine import Engine
 from .defence.model_state import ModelState, Once, check_float32
 from .defence.reference_engine import DefenceEngine, ReferenceEngine
+from .defence.tallying import tally
 from .defence.usable import check_usable
 from .encoders import check_dtype, check_explicit
 from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
@@ -411,7 +412,7 @@ class DefendedClassifier(nn.Module):
                 (`no_grad`).
             OutOfMemoryError: If not even one image fits in memory.
         """
-        return self.predict(pixels, with_undefended=False).logits
+        return self.predict(pixels).logits
 
     @_eager
     def predict(
@@ -422,7 +423,7 @@ class DefendedClassifier(nn.Module):
         seed: int | None = None,
         first_image: int = 0,
         with_delta: bool = False,
-        with_undefended: bool = True,
+        with_undefended: bool = False,
     ) -> Prediction[Tensor]:
         """Classifies images.
 
@@ -476,7 +477,7 @@ class DefendedClassifier(nn.Module):
                 classnames=self.classnames,
                 calibrated=made.calibrated,
             )
-        self._stats.add(prediction)
+        self._stats.add(tally(prediction))
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("countered %d of %d images", int(prediction.countered.sum()), len(x))
         return prediction

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
-__all__ = ["Prediction", "Stats", "StatsRecorder"]
+__all__ = ["DRIFT_BINS", "Prediction", "Stats", "StatsRecorder", "tally"]
 
 # A numpy array or a torch tensor. Code asks the array which one it is, so that torch is not imported.
 Array = TypeVar("Array", bound=Any)
@@ -125,8 +125,18 @@ class Stats:
     placed: dict[str, int] = field(default_factory=dict)
 
 
+def tally(prediction: Prediction[NDArray[Any]]) -> NDArray[np.int64]:
+    """Counts an exported classifier's prediction.
+
+    Returns:
+        int64 [45]: images, countered and changed ones, and the drift histogram of `Stats`.
+    """
+    histogram, _ = np.histogram(prediction.drift.clip(min=0), DRIFT_BINS)
+    return np.array([len(prediction), prediction.countered.sum(), prediction.changed.sum(), *histogram])
+
+
 class StatsRecorder:
-    """Adds up predictions; safe across threads. Copies and unpickled recorders start from zero."""
+    """Adds up tallies; safe across threads. Copies and unpickled recorders start from zero."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -135,23 +145,25 @@ class StatsRecorder:
     def reset(self) -> None:
         """Sets the counts back to zero."""
         with self._lock:
-            self._counts = np.zeros(3, np.int64)
-            self._histogram = np.zeros(len(DRIFT_BINS) - 1, np.int64)
+            self._sums: dict[Any, Any] = {}  # by device, where they stay until they are read
 
-    def add(self, prediction: Prediction[Any]) -> None:
-        """Counts a prediction's images."""
-        flags = int(prediction.countered.sum()), int(prediction.changed.sum())
-        histogram, _ = np.histogram(_as_numpy(prediction.drift).clip(min=0), DRIFT_BINS)
+    def add(self, counts: Array) -> None:
+        """Adds the int64 [45] of `tally`, a numpy array or a torch tensor."""
+        device = getattr(counts, "device", None)
         with self._lock:
-            self._counts += (len(prediction), *flags)
-            self._histogram += histogram
+            self._sums[device] = self._sums[device] + counts if device in self._sums else counts
 
     def read(self) -> Stats:
         """Returns the counts so far."""
         with self._lock:
-            images, countered, changed = self._counts.tolist()
-            histogram = self._histogram.copy()
-        return Stats(images=images, countered=countered, changed=changed, drift_histogram=histogram)
+            each = [_as_numpy(counts) for counts in self._sums.values()]
+        images, countered, changed, *histogram = np.sum([np.zeros(len(DRIFT_BINS) + 2, int), *each], axis=0)
+        return Stats(
+            images=int(images),
+            countered=int(countered),
+            changed=int(changed),
+            drift_histogram=np.array(histogram, np.int64),
+        )
 
     def __reduce__(self) -> tuple[type[StatsRecorder], tuple[()]]:
         return StatsRecorder, ()

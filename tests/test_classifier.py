@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import CLASSNAMES, linf_draw, make_classifier, make_tiny_clip, pixels, split_threshold
 from lab import VIEWS_ALONE
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipfast import (
     CounterattackConfig,
@@ -252,6 +253,47 @@ def test_stats_count_every_image_once(tiny_clip, tokenizer, x, noise):
     assert classifier.stats().drift_histogram.sum() == 0
 
 
+AGREEMENT = {"gate": "agreement"}
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what waits for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operator, _, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "unique", "masked_select"):
+            self.found.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "reads"),
+    [
+        ({}, 2),
+        ({"gate": "agreement"}, 2),
+        ({"gate": "agreement", "gate_depth": 1, "early_threshold": 0.9}, 3),
+    ],
+    ids=["drift", "agreement", "early"],
+)
+def test_a_batch_waits_for_its_gate_and_for_whether_answers_are_numbers(
+    tiny_clip, tokenizer, x, options, reads
+):
+    config = CounterattackConfig(**options, tau_threshold=0.97, pass_through="clean")
+    classifier = make_classifier(tiny_clip, tokenizer, config=config)
+    classifier.predict(x, seed=0)  # packs the weights
+    classifier.reset_stats()
+    with HostReads() as seen:
+        prediction = classifier.predict(x, seed=0)
+    assert len(seen.found) == reads, seen.found
+    stats = classifier.stats()
+    assert (stats.images, stats.countered) == (8, int(prediction.countered.sum()))
+    assert stats.drift_histogram.sum() == 8
+
+
 def test_gradients_are_refused_never_hidden(classifier, x):
     leaf = (x.float() / 255).requires_grad_()
     for call in (classifier, classifier.predict):
@@ -439,7 +481,7 @@ def test_drift_model_measures_drift(tiny_clip, tokenizer, x, noise):
             drift_model=other,
             config=dataclasses.replace(config, pass_through=pass_through),
         )
-        prediction = tuned.predict(x, noise=noise)
+        prediction = tuned.predict(x, noise=noise, with_undefended=True)
         torch.testing.assert_close(prediction.drift, alone.drift, rtol=1e-5, atol=0)
         torch.testing.assert_close(prediction.undefended_logits, tuned.undefended(x), atol=1e-4, rtol=0)
         expected = counterattack(
@@ -618,13 +660,13 @@ def test_without_a_gate_plain_clip_is_asked_only_on_request(tiny_clip, tokenizer
     classifier = make_classifier(tiny_clip, tokenizer, config=config)
     assert classifier.calibrated
     with PassCounter(classifier) as spent:
-        bare = classifier.predict(x, with_undefended=False)
+        bare = classifier.predict(x)
         logits = classifier(x)
     assert spent.an_image(len(x)).forward == 2 * 2
     assert bare.undefended_logits.isnan().all()
     assert not bare.changed.any()
     with PassCounter(classifier) as spent:
-        whole = classifier.predict(x)
+        whole = classifier.predict(x, with_undefended=True)
     assert spent.an_image(len(x)).forward == 3
     expected = classifier._head(answer_embedding(classifier.image_tower, x.float() / 255, config))
     for ours in (bare.logits, whole.logits, logits):

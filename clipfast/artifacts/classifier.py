@@ -16,7 +16,7 @@ from ..errors import ArtifactError, InputError, UncalibratedWarning, uncalibrate
 from ..inputs import arrays
 from ..inputs.noise import NoiseSource, check_one_source
 from ..inputs.rules import NoiseKey, NoisePolicy
-from ..prediction import Prediction, Stats, StatsRecorder
+from ..prediction import Prediction, Stats, StatsRecorder, tally
 from ..preprocess import Preprocess
 from .metadata import Metadata
 from .running import check_ports, pixels_taken, read_metadata, run_in_batches
@@ -223,7 +223,7 @@ class ArtifactClassifier:
             classnames=self.classnames,
             calibrated=calibrated,
         )
-        self._stats.add(prediction)
+        self._stats.add(tally(prediction))
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("countered %d of %d images", prediction.countered.sum(), len(prediction))
         return prediction

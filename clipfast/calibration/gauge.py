@@ -48,10 +48,12 @@ class Gauge:
         Raises:
             InputError: As for `DefendedClassifier.predict`.
         """
-        passed = self._passing.predict(pixels, seed=seed, first_image=first_image)
+        passed = self._passing.predict(
+            pixels, seed=seed, first_image=first_image, with_undefended=labels is not None
+        )
         drift, tokens = passed.drift.cpu().numpy().astype(np.float32), None
         if self._reading is not None:
-            read = self._reading.predict(pixels, seed=seed, first_image=first_image, with_undefended=False)
+            read = self._reading.predict(pixels, seed=seed, first_image=first_image)
             tokens = read.drift.cpu().numpy().astype(np.float32)
         if labels is None:
             return Measured(drift=drift, tokens=tokens)

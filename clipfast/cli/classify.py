@@ -269,7 +269,7 @@ def _predict(
         return classifier.predict(pixels, **settings)
     import torch
 
-    return classifier.predict(torch.from_numpy(pixels), **settings)
+    return classifier.predict(torch.from_numpy(pixels), with_undefended=True, **settings)
 
 
 def _rows(files: list[Path], prediction: Prediction[Any], topk: int) -> Iterator[dict[str, Any]]:

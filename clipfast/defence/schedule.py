@@ -314,7 +314,7 @@ class Schedule:
         n, passing_as = pixels.shape[0], self.config.pass_through
         gated = self._gate(pixels, noise, x, d)
         known, other = self._known(gated, x)
-        rows, others = gated.countered.nonzero().flatten(), (~gated.countered).nonzero().flatten()
+        rows, others = _sides(gated.countered)
         some = _chosen((x, d, known, other), others, n)
         passing = None if some is None else self.run("pass_on", self._pass_on, *some)
         some = _chosen((x, d, known, other), rows, n)
@@ -429,6 +429,15 @@ class Schedule:
 
     def _double(self, x: Tensor) -> bool:
         return torch.compiler.is_exporting() or self.encoder.prefers_double(len(x))
+
+
+def _sides(countered: Tensor) -> tuple[Tensor, Tensor]:
+    """The countered rows and the others, int64, in order; by one host read."""
+    if torch.compiler.is_exporting():
+        return countered.nonzero().flatten(), (~countered).nonzero().flatten()
+    held = int(countered.sum())
+    order = countered.to(torch.int8).argsort(stable=True)
+    return order[len(order) - held :], order[: len(order) - held]
 
 
 def _chosen(structure: Rows, rows: Tensor, n: int) -> Rows | None:

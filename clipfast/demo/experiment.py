@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,18 +158,18 @@ def experiment(subject: Subject, out: Path, *, seed: int, progress: Callable[[fl
         )
         accuracies = [float(flags.mean()) for flags in (right, right_attacked, left)]
         rows[system.name] = SystemRow(*accuracies, *(seconds[2 * i + j] / seconds[j] for j in range(2)))
+
+    def answers(classifier: DefendedClassifier) -> Iterator[Prediction[Tensor]]:
+        for pixels in (clean, attacked):
+            yield classifier.predict(pixels, seed=seed, with_delta=True, with_undefended=True)
+
     return DemoResult(
         described=subject.described,
         rows=rows,
         labels=labels,
         clean_pixels=clean,
         attacked_pixels=attacked,
-        defences={
-            preset: Defended(
-                each.config, *(each.predict(p, seed=seed, with_delta=True) for p in (clean, attacked))
-            )
-            for preset, each in subject.defended.items()
-        },
+        defences={preset: Defended(each.config, *answers(each)) for preset, each in subject.defended.items()},
     )
 
 

@@ -142,7 +142,10 @@ def write_model(out: Path, shown: Shown) -> None:
     clean, labels = shown.pixels, shown.labels
     attacked = _attacked(base, clean, labels)
     answers = {
-        preset: [classifiers[preset].predict(pixels, seed=_SEED) for pixels in (clean, attacked)]
+        preset: [
+            classifiers[preset].predict(pixels, seed=_SEED, with_undefended=True)
+            for pixels in (clean, attacked)
+        ]
         for preset in presets
     }
     right, still = (p.undefended_logits.argmax(dim=1) == labels for p in answers[_FIRST])

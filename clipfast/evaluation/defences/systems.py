@@ -163,7 +163,7 @@ def countered(classifier: DefendedClassifier, name: str = "TTC") -> System:
     bpda, config = classifier.differentiable("bpda"), classifier.config
 
     def answer(pixels: Tensor, *, seed: int, first_image: int = 0) -> Answer:
-        found = classifier.predict(pixels, seed=seed, first_image=first_image, with_undefended=False)
+        found = classifier.predict(pixels, seed=seed, first_image=first_image)
         return Answer(found.logits, *(() if config.is_fixed else (found.drift, found.countered)))
 
     ungated = System(
