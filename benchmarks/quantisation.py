@@ -34,9 +34,9 @@ def rounded(x: Tensor, *, rows: bool) -> Tensor:
 
 def quantise(linear: FrozenLinear, *, rows: bool) -> None:
     """Rounds what the forward product reads; its gradient's stays."""
-    plain = linear._forward
+    plain, gradient = linear._many
     weight, bias = rounded(plain.weight, rows=True), plain.bias
-    linear._forward = lambda x: F.linear(rounded(x, rows=rows), weight, bias)
+    linear._few = linear._many = lambda x: F.linear(rounded(x, rows=rows), weight, bias), gradient
 
 
 def encoder_of(classifier: DefendedClassifier, scheme: str | None) -> VitEncoder:

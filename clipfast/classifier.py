@@ -23,7 +23,7 @@ from .defence.model_state import ModelState, Once, check_float32
 from .defence.reference_engine import DefenceEngine, ReferenceEngine
 from .defence.tallying import tally
 from .defence.usable import check_usable
-from .encoders import check_dtype, check_explicit
+from .encoders import Tune, check_dtype, check_explicit, check_tune
 from .errors import GradientError, InputError, UncalibratedWarning, uncalibrated
 from .inputs import draws
 from .inputs.noise import Noise, NoiseSource, check_one_source
@@ -55,6 +55,7 @@ class Options(TypedDict, total=False):
     implementation: Implementation | Literal["reference"]
     precision: str
     compile: bool
+    tune: Tune
     noise_policy: NoisePolicy
     noise_key: NoiseKey
 
@@ -110,6 +111,11 @@ class DefendedClassifier(nn.Module):
             without bfloat16 units "bf16" warns and runs in fp32. Only "fp32" with "reference".
         compile: Whether to run the engine's towers through torch.compile, for batch sizes that others are
             padded to. Call `warmup` before serving. Not with "reference".
+        tune: How the engine's forms of products, attention and batches are chosen on a CPU. True tries them
+            when the engine is first needed, which takes about a second for a large tower. False takes the
+            forms that were the fastest on the machines of benchmarks/README.md. A name ("split", "mkl",
+            "onednn" or "plain") takes that form of products. `clipfast.implementations()` tells what was
+            found; answers differ by rounding alone.
         noise_policy: "fresh" draws new noise at each call. "content" keys it by `noise_key` and the
             image's pixels, so that an image always gets the same answer, and an attacker no free retries.
             (The same to rounding: batches of other sizes round otherwise.) One changed byte of a uint8
@@ -148,6 +154,7 @@ class DefendedClassifier(nn.Module):
         implementation: Implementation | Literal["reference"] = "auto",
         precision: str = "fp32",
         compile: bool = False,
+        tune: Tune = True,
         noise_policy: NoisePolicy = "fresh",
         noise_key: NoiseKey = None,
         _source: tuple[str, str | None] | None = None,
@@ -179,6 +186,7 @@ class DefendedClassifier(nn.Module):
             if tower is not None and implementation != "reference":
                 check_dtype(tower, precisions.dtype_of(self.precision))
         self._check_depth(self.config, implementation)
+        check_tune(tune, precisions.dtype_of(self.precision))
         self._state = ModelState(
             self.image_tower,
             self.drift_tower,
@@ -187,6 +195,7 @@ class DefendedClassifier(nn.Module):
             self.templates,
             precisions.dtype_of(self.precision),
             compile,
+            tune,
         )
         self.eval().requires_grad_(False)
         self._implementation: Implementation | Literal["reference"] = implementation

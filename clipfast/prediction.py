@@ -147,7 +147,7 @@ class StatsRecorder:
         with self._lock:
             self._sums: dict[Any, Any] = {}  # by device, where they stay until they are read
 
-    def add(self, counts: Array) -> None:
+    def add(self, counts: Any) -> None:
         """Adds the int64 [45] of `tally`, a numpy array or a torch tensor."""
         device = getattr(counts, "device", None)
         with self._lock:

@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__
 from ..encoders.linear import product_forms
+from ..measurement.machine import cpu_name
 from ..ops import implementations
 from ..torch_private import has_amx
 
@@ -33,7 +34,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "clipfast": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "amx": has_amx(),
@@ -50,12 +51,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         found["cuda"] = torch.version.cuda
         found["triton"] = metadata.version("triton")
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

@@ -27,8 +27,6 @@ from .transforming import transforms_of
 
 __all__ = ["Engine"]
 
-# Fits the caches of two cores and still fills their vector units; measured in benchmarks/README.md.
-_CPU_CHUNK = 8
 _CUDA_CHUNK = 256
 _CPU_MEMORY = 3 << 29
 # At most so many chunks' activations are held at once: see `clipfast.defence.batch`.
@@ -91,7 +89,7 @@ class Engine:
         )
         if memory is None:
             memory = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_MEMORY
-        limit = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
+        limit = encoder.chunk if device.type == "cpu" else _CUDA_CHUNK
         fits = memory // (_CHUNKS_HELD * self._held_bytes(encoder))
         if encoder.prefers_double(min(limit, fits)):  # a double batch saves both halves
             fits //= 2

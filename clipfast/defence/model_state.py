@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..encoders import CompiledEncoder, Encoder, make_encoder
+from ..encoders import CompiledEncoder, Encoder, Tune, make_encoder
 from ..errors import InputError
 from ..models.class_weights import Template, Tokenizer, class_weights, null_embedding
 from ..models.tower import ImageTower
@@ -67,6 +67,7 @@ class ModelState:
         templates: Templates of prompts, see `clipfast.models.class_weights`.
         dtype: Of the large products' operands.
         compile: Whether encoders run through torch.compile.
+        tune: How their forms are chosen on a CPU, see `clipfast.encoders.VitEncoder`.
         head: The head, if it is made already.
 
     Raises:
@@ -83,11 +84,13 @@ class ModelState:
         templates: Sequence[Template],
         dtype: torch.dtype,
         compile: bool,
+        tune: Tune,
         head: Head | None = None,
     ) -> None:
-        self._made_of = image_tower, drift_tower, tokenizer, classnames, templates, dtype, compile
+        self._made_of = image_tower, drift_tower, tokenizer, classnames, templates, dtype, compile, tune
         self._image_tower, self._drift_tower, self._tokenizer = image_tower, drift_tower, tokenizer
         self._classnames, self._templates, self._dtype, self._compile = classnames, templates, dtype, compile
+        self._tune: Tune = tune
         self._lock = threading.RLock()
         self._version = self._changes = 0
         self._encoders: Once[tuple[Encoder, Encoder | None]] = Once()
@@ -160,7 +163,7 @@ class ModelState:
         return [tower.model for tower in (self._image_tower, self._drift_tower) if tower is not None]
 
     def _encoder(self, tower: ImageTower) -> Encoder:
-        encoder = make_encoder(tower, dtype=self._dtype)
+        encoder = make_encoder(tower, dtype=self._dtype, tune=self._tune)
         return CompiledEncoder(encoder) if self._compile else encoder
 
     def _make_head(self) -> Head:

@@ -12,6 +12,7 @@ from ..models.tower import ImageTower
 from .autograd import AutogradEncoder
 from .base import Encoder, ExplicitEncoder, Saved
 from .compiled import CompiledEncoder
+from .product_trials import Tune, check_tune
 from .traced import TracedEncoder, TracingError
 from .vit import VitEncoder
 
@@ -21,9 +22,11 @@ __all__ = [
     "Encoder",
     "Saved",
     "TracedEncoder",
+    "Tune",
     "VitEncoder",
     "check_dtype",
     "check_explicit",
+    "check_tune",
     "make_encoder",
 ]
 
@@ -33,7 +36,9 @@ _EXPLICIT: tuple[type[ExplicitEncoder], ...] = (VitEncoder,)
 _log = logging.getLogger(__name__)
 
 
-def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack: bool = True) -> Encoder:
+def make_encoder(
+    tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack: bool = True, tune: Tune = True
+) -> Encoder:
     """Makes the fastest form of an image tower that gives right results.
 
     That is the explicit form of a tower that one covers, else the traced form, else the one by autograd.
@@ -42,13 +47,15 @@ def make_encoder(tower: ImageTower, *, dtype: torch.dtype = torch.float32, pack:
         tower: The image tower.
         dtype: Of the large products' operands. Other than float32 for the explicit form alone.
         pack: Whether the explicit form re-lays the weights for CPU products.
+        tune: How the explicit form's parts are chosen on a CPU, see `VitEncoder`.
 
     Raises:
-        InputError: If dtype is not float32 and no explicit form covers the tower.
+        InputError: If dtype is not float32 and no explicit form covers the tower, and if `tune` is not
+            known.
     """
     check_dtype(tower, dtype)
     if explicit := _explicit(tower):
-        return explicit(tower.model.visual, dtype=dtype, pack=pack)
+        return explicit(tower.model.visual, dtype=dtype, pack=pack, tune=tune)
     try:
         return TracedEncoder(tower)
     except TracingError as error:

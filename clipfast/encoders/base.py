@@ -8,7 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Encoder", "ExplicitEncoder", "PixelEncoder", "Saved"]
+__all__ = ["CPU_CHUNK", "Encoder", "ExplicitEncoder", "PixelEncoder", "Saved"]
+
+# Fits the caches of two cores and still fills their vector units; measured in benchmarks/README.md.
+CPU_CHUNK = 8
 
 Saved = tuple[Tensor, ...]  # batch first, so that rows can be gathered
 
@@ -25,12 +28,14 @@ class Encoder(Protocol):
         form: "explicit", "traced" or "autograd".
         dtype: Of the large products' operands.
         patch_size: (P, Q) if the layout is [N, patches, 3 * P * Q]; None if it is [N, 3, H, W] itself.
+        chunk: How many images a CPU embeds at a time at most.
         blocks: How many blocks `embed_until` and `embed_from` can run apart; 1 if none.
     """
 
     form: str
     dtype: torch.dtype
     patch_size: tuple[int, int] | None
+    chunk: int
     blocks: int
 
     def to_layout(self, pixels: Tensor) -> Tensor:
@@ -123,7 +128,9 @@ class ExplicitEncoder(Encoder, Protocol):
         pack: Whether to re-lay the weights for CPU products.
     """
 
-    def __init__(self, visual: nn.Module, *, dtype: torch.dtype = ..., pack: bool = ...) -> None: ...
+    def __init__(
+        self, visual: nn.Module, *, dtype: torch.dtype = ..., pack: bool = ..., tune: bool | str = ...
+    ) -> None: ...
 
     @staticmethod
     def covers(visual: nn.Module) -> bool:
@@ -140,6 +147,7 @@ class PixelEncoder(ABC):
     """
 
     patch_size: tuple[int, int] | None = None
+    chunk = CPU_CHUNK
     blocks = 1
     dtype = torch.float32
 

@@ -38,7 +38,7 @@ class CompiledEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.form = encoder.form
-        self.patch_size, self.blocks = encoder.patch_size, encoder.blocks
+        self.patch_size, self.blocks, self.chunk = encoder.patch_size, encoder.blocks, encoder.chunk
         self.dtype = encoder.dtype
         self.eager = encoder
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}

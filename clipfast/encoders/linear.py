@@ -11,7 +11,7 @@ import functools
 import itertools
 import weakref
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,17 @@ from ..ops import split_linear, to_blocks
 from ..ops.native import why_not
 from ..ops.registry import declare
 
-__all__ = ["FrozenLinear", "PackedProduct", "PlainProduct", "SplitProduct", "product_forms", "products_of"]
+__all__ = [
+    "Choice",
+    "Forms",
+    "FrozenLinear",
+    "PackedProduct",
+    "PlainProduct",
+    "Product",
+    "SplitProduct",
+    "first_choice",
+    "product_forms",
+]
 
 
 class Product(ABC):
@@ -31,7 +41,12 @@ class Product(ABC):
     Args:
         weight: [out, in].
         bias: [out], or None.
+
+    Attributes:
+        name: What a user calls the form.
     """
+
+    name: str
 
     @abstractmethod
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None: ...
@@ -44,7 +59,12 @@ class Product(ABC):
             weight: [out, in].
             bias: [out], or None; the gradient's product has none.
         """
-        return cls(weight, bias), cls(weight.t(), None)
+        return cls(weight, bias), cls.gradient_of(weight)
+
+    @classmethod
+    def gradient_of(cls, weight: Tensor) -> Self:
+        """Makes the product of the gradient alone, of a weight [out, in]."""
+        return cls(weight.t(), None)
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -66,6 +86,8 @@ class PlainProduct(Product):
         transposed: Whether this is the gradient's product.
     """
 
+    name = "plain"
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias, self.transposed = weight, bias, False
 
@@ -77,9 +99,14 @@ class PlainProduct(Product):
             weight: [out, in].
             bias: [out], or None; the gradient's product has none.
         """
+        return cls(weight, bias), cls.gradient_of(weight)
+
+    @classmethod
+    def gradient_of(cls, weight: Tensor) -> Self:
+        """Makes the product of the gradient alone, of a weight [out, in]."""
         backward = cls(weight, None)
         backward.transposed = True
-        return cls(weight, bias), backward
+        return backward
 
     def __call__(self, x: Tensor) -> Tensor:
         """Computes the product of x: [..., in] -> [..., out], or the other way round if transposed."""
@@ -105,6 +132,8 @@ class SplitProduct(Product):
         NotImplementedError: If the C++ operators are not available.
     """
 
+    name = "split"
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         if why_not() is not None:
             raise NotImplementedError(why_not())
@@ -123,6 +152,11 @@ class SplitProduct(Product):
         backward = copy.copy(forward)
         backward.bias, backward.out_features, backward.transposed = None, weight.shape[1], True
         return forward, backward
+
+    @classmethod
+    def gradient_of(cls, weight: Tensor) -> Self:
+        """Makes the product of the gradient alone, of a weight [out, in]."""
+        return cls.pair(weight, None)[1]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Computes the product of x: [..., in] -> [..., out], or the other way round if transposed."""
@@ -177,6 +211,8 @@ class OneDnnProduct(PackedProduct):
         ImportError: If this PyTorch lacks the operators.
     """
 
+    name = "onednn"
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
         self._packed = torch_private.onednn_pack(weight.contiguous())
@@ -199,6 +235,8 @@ class MklProduct(PackedProduct):
     Raises:
         ImportError: If this PyTorch lacks the operators.
     """
+
+    name = "mkl"
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -252,18 +290,36 @@ def _works(form: type[Product], dtype: torch.dtype) -> bool:
     return True
 
 
-def products_of(weight: Tensor, bias: Tensor | None, *, pack: bool) -> tuple[Product, Product]:
-    """Makes the fastest product with a weight, and the product of its gradient.
+class Forms(NamedTuple):
+    """The forms of a layer's two products.
 
-    Args:
-        weight: [out, in].
-        bias: [out], or None.
-        pack: Whether the weight may be re-laid. If not, or on another device than a CPU, both are plain
-            products.
+    Attributes:
+        forward: Of the layer itself.
+        gradient: Of its gradient.
     """
-    if not pack or weight.device.type != "cpu":
-        return PlainProduct.pair(weight, bias)
-    return product_forms(weight.dtype)[0].pair(weight, bias)
+
+    forward: type[Product]
+    gradient: type[Product]
+
+    def products_of(self, weight: Tensor, bias: Tensor | None) -> tuple[Product, Product]:
+        """Makes both products of a weight [out, in] and a bias [out]. Those of one form share a copy."""
+        if self.forward is self.gradient:
+            return self.forward.pair(weight, bias)
+        return self.forward(weight, bias), self.gradient.gradient_of(weight)
+
+
+class Choice(NamedTuple):
+    """Which forms a layer's products take, by the number of rows of their input.
+
+    Attributes:
+        few: The forms for few rows.
+        many: The forms for many rows.
+        limit: How many rows are few at most.
+    """
+
+    few: Forms
+    many: Forms
+    limit: int
 
 
 class FrozenLinear:
@@ -273,22 +329,43 @@ class FrozenLinear:
         weight: [out, in].
         bias: [out], or None.
         dtype: What both are converted to.
-        pack: Whether the weight may be re-laid for CPU products.
+        choice: The forms of the products; None for plain products, which re-lay no weight. They are
+            plain on other devices than a CPU, too.
 
     Attributes:
         dtype: Of the operands and the results.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, pack: bool) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, choice: Choice | None = None
+    ) -> None:
         weight = weight.detach().to(dtype)
         bias = None if bias is None else bias.detach().to(dtype)
         self.dtype = dtype
-        self._forward, self._backward = products_of(weight, bias, pack=pack)
+        if choice is None or weight.device.type != "cpu":
+            choice = Choice(_PLAIN, _PLAIN, 0)
+        self._limit = choice.limit
+        self._many = choice.many.products_of(weight, bias)
+        self._few = self._many if choice.few == choice.many else choice.few.products_of(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Computes y of x, [..., in] -> `dtype` [..., out]."""
-        return self._forward(x.to(self.dtype))
+        return self._products(x)[0](x.to(self.dtype))
 
     def input_gradient(self, g: Tensor) -> Tensor:
         """Takes the gradient of y back to x, [..., out] -> `dtype` [..., in]."""
-        return self._backward(g.to(self.dtype))
+        return self._products(g)[1](g.to(self.dtype))
+
+    def _products(self, x: Tensor) -> tuple[Product, Product]:
+        if self._few is self._many:  # an exported graph knows no number of rows
+            return self._many
+        return self._few if x.numel() // x.shape[-1] <= self._limit else self._many
+
+
+def first_choice(dtype: torch.dtype) -> Choice:
+    """Returns the choice of the first of `product_forms`, whatever the number of rows."""
+    form = product_forms(dtype)[0]
+    return Choice(Forms(form, form), Forms(form, form), 0)
+
+
+_PLAIN = Forms(PlainProduct, PlainProduct)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,16 +26,19 @@ from open_clip.transformer import (
 )
 from torch import Tensor, nn
 
+from ..measurement.trials import fastest
 from ..torch_private import AttentionOutput, forward_hooks, forward_pre_hooks, softmax_backward
 from .attention import attend, attend_saving, attention_gradient
-from .base import Saved
-from .linear import FrozenLinear
+from .base import CPU_CHUNK, Saved
+from .linear import FrozenLinear, first_choice
+from .product_trials import Layer, Tune, choose_products
 
 __all__ = ["VitEncoder"]
 
 _QUICK = 1.702
 _NORM_SAVES, _LAST_BLOCK_SAVES = 3, 10  # tensors
 _DOUBLE_UP_TO = 256  # rows; benchmarks/README.md
+_TRIED, _DOUBLED = 3, (1, 2, 4)  # blocks whose layers are tried, images that are tried in a double batch
 _aten = torch.ops.aten
 
 
@@ -170,6 +174,13 @@ class VitEncoder:
         dtype: Of the large products' operands.
         pack: Whether to re-lay the weights for CPU products, which makes copies of them. Exporters trace
             the plain form.
+        tune: How the forms of products, attention and batches are chosen on a CPU. True tries them, which
+            takes about a second the first time; see `clipfast.measurement.trials`. False takes the forms
+            that benchmarks/README.md found the fastest; a name takes that form of products ("split",
+            "mkl", "onednn" or "plain").
+
+    Raises:
+        InputError: If `tune` is the name of a form that is unknown or not right on this CPU.
 
     Attributes:
         form: "explicit".
@@ -180,18 +191,36 @@ class VitEncoder:
 
     form = "explicit"
 
-    def __init__(self, visual: nn.Module, *, dtype: torch.dtype = torch.float32, pack: bool = True) -> None:
+    def __init__(
+        self,
+        visual: nn.Module,
+        *,
+        dtype: torch.dtype = torch.float32,
+        pack: bool = True,
+        tune: Tune = True,
+    ) -> None:
         tower: Any = visual
         self.dtype = dtype
-        self._flash = flash = pack and tower.conv1.weight.device.type == "cpu"
+        self._on_cpu = on_cpu = pack and tower.conv1.weight.device.type == "cpu"
         self.patch_size: tuple[int, int] | None
         self.patch_size = self._patch_size = tuple(tower.patch_size)
         self.grid_size: tuple[int, int] = tuple(tower.grid_size)
         self._averages = tower.pool_type == "avg"
         self._norm_after_pool = tower.final_ln_after_pool
 
+        blocks = list(tower.transformer.resblocks)
+        self.blocks = len(blocks)
+        tokens = self.grid_size[0] * self.grid_size[1] + 1
+        choices = {}
+        if on_cpu:
+            tried = [layer for block in blocks[:_TRIED] for layer in _layers(block)]
+            choices = choose_products(tried, dtype, few=tokens, many=CPU_CHUNK * tokens, tune=tune)
+
         def linear(weight: Tensor, bias: Tensor | None, of: torch.dtype = dtype) -> FrozenLinear:
-            return FrozenLinear(weight, bias, of, pack=pack)
+            choice = choices.get((weight.shape[0], weight.shape[1])) if of == dtype else None
+            if on_cpu and choice is None:
+                choice = first_choice(of)
+            return FrozenLinear(weight, bias, of, choice)
 
         std = torch.tensor(tower.image_std, dtype=torch.float64, device=tower.conv1.weight.device)
         mean = torch.tensor(tower.image_mean, dtype=torch.float64, device=std.device)
@@ -205,12 +234,15 @@ class VitEncoder:
         self._class_token = (tower.class_embedding.detach() + positions[0])[None, None]
         self._positions = positions[1:] + bias
         self._norm_pre = _Norm(tower.ln_pre) if isinstance(tower.ln_pre, nn.LayerNorm) else None
-        blocks = list(tower.transformer.resblocks)
-        self._blocks = [_block(block, linear, flash) for block in (blocks if self._averages else blocks[:-1])]
+        self._blocks = [
+            _block(block, linear, on_cpu) for block in (blocks if self._averages else blocks[:-1])
+        ]
         self._last = None if self._averages else _last_block(blocks[-1], linear, dtype)
-        self.blocks = len(blocks)
         self._norm_post = _Norm(tower.ln_post)
         self._head = linear(tower.proj.detach().t(), None, exact)
+        self.chunk, self._doubles = CPU_CHUNK, {}
+        if on_cpu and tune is True and self._blocks:
+            self._try_batches(tokens, tower.conv1.weight.shape[0])
 
     @staticmethod
     def covers(visual: nn.Module) -> bool:
@@ -321,7 +353,10 @@ class VitEncoder:
         With packed weights on a CPU it is so only for batches too small to fill the vector units, as a
         double batch saves the activations of both halves.
         """
-        return not self._flash or n * (len(self._positions) + 1) <= _DOUBLE_UP_TO
+        if not self._on_cpu:
+            return True
+        tried = next((count for count in self._doubles if n <= count), None)
+        return n * (len(self._positions) + 1) <= _DOUBLE_UP_TO if tried is None else self._doubles[tried]
 
     def input_gradient(self, saved: Saved, cotangent: Tensor) -> Tensor:
         """Takes the cotangent of f(x + d) back to d.
@@ -342,6 +377,41 @@ class VitEncoder:
         if self._norm_pre is not None:
             g = self._norm_pre.input_gradient(stem, g)
         return self._patch.input_gradient(g[:, 1:])
+
+    @torch.no_grad()
+    def _try_batches(self, tokens: int, width: int) -> None:
+        """Tries what a block runs the fastest in: attention, double batches or two, chunks."""
+        block, heads = self._blocks[0], self._blocks[0].heads
+        name = f"{str(self.dtype).removeprefix('torch.')}, {tokens} x {width}"
+        x = torch.randn(2 * CPU_CHUNK, tokens, width, generator=torch.Generator().manual_seed(0))
+        qkv = block.qkv(block.norm(x[:CPU_CHUNK])[0])
+        attentions = {
+            "flash": lambda: attend(qkv, heads, flash=True),
+            "plain": lambda: attend(qkv, heads, flash=False),
+        }
+        flash = fastest(f"attention {name}, {heads} heads", attentions, preferred="flash", seconds=0.05)
+        for each in self._blocks:
+            each.flash = flash == "flash"
+
+        def in_two(n: int) -> None:
+            block.embed(x[:n])
+            block.forward(x[:n])
+
+        for n in _DOUBLED:
+            forms = {"double": partial(block.forward, x[: 2 * n]), "two passes": partial(in_two, n)}
+            usual = "double" if n * tokens <= _DOUBLE_UP_TO else "two passes"
+            what = f"double batch {name}, {n} images"
+            self._doubles[n] = fastest(what, forms, preferred=usual, seconds=0.05) == "double"
+
+        def both_ways(n: int) -> None:
+            z, saved = block.forward(x[:n])
+            block.input_gradient(saved, z)
+
+        sizes = {str(n): n for n in (CPU_CHUNK, 2 * CPU_CHUNK)}
+        chunks = {size: partial(both_ways, n) for size, n in sizes.items()}
+        self.chunk = int(
+            fastest(f"chunk {name}", chunks, preferred=str(CPU_CHUNK), seconds=0.1, images=sizes)
+        )
 
     def _tokens(self, patches: Tensor) -> Tensor:
         return torch.cat([self._class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
@@ -393,6 +463,18 @@ class VitEncoder:
 
 
 _Linear = Callable[[Tensor, Tensor | None], FrozenLinear]
+
+
+def _layers(block: Any) -> list[Layer]:
+    """A block's layers as the tower has them: of the shapes that its products have."""
+    attention, mlp = block.attn, block.mlp
+    return [
+        Layer(attention.in_proj_weight.detach(), attention.in_proj_bias.detach()),
+        *(
+            Layer(layer.weight.detach(), layer.bias.detach())
+            for layer in (attention.out_proj, mlp.c_fc, mlp.c_proj)
+        ),
+    ]
 
 
 def _block(block: Any, linear: _Linear, flash: bool) -> _Block:

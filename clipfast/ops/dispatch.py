@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..measurement.trials import Trial, kept
 from . import native, triton_form
 from .registry import Kernel, Operator
 
@@ -107,10 +108,13 @@ class Implementations:
     Attributes:
         active: The form that runs on each kind of device here.
         unavailable: Why another form does not run here, by its name.
+        trials: What was tried so far of the engine's products, attention and batches: the form that was
+            chosen and the seconds of each, by what was tried. See `clipfast.measurement.trials`.
     """
 
     active: dict[str, str]
     unavailable: dict[str, str]
+    trials: dict[str, Trial]
 
 
 def implementations() -> Implementations:
@@ -132,4 +136,4 @@ def implementations() -> Implementations:
             refused = error
     if refused is not None and not active:
         raise refused
-    return Implementations(active, unavailable)
+    return Implementations(active, unavailable, kept())

@@ -102,7 +102,7 @@ def gated(config: CounterattackConfig, tau: Tensor, mix: str) -> CounterattackCo
 
 
 def make_engine(tower, config, *, precision: str = "fp32", encoder=None, **options) -> Engine:
-    encoder = encoder or make_encoder(tower, dtype=dtype_of(precision))
+    encoder = encoder or make_encoder(tower, dtype=dtype_of(precision), tune=False)
     return Engine(encoder, config, image_size=tower.image_size, device=CPU, **options)
 
 
@@ -192,7 +192,7 @@ def test_other_stages_are_the_reference_for_the_passes_that_they_are_said_to_cos
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, **STAGES[kind])
     config = gated(config, tau, mix)
-    encoder = Counting(tower.model.visual)
+    encoder = Counting(tower.model.visual, tune=False)
     engine = make_engine(tower, config, encoder=encoder)
     encoder.forwards = encoder.backwards = 0  # the engine measures what an image holds
     engine.chunk = 4
@@ -212,7 +212,7 @@ def test_gates_between_blocks_are_the_reference_for_a_share_of_a_pass(monkeypatc
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, **DEPTHS[kind])
     config = gated(config, tau, mix)
-    encoder = Counting(tower.model.visual)
+    encoder = Counting(tower.model.visual, tune=False)
     engine = make_engine(tower, config, encoder=CompiledEncoder(encoder) if compile else encoder)
     encoder.forwards = encoder.backwards = 0
     engine.chunk = 4
@@ -267,7 +267,7 @@ def test_passes_are_made_once(mix):
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower)
     countered = {"none": 0, "some": 3, "all": 6}[mix]
-    encoder = Counting(tower.model.visual)
+    encoder = Counting(tower.model.visual, tune=False)
     engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
     encoder.forwards = encoder.backwards = 0
     engine.run(x, Noise(noise))
@@ -280,7 +280,7 @@ def test_the_low_pass_gate_takes_two_passes_and_its_answer_is_one_of_them(pass_t
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, pass_through=pass_through, **LOW_PASS)
     countered = {"none": 0, "some": 3, "all": 6}[mix]
-    encoder = Counting(tower.model.visual)
+    encoder = Counting(tower.model.visual, tune=False)
     engine = make_engine(tower, gated(config, tau, mix), encoder=encoder)
     encoder.forwards = encoder.backwards = 0
     engine.run(x, Noise(noise))
@@ -307,7 +307,7 @@ def test_what_the_gate_has_seen_is_not_made_again(settings, separate, passing, c
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0) if separate else None
     x, noise, config, tau = batch(drift_tower or tower, **settings)
     config = gated(config, tau, "some")
-    encoder = Counting(tower.model.visual)
+    encoder = Counting(tower.model.visual, tune=False)
     drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
     engine = make_engine(tower, config, encoder=encoder, drift_encoder=drift_encoder)
     encoder.forwards = 0
@@ -336,7 +336,7 @@ def test_what_costs_nothing_to_gate(settings, passing, with_clean, countered):
         (1.0, False, countered),
     ):
         x, noise, config, _ = batch(tower, tau_threshold=threshold, **settings)
-        encoder = Counting(tower.model.visual)
+        encoder = Counting(tower.model.visual, tune=False)
         engine = make_engine(tower, config, encoder=encoder)
         encoder.forwards = 0
         result = engine.run(x, Noise(noise), with_clean=clean)
@@ -354,7 +354,7 @@ def test_a_drift_tower_takes_two_passes_and_saves_the_other_one(mix):
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
     x, noise, config, tau = batch(drift_tower)
     countered = {"none": 0, "some": 3, "all": 6}[mix]
-    encoder, drift_encoder = Counting(tower.model.visual), Counting(drift_tower.model.visual)
+    encoder, drift_encoder = Counting(tower.model.visual, tune=False), Counting(drift_tower.model.visual)
     engine = make_engine(tower, gated(config, tau, mix), encoder=encoder, drift_encoder=drift_encoder)
     encoder.forwards = encoder.backwards = 0
     engine.run(x, Noise(noise))
@@ -365,7 +365,7 @@ def test_a_drift_tower_takes_two_passes_and_saves_the_other_one(mix):
 def test_countered_rows_of_several_chunks_are_countered_together():
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 8)
-    encoder = Counting(tower.model.visual)
+    encoder = Counting(tower.model.visual, tune=False)
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
     engine.chunk = 2
     encoder.calls = 0
@@ -595,7 +595,7 @@ def test_out_of_memory_halves_the_chunk_for_good_and_keeps_what_is_done():
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 8)
     config = gated(config, tau, "some")
-    encoder = Exhausting(tower.model.visual)
+    encoder = Exhausting(tower.model.visual, tune=False)
     engine = make_engine(tower, config, encoder=encoder)
     expected = counterattack(tower, x, noise, config)
     encoder.limit = 2
@@ -684,13 +684,13 @@ def test_memory_bounds_the_chunk():
     tower = make_tower()
     config = CounterattackConfig()
     assert make_engine(tower, config).chunk == 8
-    encoder = Exhausting(tower.model.visual)  # which makes no double batches
+    encoder = Exhausting(tower.model.visual, tune=False)  # which makes no double batches
     x = encoder.to_layout(smooth(1, tower.image_size))
     each = sum(t.nbytes for t in leaves(probe(encoder, x, torch.zeros_like(x), double=False)))
     assert make_engine(tower, config, memory=3 * 3 * each, encoder=encoder).chunk == 3
     assert make_engine(tower, config, memory=3 * 3 * each, encoder=CompiledEncoder(encoder)).chunk == 2
     assert make_engine(tower, config, memory=1, encoder=encoder).chunk == 1
-    doubling = make_encoder(tower)
+    doubling = make_encoder(tower, tune=False)
     assert doubling.prefers_double(3)
     assert make_engine(tower, config, memory=2 * 3 * 3 * each, encoder=doubling).chunk == 3
 
