@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 from clipfast import CounterattackConfig
+from clipfast.bench.busy import one_core_busy
 from clipfast.bench.environment import environment
 from clipfast.bench.scenario import make_tower
 from clipfast.defence.engine import Engine
@@ -35,23 +34,6 @@ from clipfast.models.tower import ImageTower
 
 MODEL, ROUNDS = "ViT-B-32", 9
 CPU = torch.device("cpu")
-_BUSY = "import torch; torch.set_num_threads(1); a = torch.randn(512, 512)\nwhile True: a @ a"
-
-
-@contextlib.contextmanager
-def one_core_busy(busy: bool) -> Iterator[None]:
-    """Another process of one thread, on the last core."""
-    if not busy:
-        yield
-        return
-    process = subprocess.Popen([sys.executable, "-c", _BUSY])
-    try:
-        os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
-        time.sleep(5)
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def engines(tower: ImageTower, config: CounterattackConfig) -> tuple[dict[str, Engine], float]:
@@ -100,7 +82,7 @@ def main() -> None:
     tower = make_tower(MODEL, CPU)
     result: dict[str, Any] = {"model": MODEL, "environment": environment(CPU)}
     for busy in (False, True):
-        with one_core_busy(busy):
+        with one_core_busy() if busy else contextlib.nullcontext():
             made, taken = engines(tower, CounterattackConfig())
             rows = {
                 f"batch {batch}, {'all' if countered else 'none'} countered": measured(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from clipfast import InputError, cli
 from clipfast.bench import run as benchmarking
+from clipfast.bench.busy import one_core_busy
 from clipfast.bench.columns import Towers, check, closure, names
 from clipfast.bench.cost_plot import draw_costs
 from clipfast.bench.plan import BARS, Job, jobs
@@ -24,7 +27,7 @@ from clipfast.measurement.interleave import ratio, rounds
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
-def row(model: str = "ViT-B-32", batch: int = 8, countered: int = 0, allocator: str = "default", **seconds):
+def row(model: str = "ViT-B-32", batch: int = 8, countered: int = 0, regime: str = "default", **seconds):
     columns = {
         "reference": [6.0, 8.0, 7.0],
         "reference early return": [3.0, 3.0, 3.0],
@@ -37,7 +40,7 @@ def row(model: str = "ViT-B-32", batch: int = 8, countered: int = 0, allocator: 
         **seconds,
     }
     scenario = Scenario(model=model, batch=batch, countered=countered, rounds=3)
-    return {"allocator": allocator, "scenario": scenario.to_dict(), "seconds": columns}
+    return {"regime": regime, "scenario": scenario.to_dict(), "seconds": columns}
 
 
 def text(result) -> str:
@@ -82,12 +85,51 @@ def test_bars_count_in_the_worse_regime():
     slow = [2.0, 2.0, 2.0]
     result = {
         "device": "cpu",
-        "rows": [row(), row(allocator="large thresholds", **{"engine fp32": slow})],
+        "rows": [row(), row(regime="large thresholds", **{"engine fp32": slow})],
         "peaks": [],
     }
     shown = text(result)
     assert re.search(r"batch 8, 0 countered\W+fp32 over reference\W+>= 4.5\W+3.50\W+missed", shown)
     assert re.search(r"batch 8, 0 countered\W+bf16 time over floor\W+<= 2.15\W+2.00\W+met", shown)
+
+
+def test_a_busy_machine_has_bars_of_its_own():
+    idle = row(batch=1)
+    busy = row(batch=1, regime="one core busy", **{"engine fp32": [1.5, 1.5, 1.5]})
+    busy["seconds"]["undefended eager fp32"] = [1.0, 1.0, 1.0]
+    shown = text({"device": "cpu", "rows": [idle, busy], "peaks": []})
+    assert re.search(
+        r"batch 1, 0 countered\W+one core busy: fp32 over reference\W+>= 5\W+4.67\W+missed", shown
+    )
+    assert re.search(r"one core busy: fp32 time over undefended eager\W+<= 1\W+1.50\W+missed", shown)
+    alone = text({"device": "cpu", "rows": [idle], "peaks": []})
+    figures = re.findall(r"batch 1, 0 countered\W+fp32 over reference\W+>= 7\W+(\S+)", shown)
+    assert figures == re.findall(r"batch 1, 0 countered\W+fp32 over reference\W+>= 7\W+(\S+)", alone)
+    assert "one core busy" not in alone
+
+
+def test_another_process_keeps_a_core_busy(monkeypatch):
+    started = []
+
+    class Process:
+        pid = 1234
+
+        def __init__(self, command, *, env) -> None:
+            started.append((command[0], env["OMP_NUM_THREADS"]))
+
+        def kill(self) -> None:
+            started.append("killed")
+
+        def wait(self) -> None:
+            started.append("gone")
+
+    monkeypatch.setattr("clipfast.bench.busy.subprocess.Popen", Process)
+    monkeypatch.setattr("clipfast.bench.busy.time.sleep", lambda _: None)
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: started.append((pid, len(cores))))
+    with contextlib.suppress(KeyError), one_core_busy():
+        assert started == [(sys.executable, "1"), (1234, 1)]
+        raise KeyError
+    assert started[2:] == ["killed", "gone"]
 
 
 @pytest.mark.parametrize("countered", [0, 3, 8])
@@ -121,7 +163,7 @@ def test_a_wrong_engine_gets_no_figure(monkeypatch):
 
 def test_a_failing_process_is_told_with_what_it_said(monkeypatch):
     scenario = Scenario(model="no-such-model", batch=1, countered=0, rounds=1)
-    job = Job(allocator="default", scenarios=(scenario,))
+    job = Job(regime="default", scenarios=(scenario,))
     monkeypatch.setattr(benchmarking, "jobs", lambda *_, **__: [job])
     with pytest.raises(RuntimeError, match="no-such-model"):
         run_benchmark(device="cpu", threads=1, quick=True, progress=lambda _: None, save=lambda _: None)
@@ -149,19 +191,23 @@ def test_command_shows_an_earlier_run(tmp_path):
     write_result({"device": "cpu", "rows": [row()], "peaks": []}, path)
     shown = CliRunner().invoke(cli.app, ["bench", "--show", str(path)])
     assert shown.exit_code == 0
-    assert "ViT-B-32, allocator default: milliseconds" in shown.stdout.replace("\n", " ")
+    assert "ViT-B-32, default: milliseconds" in shown.stdout.replace("\n", " ")
 
 
 def test_plan_holds_every_bar():
     measured = {
-        (job.allocator, s.batch, s.countered)
+        (job.regime, s.batch, s.countered)
         for job in jobs("cpu", quick=False)
         for s in job.scenarios
         if s.model == "ViT-B-32" and s.rounds
     }
     for bar in BARS:
-        for allocator in ("default", "large thresholds"):
-            assert (allocator, bar.batch, bar.countered) in measured
+        for regime in (
+            "default",
+            "large thresholds",
+            *(["one core busy"] if bar.busy_over_reference else []),
+        ):
+            assert (regime, bar.batch, bar.countered) in measured
 
 
 def test_the_page_s_bars_are_the_recorded_ones():

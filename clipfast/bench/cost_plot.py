@@ -39,8 +39,8 @@ def draw_costs(result: dict[str, Any], path: Path, model: str = "ViT-B-32") -> N
     except ModuleNotFoundError as error:
         raise names_extra("the plot", error) from error
     rows = [row for row in result["rows"] if row["scenario"]["model"] == model]
-    allocator = rows[0]["allocator"] if rows else ""
-    rows = [row for row in rows if row["allocator"] == allocator]
+    regime = rows[0]["regime"] if rows else ""
+    rows = [row for row in rows if row["regime"] == regime]
     batches = sorted({row["scenario"]["batch"] for row in rows})
     shares = {
         b: len({r["scenario"]["countered"] for r in rows if r["scenario"]["batch"] == b}) for b in batches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,16 +15,32 @@ from ..measurement.machine import cpu_name
 from ..ops import implementations
 from ..torch_private import has_amx
 
-__all__ = ["ALLOCATORS", "environment"]
+__all__ = ["REGIMES", "Regime", "environment"]
+
+
+class Regime(NamedTuple):
+    """What a process is measured under.
+
+    Attributes:
+        variables: Of its environment.
+        busy: Whether another process keeps one core busy meanwhile.
+    """
+
+    variables: dict[str, str]
+    busy: bool = False
+
 
 # glibc gives freed memory back to the kernel and faults it in again. With large thresholds it is kept.
-ALLOCATORS: dict[str, dict[str, str]] = {
-    "default": {},
-    "large thresholds": {
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "1000000000000",
-        "MALLOC_TOP_PAD_": "1000000000",
-    },
+REGIMES = {
+    "default": Regime({}),
+    "large thresholds": Regime(
+        {
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": "1000000000000",
+            "MALLOC_TOP_PAD_": "1000000000",
+        }
+    ),
+    "one core busy": Regime({}, busy=True),
 }
 
 
@@ -45,6 +61,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             for dtype in (torch.float32, torch.bfloat16)
         },
         "operators": implementations().active[device.type],
+        "trials": {what: trial.chosen for what, trial in implementations().trials.items()},
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ..measurement.interleave import Ratio
+from .environment import REGIMES
 from .plan import BARS, EXPORTED_BARS, Bar
 from .run import exported_summary, summary
 from .scenario import Scenario
@@ -49,12 +50,12 @@ def result_tables(result: dict[str, Any]) -> Iterator[Table]:
     if exported:
         yield _exports(exported)
         return
-    groups = dict.fromkeys((row["scenario"]["model"], row["allocator"]) for row in result["rows"])
-    for model, allocator in groups:
-        rows = [row for row in result["rows"] if row["allocator"] == allocator]
+    groups = dict.fromkeys((row["scenario"]["model"], row["regime"]) for row in result["rows"])
+    for model, regime in groups:
+        rows = [row for row in result["rows"] if row["regime"] == regime]
         rows = [row for row in rows if row["scenario"]["model"] == model]
-        yield _times(rows, f"{model}, allocator {allocator}: milliseconds, medians; the fastest form of each")
-        yield _ratios(rows, f"{model}, allocator {allocator}: ratios, medians of rounds (quartiles)")
+        yield _times(rows, f"{model}, {regime}: milliseconds, medians; the fastest form of each")
+        yield _ratios(rows, f"{model}, {regime}: ratios, medians of rounds (quartiles)")
     if result["device"] == "cpu":
         yield _bars(result["rows"])
     if result["peaks"]:
@@ -102,7 +103,7 @@ def _show(ratio: Ratio | None) -> str:
 
 
 def _bars(rows: list[dict[str, Any]]) -> Table:
-    table = Table("ViT-B/32", "figure", "bar", "measured", "", title="bars, in the worse allocator regime")
+    table = Table("ViT-B/32", "figure", "bar", "measured", "", title="bars, in the worse regime")
     for bar in BARS:
         name = f"batch {bar.batch}, {bar.countered} countered"
         for figure, limit, values, wants_more in _figures(bar, rows):
@@ -115,46 +116,39 @@ def _bars(rows: list[dict[str, Any]]) -> Table:
 
 
 def _figures(bar: Bar, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, list[float], bool]]:
-    """Yields (figure, bar, the best engine's value with each allocator, whether more is better)."""
+    """Yields (figure, bar, the best engine's value in each regime, whether more is better)."""
     wanted = ("ViT-B-32", bar.batch, bar.countered)
-    found = []
+    idle, busy = [], []
     for row in rows:
         scenario = Scenario(**row["scenario"])
         if (scenario.model, scenario.batch, scenario.countered) == wanted:
-            found.append(summary(row)["engines"])
+            (busy if REGIMES[row["regime"]].busy else idle).append(summary(row)["engines"])
 
-    def best(precision: str, ratio: str, *, wants_more: bool) -> list[float]:
+    def best(precision: str, ratio: str, found: list[Any] = idle, *, wants_more: bool = True) -> list[float]:
         pick = max if wants_more else min
         return [
             pick(r[ratio].median for name, r in engines.items() if name.split()[1] == precision)
             for engines in found
         ]
 
-    yield (
-        "fp32 over reference",
-        bar.fp32_over_reference,
-        best("fp32", "over_reference", wants_more=True),
-        True,
-    )
-    yield (
-        "bf16 over reference",
-        bar.bf16_over_reference,
-        best("bf16", "over_reference", wants_more=True),
-        True,
-    )
-    early = best("fp32", "over_early_return", wants_more=True)
-    yield "fp32 over early return", bar.fp32_over_early_return, early, True
+    yield "fp32 over reference", bar.fp32_over_reference, best("fp32", "over_reference"), True
+    yield "bf16 over reference", bar.bf16_over_reference, best("bf16", "over_reference"), True
+    yield "fp32 over early return", bar.fp32_over_early_return, best("fp32", "over_early_return"), True
     for precision in ("fp32", "bf16"):
         cost = best(precision, "over_floor", wants_more=False)
         yield f"{precision} time over floor", bar.over_floor, cost, False
-    if (bar.batch, bar.countered) == (1, 0):
-        cost = best("fp32", "over_eager_undefended", wants_more=False)
-        yield "fp32 time over undefended eager", 1.0, cost, False
+    if bar.busy_over_reference is not None:
+        found = best("fp32", "over_reference", busy)
+        yield "one core busy: fp32 over reference", bar.busy_over_reference, found, True
+    if bar.over_eager is not None:
+        for name, limit, found in zip(("", "one core busy: "), bar.over_eager, (idle, busy), strict=True):
+            cost = best("fp32", "over_eager_undefended", found, wants_more=False)
+            yield f"{name}fp32 time over undefended eager", limit, cost, False
 
 
 def _exports(rows: list[dict[str, Any]]) -> Table:
-    """Returns a table of each figure of exported files with each allocator, and its bar."""
-    headings = ("allocator", "batch", "countered", "figure", "measured (quartiles)", "bar", "")
+    """Returns a table of each figure of exported files in each regime, and its bar."""
+    headings = ("regime", "batch", "countered", "figure", "measured (quartiles)", "bar", "")
     table = Table(*headings, title="exported files: ratios, medians of rounds")
     for row in rows:
         scenario = Scenario(**row["scenario"])
@@ -163,7 +157,7 @@ def _exports(rows: list[dict[str, Any]]) -> Table:
             at_most = "time" in figure
             met = bar is not None and (measured.median <= bar if at_most else measured.median >= bar)
             table.add_row(
-                row["allocator"],
+                row["regime"],
                 str(scenario.batch),
                 str(scenario.countered),
                 figure,

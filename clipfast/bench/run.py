@@ -1,7 +1,8 @@
-"""Runs a benchmark: one process for each allocator and model, their figures gathered in one result."""
+"""Runs a benchmark: one process for each regime and model, their figures gathered in one result."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -14,7 +15,8 @@ from typing import Any
 
 from ..files import write_text
 from ..measurement.interleave import ratio
-from .environment import ALLOCATORS
+from .busy import one_core_busy
+from .environment import REGIMES
 from .plan import Job, jobs
 from .scenario import Scenario
 
@@ -67,10 +69,12 @@ def run_benchmark(
 def _measure(
     job: Job, worker: dict[str, Any], result: dict[str, Any], progress: Callable[[str], None]
 ) -> None:
-    environment = {**os.environ, **ALLOCATORS[job.allocator], "OMP_NUM_THREADS": str(worker["threads"])}
+    regime = REGIMES[job.regime]
+    environment = {**os.environ, **regime.variables, "OMP_NUM_THREADS": str(worker["threads"])}
     command = [sys.executable, "-m", "clipfast.bench.worker", json.dumps(worker)]
     rounds: dict[str, list[dict[str, float]]] = {}
-    with tempfile.TemporaryFile("w+") as errors:
+    busy = one_core_busy() if regime.busy else contextlib.nullcontext()
+    with tempfile.TemporaryFile("w+") as errors, busy:
         popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
         with popen as process:
             assert process.stdout is not None
@@ -78,22 +82,22 @@ def _measure(
                 line = json.loads(text)
                 kind = line.pop("kind")
                 if kind == "environment":
-                    result["environments"].append({"allocator": job.allocator, **line})
+                    result["environments"].append({"regime": job.regime, **line})
                 elif kind == "peak":
-                    result["peaks"].append({"allocator": job.allocator, **line})
+                    result["peaks"].append({"regime": job.regime, **line})
                     progress(f"peak of {line['column']}: {line['bytes'] / 2**20:.0f} MiB")
                 else:
                     key = json.dumps(line["scenario"])
                     rounds.setdefault(key, []).append(line["seconds"])
                     scenario = Scenario(**line["scenario"])
                     done = f"round {len(rounds[key])} of {scenario.rounds}"
-                    progress(f"{scenario.name}, {job.allocator}: {done}")
+                    progress(f"{scenario.name}, {job.regime}: {done}")
         code = process.returncode
         errors.seek(0)
         said = errors.read()[-4000:]
     for key, measured in rounds.items():  # what was measured is kept, even if the process failed later
         seconds = {name: [r[name] for r in measured] for name in sorted(measured[0])}
-        result["rows"].append({"allocator": job.allocator, "scenario": json.loads(key), "seconds": seconds})
+        result["rows"].append({"regime": job.regime, "scenario": json.loads(key), "seconds": seconds})
     if code:
         raise RuntimeError(f"a benchmark process ended with exit code {code}:\n{said}")
 

@@ -128,7 +128,7 @@ def demo(monkeypatch, tmp_path) -> Case:
 
 @pytest.fixture
 def earlier_bench() -> Case:
-    return Case(["bench", "--show", RECORDED], ("ViT-B-32, allocator default", "peak memory"), None)
+    return Case(["bench", "--show", RECORDED], ("ViT-B-32, default", "peak memory"), None)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def bench(monkeypatch, tmp_path) -> Case:
 
     monkeypatch.setattr(benchmarking, "run_benchmark", run_benchmark)
     arguments = ["bench", "--out", tmp_path / "bench.json"]
-    return Case(arguments, ("ViT-B-32, allocator default", "peak memory"), "round 1 of 9")
+    return Case(arguments, ("ViT-B-32, default", "peak memory"), "round 1 of 9")
 
 
 @pytest.fixture
