@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import GATES, CounterattackConfig
+from ..encoders import CompiledEncoder
 from ..encoders.base import Encoder
 from ..inputs.noise import Noise
 from ..ops import Implementation
@@ -417,11 +418,18 @@ class Schedule:
 
     def _viewed(self, x: Tensor, known: Mapping[str, Tensor | None]) -> Tensor:
         """The mean over the views of x in layout; known: embeddings of some of them."""
-        seen = []
-        for view in self.config.views:
-            embedding = known.get(view)
-            seen.append(self._embed_transformed(x, view) if embedding is None else embedding)
-        return mean_of_views(seen, self.config.view_weights)
+        seen = {view: known.get(view) for view in self.config.views}
+        unseen = [view for view, embedding in seen.items() if embedding is None]
+        n, encoder, together = x.shape[0], self.encoder, 1
+        # Of few images several views are one batch. A compiled encoder has its own sizes, and an exported
+        # graph of any batch knows no number.
+        if isinstance(n, int) and not isinstance(encoder, CompiledEncoder):
+            together = max(1, encoder.chunk // n)
+        for i in range(0, len(unseen), together):
+            some = unseen[i : i + together]
+            embedded = self._embed(torch.cat([self._transformed(x, view, encoder) for view in some]))
+            seen |= zip(some, embedded.split(n), strict=True)
+        return mean_of_views([seen[view] for view in self.config.views], self.config.view_weights)
 
     def _embed_transformed(self, x: Tensor, transform: str | None = None) -> Tensor:
         """f(t(x)) [N, D] of x in layout; t is the config's if no other is given."""

@@ -344,9 +344,10 @@ class FrozenLinear:
         self.dtype = dtype
         if choice is None or weight.device.type != "cpu":
             choice = Choice(_PLAIN, _PLAIN, 0)
-        self._limit = choice.limit
-        self._many = choice.many.products_of(weight, bias)
-        self._few = self._many if choice.few == choice.many else choice.few.products_of(weight, bias)
+        self._many = self._few = choice.many.products_of(weight, bias)
+        self._limit = 0
+        if choice.few != choice.many:
+            self._few, self._limit = choice.few.products_of(weight, bias), choice.limit
 
     def __call__(self, x: Tensor) -> Tensor:
         """Computes y of x, [..., in] -> `dtype` [..., out]."""
@@ -357,7 +358,7 @@ class FrozenLinear:
         return self._products(g)[1](g.to(self.dtype))
 
     def _products(self, x: Tensor) -> tuple[Product, Product]:
-        if self._few is self._many:  # an exported graph knows no number of rows
+        if not self._limit:  # an exported graph knows no number of rows
             return self._many
         return self._few if x.numel() // x.shape[-1] <= self._limit else self._many
 

@@ -142,7 +142,7 @@ def test_engine_is_the_reference(chunk, norm, separate, mix):
     settings = {"norm": norm} if norm == "linf" else {"norm": norm, "eps": 0.5, "step_size": 0.2}
     x, noise, config, tau = batch(drift_tower or tower, **settings)
     config = gated(config, tau, mix)
-    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower, tune=False)
     engine = make_engine(tower, config, drift_encoder=drift_encoder)
     engine.chunk = chunk
     result = engine.run(x, Noise(noise))
@@ -175,7 +175,7 @@ def test_options_are_the_reference(options, pass_through, separate, mix):
     drift_tower = make_tower("mean", seed=1, gain=8.0) if separate else None
     x, noise, config, tau = batch(drift_tower or tower, 7, pass_through=pass_through, **options)
     config = gated(config, tau, mix)
-    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower, tune=False)
     engine = make_engine(tower, config, drift_encoder=drift_encoder)
     engine.chunk = 3
     result = engine.run(x, Noise(noise))
@@ -308,7 +308,7 @@ def test_what_the_gate_has_seen_is_not_made_again(settings, separate, passing, c
     x, noise, config, tau = batch(drift_tower or tower, **settings)
     config = gated(config, tau, "some")
     encoder = Counting(tower.model.visual, tune=False)
-    drift_encoder = None if drift_tower is None else make_encoder(drift_tower)
+    drift_encoder = None if drift_tower is None else make_encoder(drift_tower, tune=False)
     engine = make_engine(tower, config, encoder=encoder, drift_encoder=drift_encoder)
     encoder.forwards = 0
     result = engine.run(x, Noise(noise))
@@ -400,7 +400,7 @@ def compiled() -> tuple:
     # Two blocks, of which the last differs from the other.
     tower = ImageTower(restless(build(**VIT | {"layers": 2}))).requires_grad_(False)
     x, noise, config, tau = batch(tower, 7)
-    encoder = CompiledEncoder(make_encoder(tower))
+    encoder = CompiledEncoder(make_encoder(tower, tune=False))
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
     engine.chunk = 1  # each size more is compiled for half a minute
     engine.warmup([7])
@@ -421,7 +421,7 @@ def test_copies_that_fill_a_compiled_batch_are_no_answers(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     tower = make_tower(gain=8.0)
     x, noise, config, tau = batch(tower, 7)
-    encoder = CompiledEncoder(make_encoder(tower))
+    encoder = CompiledEncoder(make_encoder(tower, tune=False))
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
     engine.chunk = 8
     for n in (7, 3, 5, 6):
@@ -433,7 +433,7 @@ def test_copies_that_fill_a_compiled_batch_are_no_answers(monkeypatch):
 def test_the_gates_pictures_share_a_double_batch_where_that_is_faster(monkeypatch, double):
     tower = make_tower(gain=8.0)
     x, noise, config, _ = batch(tower, 3, gate="agreement", pass_through="clean", tau_threshold=0.0)
-    encoder, sizes = make_encoder(tower), []
+    encoder, sizes = make_encoder(tower, tune=False), []
     embed = encoder.embed
 
     def watched(base, d=None):
@@ -463,7 +463,7 @@ def test_without_answers_all_else_is_as_with_them():
 def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
     tower, drift_tower = make_tower(gain=8.0), make_tower(seed=1, gain=8.0)
     x, noise, config, tau = batch(drift_tower, 2)
-    encoders = [CompiledEncoder(make_encoder(each)) for each in (tower, drift_tower)]
+    encoders = [CompiledEncoder(make_encoder(each, tune=False)) for each in (tower, drift_tower)]
     config = gated(config, tau, "some")
     engine = make_engine(tower, config, encoder=encoders[0], drift_encoder=encoders[1])
     engine.warmup([2])
@@ -476,7 +476,7 @@ def test_warmup_with_a_drift_tower_leaves_nothing_to_compile():
 def test_options_compile_and_capture_and_warmup_leaves_nothing_to_compile():
     tower = make_tower("one block", gain=8.0)
     x, noise, config, tau = batch(tower, 3, steps=3, **MOMENTUM, **LOW_PASS)
-    encoder = CompiledEncoder(make_encoder(tower))
+    encoder = CompiledEncoder(make_encoder(tower, tune=False))
     engine = make_engine(tower, gated(config, tau, "some"), encoder=encoder)
     engine.chunk = 2
     engine.warmup([2])
@@ -630,7 +630,7 @@ def test_a_second_attempt_holds_nothing_of_the_first():
             made.append(weakref.ref(activation))
             return super().embed(base, d)
 
-    encoder = Watched(tower.model.visual)
+    encoder = Watched(tower.model.visual, tune=False)
     engine = make_engine(tower, gated(config, tau, "none"), encoder=encoder)
     encoder.limit = 4
     made.clear()
@@ -654,7 +654,7 @@ def test_rows_that_wait_are_countered_before_more_is_probed():
             self.limit = 3 if len(order) == 2 else 8
             return super().embed(base, d)
 
-    encoder = Ordered(tower.model.visual)
+    encoder = Ordered(tower.model.visual, tune=False)
     order_of_drift = tau.argsort()
     rows = torch.cat(
         [order_of_drift[:3], order_of_drift[5:], order_of_drift[3:5]]
