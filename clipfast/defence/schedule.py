@@ -427,8 +427,11 @@ class Schedule:
             together = max(1, encoder.chunk // n)
         for i in range(0, len(unseen), together):
             some = unseen[i : i + together]
-            embedded = self._embed(torch.cat([self._transformed(x, view, encoder) for view in some]))
-            seen |= zip(some, embedded.split(n), strict=True)
+            pictures = [self._transformed(x, view, encoder) for view in some]
+            if len(some) == 1:  # an exported graph could not split by a number that it does not know
+                seen[some[0]] = self._embed(pictures[0])
+            else:
+                seen |= zip(some, self._embed(torch.cat(pictures)).split(n), strict=True)
         return mean_of_views([seen[view] for view in self.config.views], self.config.view_weights)
 
     def _embed_transformed(self, x: Tensor, transform: str | None = None) -> Tensor:

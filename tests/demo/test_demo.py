@@ -45,7 +45,10 @@ def test_the_demo_shows_both_presets(run, tmp_path, monkeypatch):
     classifiers = {name: DefendedClassifier.bundled(preset=preset) for preset, name in DEFENCES.items()}
     pixels = [classifiers["recommended"].preprocess.batch(files) for files in (clean, attacked)]
     predictions = {
-        name: [classifier.predict(torch.from_numpy(p), seed=3, with_delta=True) for p in pixels]
+        name: [
+            classifier.predict(torch.from_numpy(p), seed=3, with_delta=True, with_undefended=True)
+            for p in pixels
+        ]
         for name, classifier in classifiers.items()
     }
     right = {name: [p.labels == labels for p in made] for name, made in predictions.items()}

@@ -48,8 +48,8 @@ def test_family(form: str, name: str) -> None:
 class _Listed:
     """An explicit encoder of ResNets."""
 
-    def __init__(self, visual: nn.Module, *, dtype: torch.dtype, pack: bool) -> None:
-        self.made_of = (visual, dtype, pack)
+    def __init__(self, visual: nn.Module, *, dtype: torch.dtype, pack: bool, tune: bool | str) -> None:
+        self.made_of = (visual, dtype, pack, tune)
 
     @staticmethod
     def covers(visual: nn.Module) -> bool:
@@ -59,9 +59,9 @@ class _Listed:
 def test_an_explicit_encoder_is_taken_for_the_towers_that_it_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "_EXPLICIT", (*encoders._EXPLICIT, _Listed))
     covered, other, altered = (ImageTower(build(**options)) for options in (RESNET, VIT, RESNET))
-    taken = make_encoder(covered, dtype=torch.bfloat16, pack=False)
+    taken = make_encoder(covered, dtype=torch.bfloat16, pack=False, tune="plain")
     assert isinstance(taken, _Listed)
-    assert taken.made_of == (covered.model.visual, torch.bfloat16, False)
+    assert taken.made_of == (covered.model.visual, torch.bfloat16, False, "plain")
     assert isinstance(make_encoder(other), VitEncoder)
     altered.model.encode_image = covered.model.encode_image
     assert make_encoder(altered).form == "traced"
