@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 import pytest
 import torch
 from bundled_models.photographs import recipe
-from bundled_models.photographs.card import model_card
+from bundled_models.photographs.card import RESULTS, model_card, under_attack
 
 from clipfast import CounterattackConfig, DefendedClassifier, InputError
+from clipfast.evaluation.results import Results
+from clipfast.measurement.statistics import wilson
 from clipfast.models.bundled import bundled_defaults, bundled_folder, load_bundled
 
 PHOTOGRAPHS = bundled_folder("photographs")
@@ -42,6 +45,22 @@ def test_the_card_is_the_report_s():
     assert report["whole"]["pictures"] == 10_000
     assert report["whole"]["clean"]["mean"] >= 0.85
     assert (PHOTOGRAPHS / "MODEL_CARD.md").read_text() == model_card(report, load_bundled(PHOTOGRAPHS).model)
+
+
+def test_the_card_tells_of_attacks_what_evaluations_found(tmp_path):
+    assert "Not measured" in under_attack(tmp_path)
+    recorded = {"transfer": "evaluation_transfer", "full": "evaluation_full", "rest": "evaluation_full_60"}
+    for name, record in recorded.items():
+        assert "Not measured" in under_attack(tmp_path)
+        shutil.copy(RESULTS.parent / f"{record}.json", tmp_path / f"{name}.json")
+    text = under_attack(tmp_path)
+    assert "of 1000 test photographs" in text
+    transfer = Results.from_json((tmp_path / "transfer.json").read_text())
+    (plain,) = (system for system in transfer.systems if system.name == "undefended")
+    low, high = wilson(int(plain.right["pgd-10@2/255"].sum()), 1000)
+    shown = f"{100 * plain.right['pgd-10@2/255'].mean():.1f} ({100 * low:.0f} to {100 * high:.0f})"
+    assert f"| undefended CLIP | 98.7 (98 to 99) | {shown} |" in text
+    assert "| TTC as published (first 60) |" in text
 
 
 def test_knows_its_words_alone():

@@ -12,7 +12,7 @@ from clipfast.evaluation.report import worst_case
 from clipfast.evaluation.results import CLEAN, Results
 from clipfast.measurement.statistics import wilson
 
-__all__ = ["percent", "readme_table", "table"]
+__all__ = ["percent", "readme_table", "table", "transfer_table"]
 
 # What readers know the systems of an evaluation by; the others are left out.
 _SYSTEMS = {
@@ -54,6 +54,20 @@ def readme_table(evaluations: Sequence[Results], title: str) -> str:
         of = "" if len(worst) == images else f" (first {len(worst)})"
         rows.append([label + of, *map(_interval, flags), *cost])
     return table([title, "clean", "PGD-10", "worst case, adaptive", "passes", "time"], rows)
+
+
+def transfer_table(results: Results) -> str:
+    """A system a row: percent right with 95 % intervals, clean and under PGD-10 on the undefended model."""
+    columns = {"clean": CLEAN.key, **{f"PGD-10, {level(e)}": f"pgd-10@{level(e)}" for e in results.eps}}
+    rows = [
+        [
+            _SYSTEMS.get(system.name, system.name),
+            *(_interval(system.right[key][0]) for key in columns.values()),
+            str(system.passes[CLEAN.key]),
+        ]
+        for system in results.systems
+    ]
+    return table(["", *columns, "passes, clean"], rows)
 
 
 def _interval(right: NDArray[np.bool_]) -> str:

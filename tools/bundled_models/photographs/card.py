@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..tables import percent, table
+from clipfast.evaluation.results import Results
+
+from ..tables import percent, readme_table, table, transfer_table
 from . import recipe
 
-__all__ = ["model_card"]
+__all__ = ["RESULTS", "model_card", "under_attack"]
+
+RESULTS = Path(__file__).parents[3] / "benchmarks/results/photographs"
+
+_UNMEASURED = """Not measured on these weights yet; until then nothing is claimed. The recommended settings are the mean over seven views
+of every picture (itself, mirrored, and five crops of 0.9), without a gate and a counterattack. The search of
+`benchmarks/pareto.py` chose them on an earlier run of the same recipe, and `bash benchmarks/photographs.sh ROOT OUT`
+measures them.
+"""
+
+
+def under_attack(folder: Path) -> str:
+    """The section on attacks, of the evaluations that `benchmarks/photographs.sh` wrote, or that there are none."""
+    files = [folder / f"{name}.json" for name in ("transfer", "full", "rest")]
+    if not all(file.exists() for file in files):
+        return _UNMEASURED
+    transfer, *evaluations = (Results.from_json(file.read_text(encoding="utf-8")) for file in files)
+    full, rest = (results.run["images"] for results in evaluations)
+    return f"""Percent right of {transfer.run["images"]} test photographs under PGD-10 (ten steps of 1/255) on the undefended model, with 95 %
+intervals. It does not know the defence:
+
+{transfer_table(transfer)}
+
+Of the first {full}, under the budget `full` at 2/255, with attacks on the system itself: worst case is right on the clean
+picture, under PGD-10 and under every attack. Rows of TTC are of the first {rest}:
+
+{readme_table(evaluations, "photographs")}
+"""
 
 
 def model_card(report: dict[str, Any], model: nn.Module) -> str:
@@ -48,11 +78,7 @@ Words above the classes, each among those of its level, in the template "{first}
 
 ## Under attack
 
-Not measured on these weights yet; until then nothing is claimed. The recommended settings are the mean over seven views
-of every picture (itself, mirrored, and five crops of 0.9), without a gate and a counterattack. The search of
-`benchmarks/pareto.py` chose them on an earlier run of the same recipe, and `bash benchmarks/photographs.sh ROOT OUT`
-measures them.
-
+{under_attack(RESULTS)}
 ## Limits
 
 The model knows ten classes, the words above them and their few synonyms; any other word is an error. A picture of
