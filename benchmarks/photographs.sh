@@ -25,7 +25,7 @@ evaluate() {
 
 transfer() {
     evaluate transfer --images 1000 --chunk 50 --attacks pgd-10 --eps 1/255,2/255,4/255 \
-        --defences none,noise,blur,jpeg,ttc,ttc-clean,twin,ttc-twin,recommended,recommended-twin
+        --defences none,rn,blur,ttc,ttc-clean,twin,ttc-twin,recommended,recommended-twin
 }
 full() {
     evaluate full --budget full --images 200 --chunk 25 --attacks "$attackers" --eps 2/255 \

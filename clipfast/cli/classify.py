@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from ..artifacts.runtimes import RuntimeName
 from ..errors import InputError
+from ..files import check_place
 from ..preprocess import look_for_images
 from . import options
 from .console import ProgressBar, printed_warnings, stderr, stdout, tell_skipped
@@ -23,6 +24,7 @@ from .reading import batches
 if TYPE_CHECKING:
     from ..artifacts.classifier import ArtifactClassifier
     from ..classifier import DefendedClassifier
+    from ..config import CounterattackConfig
     from ..prediction import Prediction, Stats
 
 __all__ = ["Answered", "FileClassifier", "ReadHere", "classify_files", "command"]
@@ -65,6 +67,10 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="File for a page of the pictures with their answers.", show_default=False),
+    ] = None,
 ) -> None:
     """Classify image files, defended. Exit code 1 if a file could not be read; the rest go on."""
 
@@ -101,7 +107,19 @@ def command(
         where = {"trust": trust, "sha256": sha256, **options.runtime_options(runtime, providers)}
         return _from_artifact(artifact, device, settled, where)
 
-    classify_files(images, lambda: ReadHere(make(), seed), batch_size=batch_size, topk=topk, as_json=as_json)
+    if html is not None:
+        check_place(html)
+    readers: list[ReadHere] = []
+
+    def reader() -> ReadHere:
+        readers.append(ReadHere(make(), seed, with_sheet=html is not None))
+        return readers[0]
+
+    try:
+        classify_files(images, reader, batch_size=batch_size, topk=topk, as_json=as_json)
+    finally:  # files that could not be read end the command with an exit code
+        if html is not None and readers:
+            readers[0].write_sheet(html)
 
 
 class Answered(NamedTuple):
@@ -144,10 +162,22 @@ class ReadHere:
     Args:
         classifier: The classifier of pixels.
         seed: The seed of its noise; see `DefendedClassifier.predict`.
+        with_sheet: Whether pictures and answers are kept for `write_sheet`.
     """
 
-    def __init__(self, classifier: DefendedClassifier | ArtifactClassifier, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        classifier: DefendedClassifier | ArtifactClassifier,
+        seed: int | None = None,
+        *,
+        with_sheet: bool = False,
+    ) -> None:
         self._classifier, self._seed = classifier, seed
+        self._sheet = None
+        if with_sheet:
+            from .contact_sheet import ContactSheet
+
+            self._sheet = ContactSheet(_config_of(classifier))
 
     def answers(self, files: list[Path], size: int) -> Iterator[Answered]:
         """Answers for files, a batch at a time.
@@ -167,13 +197,26 @@ class ReadHere:
         for good, pixels, bad in batches(self._classifier.preprocess, files, size):
             prediction = None
             if good:
-                prediction = _predict(self._classifier, pixels, seed=self._seed, first_image=done)
+                prediction = _predict(
+                    self._classifier, pixels, self._sheet is not None, seed=self._seed, first_image=done
+                )
+                if self._sheet is not None:
+                    self._sheet.add(good, pixels, prediction)
             done += len(good)
             yield Answered(good, prediction, bad)
 
     def stats(self) -> Stats:
         """Returns the classifier's counts."""
         return self._classifier.stats()
+
+    def write_sheet(self, path: Path) -> None:
+        """Writes all pictures with their answers to an HTML file.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
+        assert self._sheet is not None
+        self._sheet.write(path, self.stats())
 
 
 def classify_files(
@@ -260,16 +303,31 @@ def _from_artifact(
     return load_artifact(artifact, **where)
 
 
-def _predict(
-    classifier: DefendedClassifier | ArtifactClassifier, pixels: NDArray[Any], **settings: Any
-) -> Prediction[Any]:
+def _config_of(classifier: DefendedClassifier | ArtifactClassifier) -> CounterattackConfig:
     from ..artifacts.classifier import ArtifactClassifier
 
     if isinstance(classifier, ArtifactClassifier):
-        return classifier.predict(pixels, **settings)
+        return classifier.metadata.config
+    return classifier.config
+
+
+def _predict(
+    classifier: DefendedClassifier | ArtifactClassifier,
+    pixels: NDArray[Any],
+    with_delta: bool,
+    **settings: Any,
+) -> Prediction[Any]:
+    """Classifies pixels; with_delta: with what was added to them, of a classifier that tells."""
+    from ..artifacts.classifier import ArtifactClassifier
+
+    if isinstance(classifier, ArtifactClassifier):
+        told = with_delta and "delta" in classifier.metadata.outputs
+        return classifier.predict(pixels, with_delta=told, **settings)
     import torch
 
-    return classifier.predict(torch.from_numpy(pixels), with_undefended=True, **settings)
+    return classifier.predict(
+        torch.from_numpy(pixels), with_delta=with_delta, with_undefended=True, **settings
+    )
 
 
 def _rows(files: list[Path], prediction: Prediction[Any], topk: int) -> Iterator[dict[str, Any]]:

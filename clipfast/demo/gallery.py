@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from .. import pages
 from ..calibration.separation import separation
 from ..config import GATES, Preset
 from ..files import write_text
+from ..pages.pictures import MAGNIFIED, image, magnified
 from ..prediction import Prediction
 from .experiment import UNDEFENDED, Defended, DemoResult
 from .stages import stages
@@ -24,7 +21,6 @@ from .wording import COLUMNS, demo_caption, demo_verdict, table_rows
 
 __all__ = ["write_gallery"]
 
-_MAGNIFIED = 32
 _SHOWN = 10
 
 
@@ -50,8 +46,8 @@ def write_gallery(result: DemoResult, out: Path) -> Path:
         rows="".join(_row(cells) for cells in table_rows(result)),
         caption=html.escape(demo_caption(result)),
         stages="".join(_stages(result, preset) for preset in DEFENCES),
-        magnified=str(_MAGNIFIED),
-        counterattacks="".join(f"<th>{html.escape(name)}, x{_MAGNIFIED}</th>" for name in DEFENCES.values()),
+        magnified=str(MAGNIFIED),
+        counterattacks="".join(f"<th>{html.escape(name)}, x{MAGNIFIED}</th>" for name in DEFENCES.values()),
         pictures="".join(_picture(result, i) for i in _chosen(result)),
         count=str(len(result.labels)),
         gates="".join(
@@ -88,10 +84,10 @@ def _picture(result: DemoResult, i: int) -> str:
     attack = (attacked.astype(np.float32) - clean.astype(np.float32)) / np.float32(255)
     defences = result.defences
     cells = [
-        _image(clean, "clean picture") + _answers({k: d.clean for k, d in defences.items()}, result, i),
-        _image(attacked, "attacked picture")
+        image(clean, "clean picture") + _answers({k: d.clean for k, d in defences.items()}, result, i),
+        image(attacked, "attacked picture")
         + _answers({k: d.attacked for k, d in defences.items()}, result, i),
-        _image(_magnify(attack), "attack, magnified"),
+        image(magnified(attack), "attack, magnified"),
         *(_counterattack(defended, i) for defended in defences.values()),
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -122,17 +118,7 @@ def _counterattack(defended: Defended, i: int) -> str:
     if defended.config.is_fixed:
         state = "no gate"
     state += "" if added.any() else ", nothing added"
-    return _image(_magnify(added), "counterattack, magnified") + state
-
-
-def _magnify(perturbation: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint((0.5 + perturbation * _MAGNIFIED).clip(0, 1) * 255).astype(np.uint8)
-
-
-def _image(pixels: NDArray[np.uint8], alt: str) -> str:
-    data = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(data, "PNG")
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    return image(magnified(added), "counterattack, magnified") + state
 
 
 def _gate(result: DemoResult, preset: Preset) -> str:
