@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --max
 # By stealing, tests of one file mostly share a process and its fixtures; export/conftest.py has a way of its own.
 STEALING := --dist worksteal
 
-.PHONY: demo test test-slow mutations test-export lint format bench bundled-model photo-model clean
+.PHONY: demo test test-slow mutations test-export lint format bench docs bundled-model photo-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clipfast demo --out demo-out
@@ -44,6 +44,10 @@ bench: $(VENV)/.installed
 	mkdir -p runs
 	$(BIN)/clipfast bench --out runs/bench.json --plot runs/bench.png
 
+# Builds the documentation into site/. A warning is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 # Trains the bundled model of drawn shapes from scratch; takes hours on two cores and resumes where it stopped.
 bundled-model: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m bundled_models.drawn
@@ -55,7 +59,7 @@ photo-model: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m bundled_models.photographs --root "$(ROOT)" --download
 
 clean:
-	rm -rf $(VENV) build dist demo-out runs
+	rm -rf $(VENV) build dist demo-out runs site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,3 +88,9 @@ $(VENV)/.installed-export: $(SOURCES) | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[all,dev,export]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "nvidia-pytriton==0.7.0"
 	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed
+
+# The site is made from sources that are read and not imported, so that it needs neither clipfast nor torch.
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" | \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@touch $@
