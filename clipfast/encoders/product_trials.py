@@ -20,8 +20,8 @@ __all__ = ["Layer", "Tune", "check_tune", "choose_products"]
 
 Tune = bool | str
 
-# Seconds for each number of rows; no round begins after them.
-_SECONDS, _ROUNDS = 0.4, 5
+# Seconds for each number of rows; no round begins after them, but for the least number of rounds.
+_SECONDS, _ROUNDS, _LEAST = 0.25, 5, 2
 
 
 class Layer(NamedTuple):
@@ -139,7 +139,7 @@ def _try(layers: Sequence[Layer], dtype: torch.dtype, rows: int, forms: dict[str
     taken: dict[_Shape, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     order, shuffle, deadline = list(forms), random.Random(0).shuffle, time.perf_counter() + _SECONDS
     for turn in range(_ROUNDS + 1):
-        if turn > 1 and time.perf_counter() > deadline:
+        if turn > _LEAST and time.perf_counter() > deadline:
             break
         shuffle(order)
         for name in order:

@@ -38,7 +38,7 @@ __all__ = ["VitEncoder"]
 _QUICK = 1.702
 _NORM_SAVES, _LAST_BLOCK_SAVES = 3, 10  # tensors
 _DOUBLE_UP_TO = 256  # rows; benchmarks/README.md
-_TRIED, _DOUBLED = 3, (1, 2, 4)  # blocks whose layers are tried, images that are tried in a double batch
+_TRIED, _DOUBLED = 2, (1, 2, 4)  # blocks whose layers are tried, images that are tried in a double batch
 _aten = torch.ops.aten
 
 
@@ -389,7 +389,8 @@ class VitEncoder:
             "flash": lambda: attend(qkv, heads, flash=True),
             "plain": lambda: attend(qkv, heads, flash=False),
         }
-        flash = fastest(f"attention {name}, {heads} heads", attentions, preferred="flash", seconds=0.05)
+        what = f"attention {name}, {heads} heads"
+        flash = fastest(what, attentions, preferred="flash", seconds=0.05, worth_it=0.9)
         for each in self._blocks:
             each.flash = flash == "flash"
 
@@ -401,17 +402,16 @@ class VitEncoder:
             forms = {"double": partial(block.forward, x[: 2 * n]), "two passes": partial(in_two, n)}
             usual = "double" if n * tokens <= _DOUBLE_UP_TO else "two passes"
             what = f"double batch {name}, {n} images"
-            self._doubles[n] = fastest(what, forms, preferred=usual, seconds=0.05) == "double"
-
-        def both_ways(n: int) -> None:
-            z, saved = block.forward(x[:n])
-            block.input_gradient(saved, z)
+            taken = fastest(what, forms, preferred=usual, seconds=0.05, worth_it=0.93)
+            self._doubles[n] = taken == "double"
 
         sizes = {str(n): n for n in (CPU_CHUNK, 2 * CPU_CHUNK)}
-        chunks = {size: partial(both_ways, n) for size, n in sizes.items()}
-        self.chunk = int(
-            fastest(f"chunk {name}", chunks, preferred=str(CPU_CHUNK), seconds=0.1, images=sizes)
+        chunks = {size: partial(block.embed, x[:n]) for size, n in sizes.items()}
+        # A larger chunk holds more memory, and a batch rarely fills it.
+        chunk = fastest(
+            f"chunk {name}", chunks, preferred=str(CPU_CHUNK), seconds=0.1, worth_it=0.9, images=sizes
         )
+        self.chunk = int(chunk)
 
     def _tokens(self, patches: Tensor) -> Tensor:
         return torch.cat([self._class_token.expand(patches.shape[0], -1, -1), patches], dim=1)

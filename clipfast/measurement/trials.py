@@ -29,7 +29,7 @@ __all__ = ["Trial", "fastest", "keep", "kept", "measure"]
 FOLDER_VARIABLE = "CLIPFAST_TRIALS"
 # A form that is preferred is kept unless another takes less than this share of its time.
 WORTH_IT = 0.97
-_ROUNDS = 7
+_ROUNDS, _LEAST = 7, 3
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -76,6 +76,7 @@ def fastest(
     *,
     preferred: str,
     seconds: float,
+    worth_it: float = WORTH_IT,
     images: Mapping[str, int] | None = None,
 ) -> str:
     """Returns the name of the fastest form: the kept one, or that of a trial now, which is kept.
@@ -85,6 +86,7 @@ def fastest(
         forms: What to run, by name.
         preferred: The name of the form to take unless another is clearly faster.
         seconds: The time for the trial, after which no further round begins.
+        worth_it: The share of the preferred form's time below which another is clearly faster.
         images: How many images each form handles, if their numbers differ.
     """
     known = kept().get(what)
@@ -93,30 +95,30 @@ def fastest(
     medians = measure(forms, seconds)
     if images is not None:
         medians = {name: taken / images[name] for name, taken in medians.items()}
-    trial = Trial(choose(medians, preferred), medians)
+    trial = Trial(choose(medians, preferred, worth_it), medians)
     keep({what: trial})
     return trial.chosen
 
 
 def measure(forms: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Returns the median seconds of forms that take turns, in at most seven rounds after one of warm-up.
+    """Returns the median seconds of forms that take turns, in three to seven rounds after one of warm-up.
 
     Args:
         forms: What to run, by name.
-        seconds: The time after which no further round begins; one is always made.
+        seconds: The time after which no further round begins, if three were made.
     """
     deadline, taken = time.perf_counter() + seconds, []
     for found in rounds(forms, _ROUNDS):
         taken.append(found)
-        if time.perf_counter() > deadline:
+        if len(taken) >= _LEAST and time.perf_counter() > deadline:
             break
     return {name: statistics.median(found[name] for found in taken) for name in forms}
 
 
-def choose(seconds: Mapping[str, float], preferred: str) -> str:
+def choose(seconds: Mapping[str, float], preferred: str, worth_it: float = WORTH_IT) -> str:
     """Returns the name of the fastest form, or the preferred one unless another is clearly faster."""
     best = min(seconds, key=seconds.__getitem__)
-    return best if seconds[best] < WORTH_IT * seconds[preferred] else preferred
+    return best if seconds[best] < worth_it * seconds[preferred] else preferred
 
 
 def _of(file: Path | None) -> dict[str, Trial]:

@@ -96,7 +96,7 @@ def test_what_was_tried_is_not_tried_again(monkeypatch):
 def test_a_trial_ends_with_its_time(monkeypatch):
     clock = Clock(monkeypatch, {(name, many): 10.0 for name in ("first", "second") for many in (False, True)})
     chosen()
-    assert clock.tried == 2 * 2 * 4 * 2 * 2  # of each number of rows the round of warm-up and one more
+    assert clock.tried == 2 * 2 * 4 * 2 * 3  # of each number of rows the round of warm-up and two more
 
 
 def test_without_trials_the_first_or_the_named_is_taken():
@@ -143,6 +143,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch, tmp_path, capl
 def test_times_are_compared_by_the_image():
     assert choose({"a": 1.0, "b": 0.9}, "a") == "b"
     assert choose({"a": 1.0, "b": 0.98}, "a") == "a"
+    assert choose({"a": 1.0, "b": 0.9}, "a", 0.85) == "a"
     done = []
 
     def spend(n: int) -> None:
