@@ -84,7 +84,7 @@ def _eager(method: _Method) -> _Method:
 
 
 class DefendedClassifier(nn.Module):
-    """Zero-shot classification by an open_clip model, defended at inference by TTC (arXiv 2503.03613).
+    """Zero-shot classification by an open_clip model, defended at inference.
 
     A test-time defence is not a certified one: see SECURITY.md.
 

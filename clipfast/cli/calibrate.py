@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
-from ..config import Preset
+from ..config import CounterattackConfig, Preset
 from ..errors import InputError, UncalibratedWarning
 from ..files import check_place, write_text
 from . import options
@@ -57,7 +57,8 @@ def command(
         int | None,
         typer.Option(
             help="Block of the image tower after which steady pictures pass: a cheaper agreement gate, whose "
-            "second threshold is set too. Needs attacked pictures.",
+            "second threshold is set too. Needs attacked pictures. Default of the settings: the gate "
+            "agreement, blur.",
             show_default=False,
         ),
     ] = None,
@@ -133,8 +134,7 @@ def command(
             checkpoint=checkpoint,
         )
         if early is not None:
-            tried = dataclasses.replace(classifier.config, gate_depth=early, early_threshold=1.0)
-            classifier = classifier.with_config(tried)
+            classifier = classifier.with_config(_with_early(classifier.config, early, config, preset))
     with ProgressBar(MofNCompleteColumn()) as bar:
         task = bar.add_task("measuring drift")
 
@@ -174,7 +174,8 @@ def command(
         return
     if compared:
         _tell_gates(compared)
-        stdout.print(escape(f"recommended: {best}"), highlight=False)
+        stdout.print(escape(f"tells them apart best: {best}"), highlight=False)
+        stdout.print("Such a gate may be easy to evade: attack it with clipfast eval.", soft_wrap=True)
     table = Table("", "", show_header=False, title=escape(found.rule))
     for name, value in found.figures().items():
         table.add_row(name.replace("_", " "), f"{value:.4g}")
@@ -182,6 +183,15 @@ def command(
     if found.separation is not None:
         stdout.print(escape(f"{found.separation}"), highlight=False, soft_wrap=True)
     stdout.print(escape(f"settings: {out}; report: {report}"), highlight=False, soft_wrap=True)
+
+
+def _with_early(
+    settings: CounterattackConfig, early: int, config: Path | None, preset: Preset | None
+) -> CounterattackConfig:
+    """Settings in which pictures pass early; without any that were named, with a gate that lets them."""
+    if config is None and preset is None:
+        settings = dataclasses.replace(settings, gate="agreement", pass_through="clean")
+    return dataclasses.replace(settings, gate_depth=early, early_threshold=1.0)
 
 
 def _base(gates: Literal["all"] | None) -> Preset:

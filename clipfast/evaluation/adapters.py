@@ -21,14 +21,9 @@ __all__ = ["DefendedLogits", "RandomisedDefenceWarning", "as_art", "as_foolbox",
 # What gradients go through: see `clipfast.defence.differentiable.DifferentiableDefence`.
 GradientMode = Literal["bpda", "unrolled"]
 
-_NOTE = (
-    "draws noise and optimises at inference: attack it with several samples of noise (EOT; AutoAttack's "
-    "version='rand') and adaptively; the figure of a standard attack alone says too much for it"
-)
-
 
 class RandomisedDefenceWarning(UserWarning):
-    """A classifier under attack is randomised and optimises at inference, which a library cannot see."""
+    """A classifier under attack is randomised or optimises at inference, which a library cannot see."""
 
 
 class DefendedLogits(nn.Module):
@@ -42,20 +37,19 @@ class DefendedLogits(nn.Module):
     Attributes:
         defence: The differentiable defence of one draw of noise.
         samples: Draws of noise whose logits are averaged.
-        randomised: Always True. `repr` says it too.
-        optimises_at_inference: Always True. `repr` says it too.
+        randomised: Whether answers depend on noise that is drawn. `repr` says it too.
+        optimises_at_inference: Whether pictures may be countered by gradient steps. `repr` says it too.
 
     Raises:
         InputError: If the mode is not known.
     """
 
-    randomised = True
-    optimises_at_inference = True
-
     def __init__(self, classifier: DefendedClassifier, mode: GradientMode, samples: int) -> None:
         super().__init__()
         self.defence = classifier.differentiable(mode)
         self.samples = samples
+        self.randomised = classifier.config.is_randomised()
+        self.optimises_at_inference = classifier.config.steps > 0 and not classifier.config.is_fixed
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -73,8 +67,8 @@ class DefendedLogits(nn.Module):
 
     def __repr__(self) -> str:
         return (
-            f"DefendedLogits(mode={self.defence.mode!r}, samples={self.samples}, randomised=True, "
-            "optimises_at_inference=True)"
+            f"DefendedLogits(mode={self.defence.mode!r}, samples={self.samples}, "
+            f"randomised={self.randomised}, optimises_at_inference={self.optimises_at_inference})"
         )
 
 
@@ -83,7 +77,7 @@ def as_function(
 ) -> DefendedLogits:
     """Returns a plain function of pixels, as in `AutoAttack(as_function(c), version="rand", ...)`.
 
-    Warns with RandomisedDefenceWarning.
+    Warns with RandomisedDefenceWarning if the classifier draws noise or optimises at inference.
 
     Args:
         classifier: The classifier under attack.
@@ -104,8 +98,8 @@ def as_function(
 def as_art(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1) -> Any:
     """Returns the Adversarial Robustness Toolbox's `PyTorchClassifier` over `as_function`.
 
-    It takes pixels in [0, 1], channels first. Its loss is the cross-entropy. `estimator.model` tells that
-    the classifier is randomised and optimises at inference. Warns with RandomisedDefenceWarning.
+    It takes pixels in [0, 1], channels first. Its loss is the cross-entropy. `estimator.model` tells whether
+    the classifier is randomised and optimises at inference. Warns as `as_function` does.
 
     Args:
         classifier: The classifier under attack.
@@ -133,7 +127,7 @@ def as_art(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", sampl
 def as_foolbox(classifier: DefendedClassifier, *, mode: GradientMode = "bpda", samples: int = 1) -> Any:
     """Returns foolbox's `PyTorchModel` over `as_function`, in bounds (0, 1).
 
-    Warns with RandomisedDefenceWarning.
+    Warns with RandomisedDefenceWarning if the classifier draws noise or optimises at inference.
 
     Args:
         classifier: The classifier under attack.
@@ -155,5 +149,15 @@ def _logits(classifier: DefendedClassifier, mode: GradientMode, samples: int) ->
     if mode not in ("bpda", "unrolled"):
         raise InputError(f"mode must be 'bpda' or 'unrolled', got {mode!r}")
     check_counts(samples=samples)
-    warnings.warn(f"this classifier {_NOTE}", RandomisedDefenceWarning, stacklevel=3)
-    return DefendedLogits(classifier, mode, samples)
+    logits = DefendedLogits(classifier, mode, samples)
+    does = {"draws noise": logits.randomised, "optimises at inference": logits.optimises_at_inference}
+    if any(does.values()):
+        samples_too = "with several samples of noise (EOT; AutoAttack's version='rand') and "
+        warnings.warn(
+            f"this classifier {' and '.join(what for what, is_so in does.items() if is_so)}: attack it "
+            f"{samples_too if logits.randomised else ''}adaptively; the figure of a standard attack alone "
+            "says too much for it",
+            RandomisedDefenceWarning,
+            stacklevel=3,
+        )
+    return logits

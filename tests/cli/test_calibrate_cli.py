@@ -286,6 +286,33 @@ def test_labels_are_of_the_class_folders(tmp_path):
         folder_labels(tmp_path, [tmp_path / "red circle"], ["red circle"])
 
 
+def test_pictures_may_pass_early_by_the_tokens_of_a_block(run, pictures, tmp_path, bundled):
+    out = tmp_path / "mine.json"
+    options = ["--clean", pictures, "--attack", "pgd", "--eps", "4/255", "--rate", 0.25]
+    code, printed, err = run("calibrate", *options, "--early", 2, "-o", out)
+    assert code == 0, err
+    config = CounterattackConfig.from_json(out.read_text())
+    assert (config.gate, config.transform, config.gate_depth) == ("agreement", "blur", 2)
+    assert config.is_calibrated(bundled.drift_weights)
+    pixels = pixels_of(pictures, bundled)
+    drift = configured(config).predict(pixels, seed=0).drift
+    report = json.loads(report_path(out).read_text())
+    assert report["figures"]["clean_early"] == (drift > 1 + config.early_threshold / 2).float().mean()
+    assert report["figures"]["clean_countered"] == (drift < config.tau_threshold).float().mean()
+    assert "clean early" in printed
+    for given, named in (
+        (["--early", 4], "expected a gate_depth below 4"),
+        (["--early", 2, "--preset", "published"], "expected gate 'agreement' with a gate_depth, got 'drift'"),
+        (["--early", 2, "--gates", "all"], "expected --early or --gates, got both"),
+    ):
+        code, _, err = run("calibrate", *options, *given, "-o", out)
+        assert code == 2
+        assert named in err
+    code, _, err = run("calibrate", "--clean", pictures, "--rate", 0.25, "--early", 2, "-o", out)
+    assert code == 2
+    assert "an early_threshold needs attacked pictures" in err
+
+
 def test_all_gates_are_compared_and_the_best_is_set(run, pictures, tmp_path, monkeypatch, bundled):
     monkeypatch.setenv("COLUMNS", "160")
     out, plot = tmp_path / "mine.json", tmp_path / "roc.svg"
@@ -296,7 +323,7 @@ def test_all_gates_are_compared_and_the_best_is_set(run, pictures, tmp_path, mon
     assert config.gate == "agreement"
     assert config.views == CounterattackConfig.recommended().views
     assert config.is_calibrated(bundled.drift_weights)
-    assert f"recommended: agreement, {config.transform}" in printed
+    assert f"tells them apart best: agreement, {config.transform}" in printed
     for name in ("drift at noise 16/255", "agreement, mirror"):
         assert re.search(rf"{name} .* \d\.\d{{3}} to \d\.\d{{3}} ", printed)
     assert "each gate" in plot.read_text()

@@ -40,7 +40,8 @@ def test_json_lines_say_what_the_classifier_says(run, folder, bundled, preset):
     rows = [json.loads(line) for line in out.splitlines()]
     files = sorted(folder.glob("*.png"))
     assert [row["image"] for row in rows] == [str(file) for file in files]
-    prediction = bundled.predict(torch.from_numpy(bundled.preprocess.batch(files)), seed=3)
+    pixels = torch.from_numpy(bundled.preprocess.batch(files))
+    prediction = bundled.predict(pixels, seed=3, with_undefended=True)
     for i, row in enumerate(rows):
         assert row["class"] == row["topk"][0]["class"] == CLASSNAMES[prediction.labels[i]]
         assert row["probability"] == pytest.approx(prediction.probabilities[i].max().item(), rel=1e-4)
@@ -51,6 +52,34 @@ def test_json_lines_say_what_the_classifier_says(run, folder, bundled, preset):
         assert len(row["topk"]) == 2
     names = [file.stem.split("-", 1)[1] for file in files]
     assert sum(row["undefended_class"] == name for row, name in zip(rows, names, strict=True)) >= 4
+
+
+@pytest.mark.parametrize("artifact", [False, True], ids=["torch", "file"])
+def test_a_page_shows_pictures_with_their_answers(run, folder, tmp_path_factory, artifact):
+    place = tmp_path_factory.mktemp("sheet")
+    page, name = place / "sheet.html", "<b>&.png"
+    (folder / "broken.png").write_bytes(b"no picture")
+    shutil.copy(sorted(folder.glob("0-*.png"))[0], folder / name)
+    options = ["--preset", "published"]
+    if artifact:
+        options = ["--artifact", write_onnx(place / "a.onnx", make_metadata())]
+    code, out, _ = run("classify", folder, "--json", "--seed", 3, *options, "--html", page)
+    assert code == 1  # of the broken one, and the page is written all the same
+    rows, text = [json.loads(line) for line in out.splitlines()], page.read_text()
+    assert text.count("<figure>") == len(rows) == 6
+    assert text.count("<img") == 2 * 6  # something was added to each: noise to those that passed
+    assert name not in text
+    assert "&lt;b&gt;&amp;.png" in text
+    for row in rows:
+        assert f"<strong>{row['class']}</strong> {row['probability']:.3f}" in text
+        assert f"{'countered' if row['countered'] else 'passed'}: drift {row['drift']:.4f}" in text
+    changed = sum(row["changed"] for row in rows)
+    assert text.count('class="changed"') == changed
+    assert f"6 images, {sum(row['countered'] for row in rows)} countered, {changed} answers changed" in text
+    assert "http" not in text
+    code, _, err = run("classify", folder, "--html", place / "none" / "sheet.html")
+    assert code == 2
+    assert "none" in err
 
 
 @pytest.mark.parametrize("kind", [".onnx", ".ts.pt"])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from absent import absent
-from conftest import pixels
+from conftest import make_classifier, pixels
+from lab import VIEWS_ALONE
 
-from clipfast import InputError
+from clipfast import CounterattackConfig, InputError
 from clipfast.evaluation.adapters import RandomisedDefenceWarning, as_art, as_foolbox, as_function
 
 
@@ -149,3 +150,14 @@ def test_bad_settings_are_named(classifier, make):
         make(classifier, mode="undefended")
     with pytest.raises(InputError, match="samples must be an integer"):
         make(classifier, samples=0)
+
+
+def test_settings_that_draw_nothing_and_move_nothing_are_no_randomised_defence(tiny_clip, tokenizer):
+    fixed = make_classifier(tiny_clip, tokenizer, config=CounterattackConfig(**VIEWS_ALONE))
+    function = as_function(fixed)  # a warning would be an error
+    assert not function.randomised
+    assert not function.optimises_at_inference
+    assert "randomised=False, optimises_at_inference=False" in repr(function)
+    steady = CounterattackConfig(gate="agreement", pass_through="noise", steps=0)
+    with pytest.warns(RandomisedDefenceWarning, match="this classifier draws noise: attack it with several"):
+        as_function(make_classifier(tiny_clip, tokenizer, config=steady))
