@@ -101,7 +101,7 @@ def test_readme_has_the_figures_of_the_drawn_pictures(models):
         f"the published one brought {published['brought_back']} back "
         f"and made {published['lost_clean']} wrong."
     )
-    assert said in " ".join((HERE.parents[1] / "README.md").read_text().split())
+    assert said in " ".join((HERE / "README.md").read_text().split())
 
 
 @pytest.fixture(scope="module")
