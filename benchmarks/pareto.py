@@ -434,7 +434,7 @@ def draw(
         if chosen is not None and (one := attacked[chosen]).worst is not None:
             point = getattr(one, which), 100 * one.worst.mean()
             axis.scatter(*point, s=160, facecolors="none", edgecolors="black")
-            axis.annotate(chosen.name, point, xytext=(10, -16), textcoords="offset points")
+            axis.annotate(chosen.name, point, xytext=(0, -18), textcoords="offset points", ha="right")
         axis.set_xlabel(f"encoder passes an image, {title}")
     axes[0].set_ylabel("right in the adaptive worst case at 2/255, %")
     axes[0].legend(frameon=False, title="gate")

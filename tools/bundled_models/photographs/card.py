@@ -16,10 +16,8 @@ __all__ = ["RESULTS", "model_card", "under_attack"]
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results/photographs"
 
-_UNMEASURED = """Not measured on these weights yet; until then nothing is claimed. The recommended settings are the mean over seven views
-of every picture (itself, mirrored, and five crops of 0.9), without a gate and a counterattack. The search of
-`benchmarks/pareto.py` chose them on an earlier run of the same recipe, and `bash benchmarks/photographs.sh ROOT OUT`
-measures them.
+_UNMEASURED = """Not measured on the reported pictures yet; until then nothing is claimed.
+`bash benchmarks/photographs.sh ROOT OUT` measures it.
 """
 
 
@@ -77,6 +75,9 @@ Words above the classes, each among those of its level, in the template "{first}
 {table(["word", "right"], words)}
 
 ## Under attack
+
+The recommended settings are the mean over seven views of every picture (itself, mirrored, and five crops of 0.9),
+without a gate and a counterattack. The search of `benchmarks/pareto.py` chose them.
 
 {under_attack(RESULTS)}
 ## Limits
