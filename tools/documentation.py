@@ -17,6 +17,7 @@ SHOWN = (
     "benchmarks/README.md",
     "benchmarks/results/cpu.png",
     "benchmarks/results/pareto.png",
+    "benchmarks/results/photographs/pareto.png",
     "clipfast/models/bundled/drawn/MODEL_CARD.md",
     "clipfast/models/bundled/photographs/MODEL_CARD.md",
     "export/cpp/README.md",
