@@ -64,7 +64,9 @@ NAMES = {
     "unsafe_view": PrivateName("torch.ops.aten._unsafe_view", ("encoders.traced",)),
     "reshape_alias": PrivateName("torch.ops.aten._reshape_alias", ("encoders.traced",)),
     "onednn_pack": PrivateName("torch.ops.mkldnn._reorder_linear_weight", ("encoders.linear",)),
-    "onednn_linear": PrivateName("torch.ops.mkldnn._linear_pointwise", ("encoders.linear",)),
+    "onednn_linear": PrivateName(
+        "torch.ops.mkldnn._linear_pointwise", ("encoders.linear", "exporters.aotinductor")
+    ),
     "mkl_pack": PrivateName("torch.ops.mkl._mkl_reorder_linear_weight", ("encoders.linear",)),
     "mkl_linear": PrivateName("torch.ops.mkl._mkl_linear", ("encoders.linear",)),
     # What a CPU can do.
