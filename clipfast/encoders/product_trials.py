@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ __all__ = ["Layer", "Tune", "check_tune", "choose_products"]
 Tune = bool | str
 
 # Seconds for each number of rows; no round begins after them, but for the least number of rounds.
-_SECONDS, _ROUNDS, _LEAST = 0.25, 5, 2
+_SECONDS, _ROUNDS, _LEAST = 0.25, 5, 3
+# The share of the time of what is the best for all shapes, below which a shape takes a form of its own.
+_OWN = 0.9
 
 
 class Layer(NamedTuple):
@@ -149,8 +150,7 @@ def _try(layers: Sequence[Layer], dtype: torch.dtype, rows: int, forms: dict[str
                     product(inputs[shape])
                     if turn:  # the first is a warm-up
                         taken[shape][name].append(time.perf_counter() - start)
-    trials = {}
-    for shape, by_form in taken.items():
-        medians = {name: statistics.median(by_form[name]) for name in forms}
-        trials[str(shape)] = Trial(choose(medians, next(iter(forms))), medians)
-    keep(trials)
+    shortest = {shape: {name: min(by_form[name]) for name in forms} for shape, by_form in taken.items()}
+    whole = {name: sum(times[name] for times in shortest.values()) for name in forms}
+    best = choose(whole, next(iter(forms)))
+    keep({str(s): Trial(choose(times, best, _OWN), times) for s, times in shortest.items()})

@@ -32,15 +32,18 @@ def nothing_kept(monkeypatch):
 class Clock:
     """Time that stands still but for what products take of it."""
 
-    def __init__(self, monkeypatch, costs: dict[tuple[str, bool], float]) -> None:
+    def __init__(self, monkeypatch, costs: dict[tuple[str, bool], float], disturbed=lambda _: False) -> None:
         self.now, self.tried = 0.0, 0
+        self.of_shape: dict[tuple[int, bool], dict[str, float]] = {}  # by columns, and whether rows are many
         for module in (product_trials, trials):
             monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
 
         def form(name: str) -> type[PlainProduct]:
             class Timed(PlainProduct):
                 def __call__(timed, x: Tensor) -> Tensor:  # noqa: N805
-                    self.now += costs[name, len(x) > 50]
+                    of_shape = {} if timed.transposed else self.of_shape.get((x.shape[1], len(x) > 50), {})
+                    self.now += of_shape.get(name, costs[name, len(x) > 50])
+                    self.now += 100 * disturbed(self.tried)
                     self.tried += 1
                     return super().__call__(x)
 
@@ -96,7 +99,26 @@ def test_what_was_tried_is_not_tried_again(monkeypatch):
 def test_a_trial_ends_with_its_time(monkeypatch):
     clock = Clock(monkeypatch, {(name, many): 10.0 for name in ("first", "second") for many in (False, True)})
     chosen()
-    assert clock.tried == 2 * 2 * 4 * 2 * 3  # of each number of rows the round of warm-up and two more
+    assert clock.tried == 2 * 2 * 4 * 2 * 4  # of each number of rows the round of warm-up and three more
+
+
+def test_other_work_on_the_machine_does_not_decide(monkeypatch):
+    costs = {("first", False): 1, ("second", False): 0.5, ("first", True): 2, ("second", True): 1}
+    Clock(monkeypatch, costs, disturbed=lambda call: call % 3 != 0)
+    assert chosen() == {"few": ("second",) * 2, "many": ("second",) * 2, "limit": 28}
+
+
+def test_a_shape_takes_a_form_of_its_own_only_where_that_is_clearly_faster(monkeypatch):
+    for share, expected in ((0.95, "first"), (0.85, "second")):
+        monkeypatch.setattr(trials, "_trials", {})
+        costs = {(name, many): 1.0 for name in ("first", "second") for many in (False, True)}
+        clock = Clock(monkeypatch, costs)
+        clock.of_shape[16, False] = {"second": share, "first": 1.0}
+        clock.of_shape[24, False] = {"second": 1.3, "first": 1.0}
+        choices = choose_products(LAYERS, torch.float32, few=10, many=80, tune=True)
+        assert choices[24, 16].few.forward.name == expected
+        assert choices[16, 24].few.forward.name == "first"
+        assert choices[24, 16].many.forward.name == "first"
 
 
 def test_without_trials_the_first_or_the_named_is_taken():
