@@ -79,8 +79,8 @@ BARS = (
 EXPORTED_BARS = {
     (False, "onnx over reference"): 4.0,
     (True, "onnx over reference"): 1.7,
-    (False, "aotinductor over reference"): 4.0,
-    (True, "aotinductor over reference"): 1.6,
+    (False, "aotinductor over reference"): 6.0,
+    (True, "aotinductor over reference"): 2.0,
     (False, "onnx time over undefended onnx"): 2.1,
     (False, "openvino over onnx"): 1.0,
     (True, "openvino over onnx"): 1.0,
