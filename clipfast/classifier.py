@@ -112,7 +112,7 @@ class DefendedClassifier(nn.Module):
         compile: Whether to run the engine's towers through torch.compile, for batch sizes that others are
             padded to. Call `warmup` before serving. Not with "reference".
         tune: How the engine's forms of products, attention and batches are chosen on a CPU. True tries them
-            when the engine is first needed, which takes about a second for a large tower. False takes the
+            when the engine is first needed, which takes a second or two for a large tower. False takes the
             forms that were the fastest on the machines of benchmarks/README.md. A name ("split", "mkl",
             "onednn" or "plain") takes that form of products. `clipfast.implementations()` tells what was
             found; answers differ by rounding alone.
