@@ -65,7 +65,7 @@ def check_tune(tune: Tune, dtype: torch.dtype) -> None:
 def choose_products(
     layers: Sequence[Layer], dtype: torch.dtype, *, few: int, many: int, tune: Tune
 ) -> dict[tuple[int, int], Choice]:
-    """Chooses the forms of products for layers, by trials that take about a second at most.
+    """Chooses the forms of products for layers, by trials that take a second or two.
 
     Several layers of each shape are tried in turn, so that each finds its weight out of the caches, as in a
     tower.

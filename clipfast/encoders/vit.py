@@ -175,7 +175,7 @@ class VitEncoder:
         pack: Whether to re-lay the weights for CPU products, which makes copies of them. Exporters trace
             the plain form.
         tune: How the forms of products, attention and batches are chosen on a CPU. True tries them, which
-            takes about a second the first time; see `clipfast.measurement.trials`. False takes the forms
+            takes a second or two the first time; see `clipfast.measurement.trials`. False takes the forms
             that benchmarks/README.md found the fastest; a name takes that form of products ("split",
             "mkl", "onednn" or "plain").
 
