@@ -418,8 +418,8 @@ class Schedule:
 
     def _viewed(self, x: Tensor, known: Mapping[str, Tensor | None]) -> Tensor:
         """The mean over the views of x in layout; known: embeddings of some of them."""
-        seen = {view: known.get(view) for view in self.config.views}
-        unseen = [view for view, embedding in seen.items() if embedding is None]
+        seen = {view: embedding for view, embedding in known.items() if embedding is not None}
+        unseen = [view for view in dict.fromkeys(self.config.views) if view not in seen]
         n, encoder, together = x.shape[0], self.encoder, 1
         # Of few images several views are one batch. A compiled encoder has its own sizes, and an exported
         # graph of any batch knows no number.
