@@ -53,7 +53,8 @@ def test_gradient_is_autograds(classifier, tmp_path, true_label, limit):
 def test_undefended_logits_are_the_classifiers(classifier, tmp_path):
     session = _session(write_undefended, classifier, tmp_path / "undefended.onnx")
     for pixels in draw(3, seed=(401, 2)).pixels:
-        expected = classifier.predict(torch.from_numpy(pixels)[None], seed=0).undefended_logits
+        one = torch.from_numpy(pixels)[None]
+        expected = classifier.predict(one, seed=0, with_undefended=True).undefended_logits
         given = {"pixels": (pixels[None] / np.float32(255)).astype(np.float32)}
         (logits,) = map(np.asarray, session.run(None, given))
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
