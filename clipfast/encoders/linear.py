@@ -92,16 +92,6 @@ class PlainProduct(Product):
         self.weight, self.bias, self.transposed = weight, bias, False
 
     @classmethod
-    def pair(cls, weight: Tensor, bias: Tensor | None) -> tuple[Self, Self]:
-        """Makes the product and the product of its gradient, x [..., out] -> x @ weight.
-
-        Args:
-            weight: [out, in].
-            bias: [out], or None; the gradient's product has none.
-        """
-        return cls(weight, bias), cls.gradient_of(weight)
-
-    @classmethod
     def gradient_of(cls, weight: Tensor) -> Self:
         """Makes the product of the gradient alone, of a weight [out, in]."""
         backward = cls(weight, None)
@@ -321,6 +311,11 @@ class Choice(NamedTuple):
     many: Forms
     limit: int
 
+    @classmethod
+    def of(cls, form: type[Product]) -> Choice:
+        """Returns the choice of one form, whatever the direction and the number of rows."""
+        return cls(Forms(form, form), Forms(form, form), 0)
+
 
 class FrozenLinear:
     """y = x W^T + b and its gradient to x, with the products' operands in `dtype`.
@@ -343,7 +338,7 @@ class FrozenLinear:
         bias = None if bias is None else bias.detach().to(dtype)
         self.dtype = dtype
         if choice is None or weight.device.type != "cpu":
-            choice = Choice(_PLAIN, _PLAIN, 0)
+            choice = Choice.of(PlainProduct)
         self._many = self._few = choice.many.products_of(weight, bias)
         self._limit = 0
         if choice.few != choice.many:
@@ -365,8 +360,4 @@ class FrozenLinear:
 
 def first_choice(dtype: torch.dtype) -> Choice:
     """Returns the choice of the first of `product_forms`, whatever the number of rows."""
-    form = product_forms(dtype)[0]
-    return Choice(Forms(form, form), Forms(form, form), 0)
-
-
-_PLAIN = Forms(PlainProduct, PlainProduct)
+    return Choice.of(product_forms(dtype)[0])

@@ -88,8 +88,7 @@ def choose_products(
     check_tune(tune, dtype)
     shapes = {(layer.weight.shape[0], layer.weight.shape[1]) for layer in layers}
     if tune is not True or len(forms) == 1:
-        named = Forms(*2 * (forms[tune if isinstance(tune, str) else first],))
-        return dict.fromkeys(shapes, Choice(named, named, 0))
+        return dict.fromkeys(shapes, Choice.of(forms[tune if isinstance(tune, str) else first]))
     for rows in (few, many):
         _try(layers, dtype, rows, forms)
     found, choices = kept(), {}
