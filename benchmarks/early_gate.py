@@ -122,7 +122,6 @@ def decided(
     classifier: DefendedClassifier, config: CounterattackConfig, pictures: Sides
 ) -> dict[str, dict[str, float]]:
     """What both gates do with pictures, clean and at each level: shares."""
-    assert config.early_threshold is not None
     rows = {}
     for name, x in {"clean": pictures.clean, **{level(e): a for e, a in pictures.attacked.items()}}.items():
         whole = measure(classifier, GATE, x) < config.tau_threshold
@@ -130,7 +129,7 @@ def decided(
         steps = drift < config.tau_threshold
         rows[name] = {
             "equal": float((whole == steps).mean()),
-            "early": float((drift > 1 + config.early_threshold / 2).mean()),
+            "early": float(config.passed_early(drift).mean()),
             "countered": float(steps.mean()),
             "countered by embeddings": float(whole.mean()),
         }

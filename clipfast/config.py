@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -312,6 +313,11 @@ class CounterattackConfig:
     def answers_both_ways_from_clean(self) -> bool:
         """Whether f(x) is part of a passing image's answer, and is known of a countered image, too."""
         return self.pass_through == "both" or (self.pass_through == "views" and "identity" in self.views)
+
+    def passed_early(self, drift: Any) -> Any:
+        """Tells which images passed early, bool [N], from their drift [N], of numpy or torch."""
+        # All other measures of such a gate are cosines, at most 1 but for rounding.
+        return drift > (math.inf if self.early_threshold is None else 1 + self.early_threshold / 2)
 
     def transforms(self) -> tuple[str, ...]:
         """Returns the names of the transforms that the defence makes, each once."""

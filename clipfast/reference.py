@@ -23,7 +23,6 @@ from .reference_stages import (
     gate_measure,
     goal_of,
     into_bounds,
-    passed_early,
     passed_embedding,
 )
 
@@ -106,7 +105,7 @@ def counterattack(
                 seen = answer_embedding(encode, x + delta, config)
                 embedding = torch.where(countered[:, None], seen, embedding)
             if config.passes_by_several:
-                several = passed_embedding(encode, x, config, clean, passed_early(tau, config))
+                several = passed_embedding(encode, x, config, clean, config.passed_early(tau))
                 embedding = torch.where(countered[:, None], embedding, several)
     return Counterattacked(embedding, clean, tau, countered, delta)
 
@@ -180,7 +179,7 @@ def counterattack_early_return(
                 clean[~countered] = torch.nan
         if config.passes_by_several and len(rows) < len(x):
             embedding[~countered] = passed_embedding(
-                encode, x[~countered], config, clean[~countered], passed_early(tau, config)[~countered]
+                encode, x[~countered], config, clean[~countered], config.passed_early(tau)[~countered]
             )
         delta = d.clone() if noise_passes else torch.zeros_like(d)
         if len(rows):

@@ -25,7 +25,6 @@ __all__ = [
     "goal_of",
     "into_bounds",
     "low_pass",
-    "passed_early",
     "passed_embedding",
     "token_agreement",
     "transformed",
@@ -107,13 +106,6 @@ def token_agreement(tokens: Encoder, x: Tensor, config: CounterattackConfig) -> 
     """
     beside = within(transformed(x, config.transform))
     return torch.cosine_similarity(tokens(beside), tokens(x), dim=1)
-
-
-def passed_early(measure: Tensor, config: CounterattackConfig) -> Tensor:
-    """Tells which images passed early, bool [N], from what `gate_measure` gave for them, [N]."""
-    if config.early_threshold is None:
-        return torch.zeros_like(measure, dtype=torch.bool)
-    return measure > 1 + config.early_threshold / 2  # other measures are cosines, at most 1 but for rounding
 
 
 def goal_of(encode: Encoder, x: Tensor, config: CounterattackConfig) -> Tensor | None:

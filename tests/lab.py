@@ -22,7 +22,6 @@ from clipfast.reference_stages import (
     drift_of,
     gate_measure,
     into_bounds,
-    passed_early,
     passed_embedding,
 )
 
@@ -156,7 +155,7 @@ class Lab:
             seen = answer_embedding(self.tower, x + delta, self.config)
             answered = torch.where(countered[:, None], seen, answered)
         if self.config.pass_through == "both":
-            early = passed_early(expected.drift, self.config)
+            early = self.config.passed_early(expected.drift)
             passed = passed_embedding(self.tower, x, self.config, early=early)
             answered = torch.where(countered[:, None], answered, passed)
         torch.testing.assert_close(logits, self._logits(answered), rtol=0, atol=2e-4)

@@ -13,7 +13,6 @@ from ..defence.engine import Engine
 from ..defence.passes import Passes, engine_passes
 from ..models.tower import ImageTower
 from ..reference import Counterattacked
-from ..reference_stages import passed_early
 
 __all__ = ["PassCounter"]
 
@@ -101,7 +100,7 @@ class PassCounter:
                 engine.config,
                 images=len(defended.drift),
                 countered=int(defended.countered.sum()),
-                early=int(passed_early(defended.drift, engine.config).sum()),
+                early=int(engine.config.passed_early(defended.drift).sum()),
                 blocks=engine.gate_blocks,
                 drift_encoder=engine.drift_encoder is not None,
                 with_clean=kwargs.get("with_clean", False),

@@ -232,11 +232,8 @@ class Calibration:
 
     def _early(self) -> tuple[float, float]:
         """Shares of the clean and of the attacked pictures that pass early."""
-        threshold = self.config.early_threshold
         clean, attacked = (
-            0.0
-            if measured is None or threshold is None
-            else float((measured.drift > 1 + threshold / 2).mean())
+            0.0 if measured is None else float(self.config.passed_early(measured.drift).mean())
             for measured in (self.clean, self.attacked)
         )
         return clean, attacked

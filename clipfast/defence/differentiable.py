@@ -22,7 +22,6 @@ from ..reference_stages import (
     answer_embedding,
     gate_measure,
     into_bounds,
-    passed_early,
     passed_embedding,
 )
 from .reference_engine import DefenceEngine
@@ -162,7 +161,7 @@ class DifferentiableDefence(nn.Module):
         if len(rows):
             parts.append(answer_embedding(self.embed, moved[rows], self.config))
         if len(others):
-            parts.append(self._passing(moved[others], passed_early(found.drift, self.config)[others]))
+            parts.append(self._passing(moved[others], self.config.passed_early(found.drift)[others]))
         return torch.cat(parts)[torch.cat([rows, others]).argsort()]
 
     def _passing(self, moved: Tensor, early: Tensor | None = None) -> Tensor:

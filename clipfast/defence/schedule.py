@@ -28,7 +28,6 @@ from ..encoders.base import Encoder
 from ..inputs.noise import Noise
 from ..ops import Implementation
 from ..reference import Counterattacked
-from ..reference_stages import passed_early
 from .counterattack import Probe, counterattack
 from .gates import MEASURES, Compared, Gated
 from .rows import Rows, selected
@@ -298,7 +297,7 @@ class Schedule:
         clean = self.embed(x)
         if self.config.early_threshold is None or self.config.pass_through != "both":
             return clean, None
-        early = passed_early(gated.drift, self.config) & ~gated.countered
+        early = self.config.passed_early(gated.drift) & ~gated.countered
         if masked:
             return clean, torch.where(early[:, None], clean, self._embed_transformed(x))
         rows = (~early).nonzero().flatten()

@@ -15,7 +15,7 @@ from ..artifacts.classifier import ArtifactClassifier
 from ..classifier import DefendedClassifier
 from ..inputs.draws import draw_noise, seeded
 from ..reference import Counterattacked, counterattack_early_return
-from ..reference_stages import answer_embedding, passed_early, passed_embedding
+from ..reference_stages import answer_embedding, passed_embedding
 
 __all__ = ["MOST", "FileAnswer", "Reference", "answers_of", "batch_sizes", "takes"]
 
@@ -184,7 +184,7 @@ class Reference:
             seen = answer_embedding(tower, moved[countered], self.config)
             embedding = embedding.index_put((countered,), seen)
         if self.config.passes_by_several and passed.any():
-            early = passed_early(drift[passed], self.config)
+            early = self.config.passed_early(drift[passed])
             several = passed_embedding(tower, moved[passed], self.config, embedding[passed], early)
             embedding = embedding.index_put((passed,), several)
         return embedding

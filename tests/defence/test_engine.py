@@ -33,7 +33,7 @@ from clipfast.inputs import draws
 from clipfast.inputs.noise import Noise
 from clipfast.models.tower import ImageTower
 from clipfast.reference import Counterattacked, counterattack
-from clipfast.reference_stages import gate_measure, into_bounds, passed_early
+from clipfast.reference_stages import gate_measure, into_bounds
 
 CPU = torch.device("cpu")
 MOMENTUM, LOW_PASS = {"momentum": 0.9}, {"gate": "agreement", "transform": "low_pass 1.5"}
@@ -219,7 +219,7 @@ def test_gates_between_blocks_are_the_reference_for_a_share_of_a_pass(monkeypatc
     result = engine.run(x, Noise(noise))
     expected = counterattack(tower, x, noise, config, tokens=tokens_of(tower, config))
     assert_tiers(result, expected, config)
-    countered, early = int(expected.countered.sum()), int(passed_early(expected.drift, config).sum())
+    countered, early = int(expected.countered.sum()), int(config.passed_early(expected.drift).sum())
     assert countered == {"none": 0, "some": 3, "all": 6}[mix]
     assert early == (config.early_threshold is not None)
     if not compile:
